@@ -1,0 +1,97 @@
+"""What a weight file cannot say by itself: widths, depths and heads of the four networks of a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+LATENT_SCALE = 0.18215
+"""Latents are VAE samples times this (Stable Diffusion 1.x); also what the host multiplies by."""
+
+LATENT_STRIDE = 8
+
+HintBlock = Literal["dense", "sparse"]
+
+
+@dataclass(frozen=True)
+class UNetArchitecture:
+    """SD 1.x topology: attention on every level but the deepest, two residual blocks a level.
+
+    ``widths`` are multiples of 32 (32 group-norm groups) and of the first width (the ldm layout's
+    ``channel_mult``). ``num_heads`` cannot be read from weights.
+    """
+
+    widths: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int = 2
+    num_heads: int = 8
+    context_dim: int = 768
+    latent_channels: int = 4
+
+
+@dataclass(frozen=True)
+class VAEArchitecture:
+    """AutoencoderKL with middle attention, stride ``2 ** (len(widths) - 1)``."""
+
+    widths: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    latent_channels: int = 4
+
+
+@dataclass(frozen=True)
+class TextArchitecture:
+    """CLIP text transformer with quick-GELU; its hidden size is the UNet's context size."""
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_layers: int = 12
+    num_heads: int = 12
+    vocab_size: int = 49408
+    max_tokens: int = 77
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The four networks of a model; the defaults are Stable Diffusion 1.5 with a DHI ControlNet.
+
+    ``resolution`` is the image side in pixels that the model was trained for.
+    """
+
+    unet: UNetArchitecture = field(default_factory=UNetArchitecture)
+    vae: VAEArchitecture = field(default_factory=VAEArchitecture)
+    text: TextArchitecture = field(default_factory=TextArchitecture)
+    hint_block: HintBlock = "dense"
+    resolution: int = 512
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> Architecture:
+        """Read what :meth:`to_json` wrote. Raises ValueError when a field is missing or unknown."""
+        try:
+            record: dict[str, Any] = json.loads(text)
+            return Architecture(
+                unet=UNetArchitecture(**_with_tuples(record.pop("unet"))),
+                vae=VAEArchitecture(**_with_tuples(record.pop("vae"))),
+                text=TextArchitecture(**record.pop("text")),
+                **record,
+            )
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a model architecture record ({error}): {text[:200]}") from error
+
+
+def _with_tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+
+
+SD15 = Architecture()
+
+TINY = Architecture(
+    unet=UNetArchitecture(widths=(32, 64, 64, 64), num_heads=4, context_dim=32),
+    vae=VAEArchitecture(widths=(32, 64, 64, 64), layers_per_block=1),
+    text=TextArchitecture(hidden_size=32, intermediate_size=128, num_layers=2, num_heads=4),
+    resolution=128,
+)
+"""The architecture of the tiny models that ship with the pack."""

@@ -1,0 +1,186 @@
+"""Train a small base from scratch on any image folder: first the VAE, then text encoder and UNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKL
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from .architecture import LATENT_SCALE
+from .base import Base
+from .loop import cosine_rate, set_learning_rate
+from .schedule import TRAIN_TIMESTEPS, add_noise
+from .seeds import epoch_order, generator, stream_seed
+from .settings import option
+from .text import tokenize
+
+StepFunction = Callable[[int], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class VAESettings:
+    """Settings of the VAE's training; the loss is L1 + gradient L1 + ``kl_weight`` KL."""
+
+    steps: int = option(4000, "optimiser steps")
+    batch_size: int = option(16, "crops a step; of whole images as many as cost the same")
+    crop: int = option(64, "side of the random crops, in pixels")
+    full_size_share: float = option(0.25, "the last share of the steps runs on whole images")
+    learning_rate: float = option(1e-3, "peak of AdamW's rate, which then falls along a half cosine")
+    warmup: int = option(100, "steps of linear warm-up")
+    gradient_weight: float = option(
+        1.0, "weight of the L1 of differences of neighbouring pixels; keeps edges"
+    )
+    kl_weight: float = option(1e-4, "weight of the posterior's divergence from a unit Gaussian")
+
+    def full_size_batch(self, resolution: int) -> int:
+        """Images per step at full size that cost about as much as ``batch_size`` crops."""
+        return max(1, round(self.batch_size * (self.crop / resolution) ** 2))
+
+
+@dataclass(frozen=True)
+class UNetSettings:
+    """Settings of the joint training of UNet and text encoder (noise prediction)."""
+
+    steps: int = option(6000, "optimiser steps")
+    batch_size: int = option(16, "samples a step")
+    learning_rate: float = option(1e-3, "peak of AdamW's rate, which then falls along a half cosine")
+    warmup: int = option(100, "steps of linear warm-up")
+    weight_decay: float = option(1e-2, "AdamW's weight decay")
+    prompt_dropout: float = option(0.1, "share of samples trained on the empty prompt, for guidance")
+    ema_decay: float = option(0.999, "decay of the averaged weights that are kept")
+
+
+def vae_step_function(
+    vae: AutoencoderKL,
+    optimizer: Any,
+    images: Tensor,
+    settings: VAESettings,
+    seed: int,
+    accelerator: Accelerator,
+) -> StepFunction:
+    """One optimiser step on random crops (later whole images) of ``images`` (N, 3, R, R) uint8."""
+    resolution = images.shape[-1]
+    crop = min(settings.crop, resolution)
+    last_crop_step = round(settings.steps * (1 - settings.full_size_share))
+
+    def step(k: int) -> dict[str, Tensor]:
+        whole = k >= last_crop_step
+        count = settings.full_size_batch(resolution) if whole else settings.batch_size
+        rng = generator(stream_seed(seed, "vae", k))
+        chosen = epoch_order(seed, k, count, len(images))
+        pixels = random_crops(images[chosen], resolution if whole else crop, rng)
+        pixels = pixels.to(accelerator.device).float() / 127.5 - 1.0
+        posterior = vae_moments(vae, pixels)
+        noise = torch.randn(posterior.mean.shape, generator=rng).to(accelerator.device)
+        reconstruction = vae.decode(posterior.mean + posterior.std * noise).sample
+        difference = reconstruction - pixels
+        pixel_loss = difference.abs().mean()
+        edge_loss = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+        kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).mean()
+        loss = pixel_loss + settings.gradient_weight * edge_loss + settings.kl_weight * kl
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(vae.parameters(), 1.0)
+        set_learning_rate(optimizer, cosine_rate(settings.learning_rate, k, settings.steps, settings.warmup))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        psnr = -10.0 * torch.log10(difference.detach().square().mean() / 4.0)
+        return {"l1": pixel_loss.detach(), "kl": kl.detach(), "psnr": psnr}
+
+    return step
+
+
+def vae_moments(vae: AutoencoderKL, pixels: Tensor) -> Any:
+    """The diagonal Gaussian posterior of ``pixels`` (B, 3, H, W) in [-1, 1], unscaled."""
+    return vae.encode(pixels).latent_dist
+
+
+def random_crops(images: Tensor, side: int, rng: torch.Generator) -> Tensor:
+    """One random, randomly mirrored ``side`` x ``side`` crop of each image: ``(B, 3, side, side)``."""
+    crops = []
+    for image in images:
+        room = image.shape[-1] - side
+        top, left, mirrored = (
+            int(torch.randint(high, (1,), generator=rng)) for high in (room + 1, room + 1, 2)
+        )
+        crop = image[:, top : top + side, left : left + side]
+        crops.append(crop.flip(-1) if mirrored else crop)
+    return torch.stack(crops)
+
+
+@torch.no_grad()
+def encode_moments(vae: AutoencoderKL, images: Tensor, batch_size: int = 16) -> Tensor:
+    """Posterior mean and standard deviation of uint8 ``images``: ``(N, 2, 4, R/8, R/8)``, unscaled."""
+    rows = []
+    for start in range(0, len(images), batch_size):
+        pixels = images[start : start + batch_size].to(vae.device).float() / 127.5 - 1.0
+        posterior = vae_moments(vae, pixels)
+        rows.append(torch.stack([posterior.mean, posterior.std], dim=1).cpu())
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
+    """Fold the measured mean and scale of the latents into the VAE's weights, in place.
+
+    Afterwards ``LATENT_SCALE`` times a posterior sample has mean 0 and standard deviation 1 in every channel,
+    over ``images``, and decoding is unchanged: hosts that multiply by the constant need to know nothing.
+    """
+    moments = encode_moments(vae, images)
+    mean = moments[:, 0].mean(dim=(0, 2, 3)).to(vae.device)
+    spread = (moments[:, 0].var(dim=(0, 2, 3)) + moments[:, 1].square().mean(dim=(0, 2, 3))).sqrt()
+    gain = (1.0 / (spread * LATENT_SCALE)).to(vae.device)
+    channels = len(gain)
+    quant, post_quant = vae.quant_conv, vae.post_quant_conv
+    post_quant.bias += (post_quant.weight[:, :, 0, 0] * mean).sum(dim=1)
+    post_quant.weight /= gain.view(1, -1, 1, 1)
+    quant.weight[:channels] *= gain.view(-1, 1, 1, 1)
+    quant.bias[:channels] = (quant.bias[:channels] - mean) * gain
+    quant.bias[channels:] += 2.0 * gain.log()
+
+
+def unet_step_function(
+    unet: nn.Module,
+    text_encoder: nn.Module,
+    optimizer: Any,
+    ema: EMAModel,
+    base: Base,
+    moments: Tensor,
+    prompts: Sequence[str],
+    settings: UNetSettings,
+    seed: int,
+    accelerator: Accelerator,
+) -> StepFunction:
+    """One noise-prediction step on cached ``moments`` (N, 2, 4, h, w) and their ``prompts`` (N)."""
+    device = accelerator.device
+    token_ids = tokenize(base.tokenizer, prompts)
+    empty_ids = tokenize(base.tokenizer, [""])
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+
+    def step(k: int) -> dict[str, Tensor]:
+        rng = generator(stream_seed(seed, "unet", k))
+        count = settings.batch_size
+        chosen = epoch_order(seed, k, count, len(moments))
+        mean, std = moments[chosen].unbind(dim=1)
+        latent = (mean + std * torch.randn(mean.shape, generator=rng)) * LATENT_SCALE
+        noise = torch.randn(mean.shape, generator=rng)
+        timesteps = torch.randint(TRAIN_TIMESTEPS, (count,), generator=rng)
+        dropped = torch.rand(count, 1, generator=rng) < settings.prompt_dropout
+        ids = torch.where(dropped, empty_ids, token_ids[chosen]).to(device)
+        noisy = add_noise(latent, noise, timesteps).to(device)
+        prediction = unet(noisy, timesteps.to(device), text_encoder(ids)[0]).sample
+        loss = nn.functional.mse_loss(prediction, noise.to(device))
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(parameters, 1.0)
+        set_learning_rate(optimizer, cosine_rate(settings.learning_rate, k, settings.steps, settings.warmup))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.step(parameters)
+        return {"loss": loss.detach(), "gradient_norm": torch.as_tensor(norm).detach()}
+
+    return step

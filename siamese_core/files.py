@@ -1,0 +1,108 @@
+"""File helpers: atomic writes, natural ordering, content digests and path containment."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+_DIGITS = re.compile(r"(\d+)", re.ASCII)
+_BLOCK_BYTES = 1 << 20
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that readers see the old content or the new, never a part.
+
+    The parent folder must exist. Raises OSError when the file cannot be written; ``path`` is
+    then unchanged and no temporary file is left behind.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` as UTF-8 with its newlines untranslated on every platform.
+
+    Same guarantees and errors as :func:`write_bytes_atomic`.
+    """
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of ``path`` that replaces it when the block succeeds.
+
+    For writers that insist on a path of their own. The temporary file exists and is empty on
+    entry, and keeps the suffix of ``path`` because some writers choose their format by it.
+    On success it is flushed to the disk and renamed over ``path``; when the block raises, it is
+    removed and ``path`` is unchanged. The parent folder must exist (OSError otherwise).
+    """
+    # Not tempfile.mkstemp: its files are private to their owner, these obey the umask like any other.
+    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}{path.suffix}")
+    try:
+        temporary.touch(exist_ok=False)
+        yield temporary
+        _sync_file(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key that orders numbers inside names by value: ``img2`` before ``img10``.
+
+    Case is ignored. Names that differ only in case or leading zeros compare equal, so a stable
+    sort keeps their order.
+    """
+    parts = (part for part in _DIGITS.split(name.casefold()) if part)
+    return tuple((0, int(part), "") if _DIGITS.fullmatch(part) else (1, 0, part) for part in parts)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the content of ``path`` as 64 lower-case hexadecimal digits, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def contained_path(root: Path, relative: str | Path) -> Path:
+    """Resolve ``relative`` under ``root``, refusing any path that ends outside of it.
+
+    Symbolic links are followed before the comparison. The target need not exist. Returns the
+    resolved absolute path. Raises ValueError with a sentence for the user when it escapes.
+    """
+    resolved_root = os.path.realpath(root)
+    resolved = os.path.realpath(Path(resolved_root) / relative)
+    try:
+        inside = os.path.commonpath([resolved_root, resolved]) == resolved_root
+    except ValueError:  # Windows: the two lie on different drives.
+        inside = False
+    if not inside:
+        raise ValueError(
+            f"The path '{relative}' leads outside of the folder '{root}'; give a path inside that folder."
+        )
+    return Path(resolved)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    # Windows cannot open a folder, and some network file systems refuse to sync one: the rename
+    # has happened either way, so only its survival of a power cut is at stake.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

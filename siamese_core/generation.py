@@ -1,0 +1,79 @@
+"""Sample images for masks with the diffusers-backed networks: hint, control, decoder, guidance, VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .networks import SiameseNetworks, UNetDecoder, UNetEncoder
+from .sampling import NoisePredictor, ddim_sample, guided
+from .seeds import starting_noise
+
+
+def controlled_noise_predictor(
+    networks: SiameseNetworks,
+    hints: Sequence[tuple[Tensor, float]],
+    context: Tensor,
+    unconditional: Tensor,
+    guidance_scale: float,
+) -> NoisePredictor:
+    """Noise prediction under the sum of controls ``weight * ControlNet(hint)``.
+
+    ``hints``: pairs of hint (B, 3, H, W) in [0, 1] and weight; one pair (mask, 1.0) is Mask-Diffusion, a
+    second one (image, w_i) adds the image prior. ``context`` and ``unconditional`` (B, tokens, width). The
+    hint blocks run once, here; both passes share the controls' hints and run as one batch.
+    """
+    features = [(networks.control.hint_features(hint), weight) for hint, weight in hints]
+
+    def predict(
+        latent: Tensor, timestep: int, context: Tensor, features: list[tuple[Tensor, float]]
+    ) -> Tensor:
+        timesteps = torch.full((len(latent),), timestep, device=latent.device)
+        total: list[Tensor] | None = None
+        for feature, weight in features:
+            outputs = networks.control.control(latent, timesteps, context, feature)
+            outputs = [weight * part for part in outputs]
+            total = outputs if total is None else [a + b for a, b in zip(total, outputs, strict=True)]
+        return networks.decoder(networks.encode(latent, timesteps, context), context, total)
+
+    if guidance_scale == 1.0:
+        return lambda latent, timestep: predict(latent, timestep, context, features)
+    both = torch.cat([context, unconditional])
+    both_features = [(torch.cat([feature, feature]), weight) for feature, weight in features]
+
+    def predict_guided(latent: Tensor, timestep: int) -> Tensor:
+        prediction = predict(torch.cat([latent, latent]), timestep, both, both_features)
+        return guided(prediction, guidance_scale)
+
+    return predict_guided
+
+
+def free_noise_predictor(
+    encoder: UNetEncoder, decoder: UNetDecoder, context: Tensor, unconditional: Tensor, guidance_scale: float
+) -> NoisePredictor:
+    """Noise prediction of the base alone, guided, without any control."""
+    both = torch.cat([context, unconditional])
+
+    def predict(latent: Tensor, timestep: int) -> Tensor:
+        timesteps = torch.full((len(both),), timestep, device=latent.device)
+        encoded = encoder(torch.cat([latent, latent]), timesteps, both)
+        return guided(decoder(encoded, both), guidance_scale)
+
+    return predict
+
+
+@torch.no_grad()
+def sample_latents(
+    predict_noise: NoisePredictor,
+    seeds: Sequence[int],
+    height: int,
+    width: int,
+    steps: int = 50,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Latents (B, 4, H/8, W/8), scaled, one per seed; ``height`` and ``width`` in pixels, multiples of 64."""
+    noise = torch.cat([starting_noise(seed, height // 8, width // 8) for seed in seeds])
+    return ddim_sample(predict_noise, noise.to(device), steps, on_step)

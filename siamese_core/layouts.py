@@ -1,0 +1,208 @@
+"""Lossless, strict renaming of weights between files (ldm) and training (diffusers, transformers).
+
+No module is built and nothing is cast or copied: names and shapes follow from the architecture alone,
+and a state dict that does not match them exactly is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from torch import Tensor
+
+from .architecture import Architecture, HintBlock, TextArchitecture, UNetArchitecture, VAEArchitecture
+from .layout_names import Part, Shape, entries, is_decoder_key
+
+T = TypeVar("T")
+
+PREFIXES: Mapping[str, str] = {
+    "unet": "model.diffusion_model.",
+    "control": "control_model.",
+    "vae": "first_stage_model.",
+    "text": "cond_stage_model.",
+}
+"""Where each part lies in a merged file."""
+
+POSITION_IDS = "transformer.text_model.embeddings.position_ids"
+"""A constant (0, 1, 2, ...) that older files store among the text weights: allowed there, and dropped."""
+
+# transformers 4 wraps the text encoder once more than transformers 5 does.
+_TRANSFORMERS_4 = "text_model."
+
+_NAMED = 5
+
+
+class LayoutError(ValueError):
+    """Weights that do not fit the architecture: keys missing, unexpected or of another shape."""
+
+
+def to_ldm(part: Part, state_dict: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+    """Rename the state dict of a diffusers or transformers module to prefix-free ldm names.
+
+    Text names of transformers 4 (``text_model.*``) and 5 are both read. Raises :class:`LayoutError`
+    when a key is missing, unexpected or misshapen.
+    """
+    if part == "text" and all(key.startswith(_TRANSFORMERS_4) for key in state_dict):
+        state_dict = {key.removeprefix(_TRANSFORMERS_4): value for key, value in state_dict.items()}
+    plan = entries(part, architecture)
+    _check(part, shapes_of(state_dict), {entry.diffusers: entry.diffusers_shape for entry in plan})
+    return {entry.ldm: _shaped(state_dict[entry.diffusers], entry.ldm_shape) for entry in plan}
+
+
+def to_diffusers(
+    part: Part, state_dict: Mapping[str, Tensor], architecture: Architecture, *, text_prefix: str = ""
+) -> dict[str, Tensor]:
+    """Rename prefix-free ldm names to those of the diffusers or transformers module.
+
+    ``text_prefix`` is put before text names: ``text_model.`` where ``CLIPTextModel`` has an attribute
+    ``text_model`` (transformers 4), nothing since transformers 5. Raises :class:`LayoutError` like
+    :func:`to_ldm`.
+    """
+    plan = entries(part, architecture)
+    check_ldm(part, shapes_of(state_dict), architecture)
+    prefix = text_prefix if part == "text" else ""
+    return {prefix + entry.diffusers: _shaped(state_dict[entry.ldm], entry.diffusers_shape) for entry in plan}
+
+
+def check_ldm(part: Part, shapes: Mapping[str, Shape], architecture: Architecture) -> None:
+    """Raise :class:`LayoutError` unless ``shapes`` by prefix-free ldm name are exactly those of ``part``."""
+    if part == "text":
+        shapes = {key: shape for key, shape in shapes.items() if key != POSITION_IDS}
+    _check(part, shapes, {entry.ldm: entry.ldm_shape for entry in entries(part, architecture)})
+
+
+def shapes_of(state_dict: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {key: tuple(value.shape) for key, value in state_dict.items()}
+
+
+def decoder_keys(unet_ldm_keys: Iterable[str]) -> list[str]:
+    """Those of the UNet's prefix-free ldm names that Siamese training changes, in their order."""
+    return [key for key in unet_ldm_keys if is_decoder_key(key)]
+
+
+def split_parts(merged: Mapping[str, T]) -> tuple[dict[str, dict[str, T]], tuple[str, ...]]:
+    """Sort a merged file's items into parts, prefixes removed; also the keys that belong to none of them.
+
+    A part without keys is absent from the result.
+    """
+    parts: dict[str, dict[str, T]] = {}
+    others: list[str] = []
+    for key, value in merged.items():
+        for part, prefix in PREFIXES.items():
+            if key.startswith(prefix):
+                parts.setdefault(part, {})[key.removeprefix(prefix)] = value
+                break
+        else:
+            others.append(key)
+    return parts, tuple(others)
+
+
+def merge_parts(parts: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+    """The inverse of :func:`split_parts`."""
+    return {PREFIXES[part] + key: value for part, items in parts.items() for key, value in items.items()}
+
+
+def detect_architecture(
+    shapes: Mapping[str, Shape], *, num_heads: int = 8, resolution: int = 512
+) -> Architecture:
+    """Read widths, depths and sizes from the shapes of a merged file in the ldm layout.
+
+    What shapes cannot say is given (``num_heads``, ``resolution`` in pixels) or, for the text encoder,
+    assumed: CLIP's heads of 64 channels, 4 heads where the hidden size is below that. An absent part
+    gets Stable Diffusion 1.5's values. Raises :class:`LayoutError` when a part is there but is not laid
+    out like Stable Diffusion 1.x; only :func:`check_ldm` finds every difference.
+    """
+    parts, _ = split_parts(shapes)
+    control = parts.get("control", {})
+    # An adapter carries no UNet encoder; its control part is a copy of one.
+    encoder = next((p for p in (parts.get("unet", {}), control) if "input_blocks.0.0.weight" in p), None)
+    return Architecture(
+        unet=_detect_unet(encoder, num_heads) if encoder else UNetArchitecture(num_heads=num_heads),
+        vae=_detect_vae(parts["vae"]) if "vae" in parts else VAEArchitecture(),
+        text=_detect_text(parts["text"]) if "text" in parts else TextArchitecture(),
+        hint_block=_detect_hint_block(control),
+        resolution=resolution,
+    )
+
+
+def _detect_unet(shapes: Mapping[str, Shape], num_heads: int) -> UNetArchitecture:
+    blocks = _indices(shapes, r"input_blocks\.(\d+)\.")
+    downsamplers = _indices(shapes, r"input_blocks\.(\d+)\.0\.op\.weight")
+    stride = max(1, min(downsamplers, default=len(blocks)))
+    # At least one block is asked for, so that a file without any is refused by the first missing key.
+    first_blocks = range(1, max(2, len(blocks)), stride)
+    return UNetArchitecture(
+        widths=tuple(_size(shapes, f"input_blocks.{i}.0.out_layers.3.weight", 0) for i in first_blocks),
+        layers_per_block=stride - 1,
+        num_heads=num_heads,
+        context_dim=_size(shapes, "middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1),
+        latent_channels=_size(shapes, "input_blocks.0.0.weight", 1),
+    )
+
+
+def _detect_vae(shapes: Mapping[str, Shape]) -> VAEArchitecture:
+    levels = range(max(1, len(_indices(shapes, r"encoder\.down\.(\d+)\."))))
+    return VAEArchitecture(
+        widths=tuple(_size(shapes, f"encoder.down.{level}.block.0.conv1.weight", 0) for level in levels),
+        layers_per_block=len(_indices(shapes, r"encoder\.down\.0\.block\.(\d+)\.")),
+        latent_channels=_size(shapes, "post_quant_conv.weight", 0),
+    )
+
+
+def _detect_text(shapes: Mapping[str, Shape]) -> TextArchitecture:
+    root = "transformer.text_model"
+    hidden_size = _size(shapes, f"{root}.embeddings.token_embedding.weight", 1)
+    return TextArchitecture(
+        hidden_size=hidden_size,
+        intermediate_size=_size(shapes, f"{root}.encoder.layers.0.mlp.fc1.weight", 0),
+        num_layers=len(_indices(shapes, re.escape(root) + r"\.encoder\.layers\.(\d+)\.")),
+        num_heads=hidden_size // 64 if hidden_size >= 64 else 4,
+        vocab_size=_size(shapes, f"{root}.embeddings.token_embedding.weight", 0),
+        max_tokens=_size(shapes, f"{root}.embeddings.position_embedding.weight", 0),
+    )
+
+
+def _detect_hint_block(control: Mapping[str, Shape]) -> HintBlock:
+    return "sparse" if "input_hint_block.0.weight" in control else "dense"
+
+
+def _indices(keys: Iterable[str], pattern: str) -> set[int]:
+    """The numbers that ``pattern`` captures at the start of the keys."""
+    return {int(match[1]) for key in keys if (match := re.match(pattern, key))}
+
+
+def _size(shapes: Mapping[str, Shape], key: str, axis: int) -> int:
+    if key not in shapes or len(shapes[key]) <= axis:
+        raise LayoutError(
+            f"the weights are not laid out like Stable Diffusion 1.x ('{key}' is missing or misshapen); "
+            "use a model of that family"
+        )
+    return shapes[key][axis]
+
+
+def _check(part: Part, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
+    misshapen = [
+        f"{key} is {found[key]} instead of {shape}"
+        for key, shape in expected.items()
+        if key in found and found[key] != shape
+    ]
+    problems = [
+        _listed("missing", [key for key in expected if key not in found]),
+        _listed("unexpected", [key for key in found if key not in expected]),
+        _listed("misshapen", misshapen),
+    ]
+    if any(problems):
+        raise LayoutError(f"{part} weights do not fit the architecture: {'; '.join(filter(None, problems))}")
+
+
+def _listed(problem: str, keys: list[str]) -> str:
+    if not keys:
+        return ""
+    rest = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
+    return f"{len(keys)} {problem} ({', '.join(keys[:_NAMED])}{rest})"
+
+
+def _shaped(tensor: Tensor, shape: Shape) -> Tensor:
+    return tensor if tuple(tensor.shape) == shape else tensor.reshape(shape)

@@ -1,0 +1,225 @@
+"""A resumable step loop on accelerate: progress, JSONL and TensorBoard logs, checkpoints, clean stops.
+
+Every random draw of a step comes from the run's seed and the step's number (``seeds``), so a checkpoint is
+the state of models and optimiser plus the number of steps done, and a resumed run repeats the uninterrupted
+one exactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from .files import write_text_atomic
+
+RECORD_NAME = "record.json"
+
+
+class ResumeError(ValueError):
+    """A run that cannot be resumed as asked; the message says why and what to do."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; ``step`` steps are done and saved."""
+
+    def __init__(self, step: int, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number} after {step} steps")
+        self.step = step
+        self.signal_number = signal_number
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """Checkpoints of one run: ``folder/step-00000500/``, the newest ``keep`` of them.
+
+    A checkpoint is written under a temporary name, synced and renamed; older ones go only after that.
+    ``record`` identifies the run (kind, settings, data); a checkpoint with another record is foreign.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    keep: int = 2
+
+    def save(self, accelerator: Accelerator, step: int) -> None:
+        target = self.folder / f"step-{step:08d}"
+        temporary = self.folder / f".tmp-step-{step:08d}"
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(temporary))
+        accelerator.wait_for_everyone()
+        if not accelerator.is_main_process:
+            return
+        write_text_atomic(temporary / RECORD_NAME, json.dumps({**self.record, "step": step}, indent=1))
+        _sync_tree(temporary)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+        for old in self._finished()[: -self.keep]:
+            shutil.rmtree(old)
+
+    def restore(self, accelerator: Accelerator, may_differ: tuple[str, ...] = ()) -> int:
+        """Load the newest checkpoint into the prepared objects and return its step.
+
+        Raises ResumeError when there is none or when its record differs in a key not in ``may_differ``.
+        """
+        path = self.latest()
+        check_record(path, json.loads((path / RECORD_NAME).read_text("utf-8")), self.record, may_differ)
+        accelerator.load_state(str(path))
+        return int(path.name.removeprefix("step-"))
+
+    def latest(self) -> Path:
+        finished = self._finished()
+        if not finished:
+            raise ResumeError(
+                f"{self.folder}: no checkpoint to resume from; give the --output of the interrupted run, "
+                "or leave --resume away to start a new one"
+            )
+        return finished[-1]
+
+    def exists(self) -> bool:
+        return bool(self._finished())
+
+    def _finished(self) -> list[Path]:
+        return sorted(path.parent for path in self.folder.glob(f"step-*/{RECORD_NAME}"))
+
+
+def check_record(
+    path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], may_differ: tuple[str, ...] = ()
+) -> None:
+    """Raise ResumeError naming every key in which a checkpoint's record differs from the present run's."""
+    wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the file
+    keys = sorted((set(found) | set(wanted)) - {"step", *may_differ})
+    differing = [
+        f"{key} was {found.get(key)!r} and is now {wanted.get(key)!r}"
+        for key in keys
+        if found.get(key) != wanted.get(key)
+    ]
+    if differing:
+        raise ResumeError(f"{path}: the checkpoint belongs to another run: {'; '.join(differing)}")
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long a loop runs and how often it saves and reports, in optimiser steps."""
+
+    steps: int
+    save_every: int = 500
+    log_every: int = 10
+
+
+def run_steps(
+    step_function: Callable[[int], Mapping[str, Tensor]],
+    settings: LoopSettings,
+    *,
+    accelerator: Accelerator,
+    checkpoints: CheckpointStore,
+    log_path: Path,
+    first: int = 0,
+    label: str = "training",
+    after_step: Callable[[int], None] | None = None,
+) -> None:
+    """Call ``step_function(k)`` for k in ``first .. steps - 1`` and log the scalars it returns.
+
+    ``step_function`` returns detached 0-d tensors; they are read (one device synchronisation) only every
+    ``log_every`` steps. ``after_step(k + 1)`` runs after each step, on every process. On SIGINT or SIGTERM
+    the step is finished, a checkpoint saved and Interrupted raised.
+    """
+    is_main = accelerator.is_main_process
+    log = _StepLog(log_path, first) if is_main else None
+    pending: list[tuple[int, Mapping[str, Tensor]]] = []
+    progress = tqdm(total=settings.steps, initial=first, desc=label, disable=not is_main, mininterval=1.0)
+
+    def flush() -> None:
+        rows = [{"step": k, **{name: float(value) for name, value in row.items()}} for k, row in pending]
+        pending.clear()
+        if log is None or not rows:
+            return
+        log.write(rows)
+        scalars = {name: value for name, value in rows[-1].items() if name != "step"}
+        accelerator.log({f"{label}/{name}": value for name, value in scalars.items()}, step=rows[-1]["step"])
+        progress.set_postfix({name: f"{value:.4f}" for name, value in scalars.items()}, refresh=False)
+
+    with _stop_requests() as requests, progress:
+        for k in range(first, settings.steps):
+            pending.append((k, step_function(k)))
+            done = k + 1
+            progress.update()
+            stop = bool(requests)
+            if done % settings.log_every == 0 or done == settings.steps or stop:
+                flush()
+            if after_step is not None:
+                after_step(done)
+            if done % settings.save_every == 0 or done == settings.steps or stop:
+                checkpoints.save(accelerator, done)
+            if stop and done < settings.steps:
+                raise Interrupted(done, requests[0])
+
+
+def cosine_rate(peak: float, step: int, steps: int, warmup: int) -> float:
+    """Learning rate of ``step``: linear warm-up over ``warmup`` steps, then a half cosine down to 0."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def set_learning_rate(optimizer: Any, rate: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+class _StepLog:
+    """A JSONL file, one line per step; lines of steps about to be repeated are dropped on opening."""
+
+    def __init__(self, path: Path, first: int) -> None:
+        self.path = path
+        kept: list[str] = []
+        if first and path.exists():
+            for line in path.read_text("utf-8").splitlines():
+                with contextlib.suppress(json.JSONDecodeError):  # a line torn by a kill
+                    if json.loads(line)["step"] < first:
+                        kept.append(line + "\n")
+        write_text_atomic(path, "".join(kept))
+
+    def write(self, rows: list[dict[str, float]]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one of a kind acts as usual."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def handler(number: int, _frame: object) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    for number in map(int, (signal.SIGINT, signal.SIGTERM)):
+        with contextlib.suppress(ValueError):  # not the main thread: the caller's handlers stay
+            previous[number] = signal.signal(number, handler)
+    try:
+        yield received
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())

@@ -1,0 +1,48 @@
+"""A finished Siamese-Diffusion model in memory, ready to sample from, as diffusers networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .base import Base, BaseError, base_from_file
+from .checkpoint import ModelFile
+from .layouts import to_diffusers
+from .networks import DHIControlNet, SiameseNetworks
+
+
+@dataclass
+class SiameseModel:
+    """Base (VAE, text encoder, UNet with trained decoder) and control network of one training run."""
+
+    base: Base
+    networks: SiameseNetworks
+
+    @property
+    def device(self) -> torch.device:
+        return self.networks.control.device
+
+    def to(self, device: torch.device | str) -> None:
+        """Move everything to ``device``."""
+        for module in (self.base.unet, self.base.vae, self.base.text_encoder, self.networks.control):
+            module.to(device, memory_format=torch.channels_last)
+        self.networks = SiameseNetworks.assemble(self.base.unet, self.networks.control)
+
+
+def model_from_file(model: ModelFile) -> SiameseModel:
+    """Build the networks of a ``full`` model file, float32, on the CPU.
+
+    Raises BaseError for a base (nothing to control with) and for an adapter (no VAE, no text encoder).
+    """
+    if model.kind != "full":
+        raise BaseError(
+            f"this file is {'an adapter' if model.kind == 'adapter' else 'a base'}, not a full model; "
+            "training.train writes one with --export full"
+        )
+    base = base_from_file(model)
+    with torch.device("meta"):
+        control = DHIControlNet.build(model.architecture)
+    weights = to_diffusers("control", model.parts["control"], model.architecture)
+    control.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
+    return SiameseModel(base, SiameseNetworks.assemble(base.unet, control.eval()))

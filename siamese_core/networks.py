@@ -1,0 +1,197 @@
+"""The diffusers-backed networks: DHI ControlNet, and a UNet split into frozen encoder and trained decoder."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from .architecture import Architecture, HintBlock
+from .dhi import dense_hint_block, sparse_hint_block
+
+
+class DHIControlNet(ControlNetModel):
+    """A diffusers ControlNet whose hint block is DHI (``"dense"``) or ControlNet's own (``"sparse"``).
+
+    Hint ``(B, 3, H, W)`` in [0, 1], latent ``(B, 4, H/8, W/8)``; 13 outputs at SD 1.x topology: twelve for
+    the skip connections, shallow to deep, and one for the middle block.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 4,
+        conditioning_channels: int = 3,
+        down_block_types: tuple[str, ...] = (
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "DownBlock2D",
+        ),
+        block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
+        layers_per_block: int = 2,
+        cross_attention_dim: int = 768,
+        attention_head_dim: int = 8,
+        hint_block: HintBlock = "dense",
+    ) -> None:
+        super().__init__(
+            in_channels=in_channels,
+            conditioning_channels=conditioning_channels,
+            down_block_types=down_block_types,
+            block_out_channels=block_out_channels,
+            layers_per_block=layers_per_block,
+            cross_attention_dim=cross_attention_dim,
+            attention_head_dim=attention_head_dim,
+        )
+        build = dense_hint_block if hint_block == "dense" else sparse_hint_block
+        self.controlnet_cond_embedding = nn.Sequential(
+            *build(block_out_channels[0], hint_channels=conditioning_channels)
+        )
+
+    @classmethod
+    def build(cls, architecture: Architecture) -> DHIControlNet:
+        """A control network with random weights and zero output convolutions, for ``architecture``."""
+        unet = architecture.unet
+        return cls(
+            in_channels=unet.latent_channels,
+            down_block_types=("CrossAttnDownBlock2D",) * (len(unet.widths) - 1) + ("DownBlock2D",),
+            block_out_channels=unet.widths,
+            layers_per_block=unet.layers_per_block,
+            cross_attention_dim=unet.context_dim,
+            attention_head_dim=unet.num_heads,
+            hint_block=architecture.hint_block,
+        )
+
+    @classmethod
+    def initialised_from(cls, unet: UNet2DConditionModel, architecture: Architecture) -> DHIControlNet:
+        """A control network whose encoder copy starts as ``unet``'s encoder (ControlNet, section 3.1)."""
+        control = cls.build(architecture)
+        for name in ("conv_in", "time_embedding", "down_blocks", "mid_block"):
+            getattr(control, name).load_state_dict(getattr(unet, name).state_dict())
+        return control
+
+    def hint_features(self, hint: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` in [0, 1] -> ``(B, width, H/8, W/8)``; depends on neither timestep nor text."""
+        return self.controlnet_cond_embedding(hint)
+
+    def control(self, latent: Tensor, timesteps: Tensor, context: Tensor, features: Tensor) -> list[Tensor]:
+        """The 13 outputs for ``latent`` (B, 4, h, w) under the hint ``features`` of :meth:`hint_features`."""
+        embedding = self.time_embedding(self.time_proj(timesteps).to(latent.dtype))
+        encoded = _run_encoder(self, self.conv_in(latent) + features, embedding, context)
+        outputs = [conv(x) for x, conv in zip(encoded.skips, self.controlnet_down_blocks, strict=True)]
+        return [*outputs, self.controlnet_mid_block(encoded.middle)]
+
+
+class Encoded(NamedTuple):
+    """What the encoder half hands to the decoder half: twelve skips, middle, time embedding."""
+
+    skips: tuple[Tensor, ...]
+    middle: Tensor
+    embedding: Tensor
+
+    def select(self, index: Tensor) -> Encoded:
+        """The samples ``index`` of the batch."""
+        return Encoded(tuple(skip[index] for skip in self.skips), self.middle[index], self.embedding[index])
+
+
+class UNetEncoder(nn.Module):
+    """The frozen half of a UNet: ``input_blocks``, ``middle_block``, ``time_embed`` of the ldm layout."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.time_proj = unet.time_proj
+        self.time_embedding = unet.time_embedding
+        self.conv_in = unet.conv_in
+        self.down_blocks = unet.down_blocks
+        self.mid_block = unet.mid_block
+
+    def forward(self, latent: Tensor, timesteps: Tensor, context: Tensor) -> Encoded:
+        """Encode ``latent`` (B, 4, h, w) at ``timesteps`` (B,) under ``context`` (B, tokens, width)."""
+        embedding = self.time_embedding(self.time_proj(timesteps).to(latent.dtype))
+        return _run_encoder(self, self.conv_in(latent), embedding, context)
+
+
+class UNetDecoder(nn.Module):
+    """The trained half of a UNet: ``output_blocks`` and ``out`` of the ldm layout."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.up_blocks = unet.up_blocks
+        self.conv_norm_out = unet.conv_norm_out
+        self.conv_act = unet.conv_act
+        self.conv_out = unet.conv_out
+
+    def forward(self, encoded: Encoded, context: Tensor, control: list[Tensor] | None = None) -> Tensor:
+        """Noise prediction (B, 4, h, w); ``control`` is added to the skips and the middle."""
+        skips, sample = list(encoded.skips), encoded.middle
+        if control is not None:
+            skips = [skip + extra for skip, extra in zip(skips, control[:-1], strict=True)]
+            sample = sample + control[-1]
+        for block in self.up_blocks:
+            count = len(block.resnets)
+            arguments: dict[str, Any] = {
+                "hidden_states": sample,
+                "temb": encoded.embedding,
+                "res_hidden_states_tuple": tuple(skips[-count:]),
+            }
+            del skips[-count:]
+            if getattr(block, "has_cross_attention", False):
+                arguments["encoder_hidden_states"] = context
+            sample = block(**arguments)
+        return self.conv_out(self.conv_act(self.conv_norm_out(sample)))
+
+    def shadow(self) -> UNetDecoder:
+        """A decoder that shares every weight's storage with this one and asks for no weight gradients.
+
+        It follows in-place updates of the weights; make it after the module has been moved to its device.
+        """
+        shared = {
+            id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in self.parameters()
+        }
+        return copy.deepcopy(self, shared)
+
+
+@dataclass
+class SiameseNetworks:
+    """The networks of a Siamese-Diffusion model as objective and sampler use them."""
+
+    control: DHIControlNet
+    encoder: UNetEncoder
+    decoder: UNetDecoder
+    shadow: UNetDecoder
+
+    @classmethod
+    def assemble(cls, unet: UNet2DConditionModel, control: DHIControlNet) -> SiameseNetworks:
+        """Freeze ``unet``'s encoder half and share its decoder; both modules are on their device already."""
+        encoder, decoder = UNetEncoder(unet), UNetDecoder(unet)
+        encoder.requires_grad_(False)
+        decoder.requires_grad_(True)
+        control.requires_grad_(True)
+        return cls(control, encoder, decoder, decoder.shadow())
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Control network (with hint block) and decoder."""
+        return [*self.control.parameters(), *self.decoder.parameters()]
+
+    @torch.no_grad()
+    def encode(self, latent: Tensor, timesteps: Tensor, context: Tensor) -> Encoded:
+        """The frozen encoder pass; never part of a graph."""
+        return self.encoder(latent, timesteps, context)
+
+
+def _run_encoder(network: Any, sample: Tensor, embedding: Tensor, context: Tensor) -> Encoded:
+    """The down blocks and the middle block, which UNet and ControlNet have in common."""
+    skips: tuple[Tensor, ...] = (sample,)
+    for block in network.down_blocks:
+        arguments: dict[str, Any] = {"hidden_states": sample, "temb": embedding}
+        if getattr(block, "has_cross_attention", False):
+            arguments["encoder_hidden_states"] = context
+        sample, outputs = block(**arguments)
+        skips += outputs
+    middle = network.mid_block(sample, embedding, encoder_hidden_states=context)
+    return Encoded(skips, middle, embedding)

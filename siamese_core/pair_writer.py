@@ -1,0 +1,107 @@
+"""Writing generated pairs: ``images/``, ``masks/``, ``prompt.json`` and ``manifest.jsonl`` of one folder."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .files import contained_path, write_bytes_atomic, write_text_atomic
+from .masks import mask_to_uint8
+
+MANIFEST, PROMPTS = "manifest.jsonl", "prompt.json"
+
+
+class WriteError(ValueError):
+    """Pairs that cannot be written as asked; the message names the file and the fix."""
+
+
+@dataclass(frozen=True)
+class PairRecord:
+    """What the manifest says of a pair; nothing in it depends on the time or the place of the run.
+
+    ``index`` is mask index * variants + variant and decides ``seed``; ``mask_file`` is the source mask's name
+    and ``mask_digest`` its content's SHA-256; ``transform`` is None when the mask was used as it is.
+    """
+
+    index: int
+    stem: str
+    seed: int
+    mask_file: str
+    mask_digest: str
+    prompt: str
+    sampler: Mapping[str, Any]
+    checkpoint_digest: str
+    run_id: str
+    transform: Mapping[str, Any] | None = None
+
+
+class PairWriter:
+    """Writes pairs into one folder, each file whole or not at all; a pair is listed after its files exist.
+
+    The folder must be new or empty unless ``overwrite`` is set; then its two lists are started afresh and
+    pairs of the same stem replaced.
+    """
+
+    def __init__(self, root: Path, *, overwrite: bool = False) -> None:
+        if root.exists() and not root.is_dir():
+            raise WriteError(f"{root}: is a file; give a folder for the pairs")
+        if root.exists() and any(root.iterdir()) and not overwrite:
+            raise WriteError(f"{root}: not empty; give another folder, or --overwrite to replace its pairs")
+        self.root = root
+        for name in ("images", "masks"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        for name in (MANIFEST, PROMPTS):
+            write_text_atomic(root / name, "")
+
+    def write(self, record: PairRecord, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> None:
+        """Write ``image`` (H, W, 3) uint8 and ``mask`` (H, W) bool as lossless PNG, the mask as 0/255.
+
+        Raises WriteError when their sizes differ or the stem would leave the folder.
+        """
+        if image.shape != (*mask.shape, 3) or image.dtype != np.uint8 or mask.dtype != np.bool_:
+            raise WriteError(
+                f"{record.stem}: an image of {image.shape} {image.dtype} and a mask of {mask.shape} "
+                f"{mask.dtype} are no pair; (H, W, 3) uint8 and (H, W) bool are needed"
+            )
+        for folder, pixels in (("images", image), ("masks", mask_to_uint8(mask))):
+            write_bytes_atomic(self._path(folder, record.stem), png_bytes(pixels))
+        prompt_line = {
+            "source": f"masks/{record.stem}.png",
+            "target": f"images/{record.stem}.png",
+            "prompt": record.prompt,
+        }
+        _append_line(self.root / PROMPTS, prompt_line)
+        _append_line(self.root / MANIFEST, asdict(record))
+
+    def _path(self, folder: str, stem: str) -> Path:
+        if Path(stem).name != stem or stem in ("", ".", ".."):
+            raise WriteError(f"{stem!r} cannot be the name of a pair; it must be a plain file name")
+        return contained_path(self.root, f"{folder}/{stem}.png")
+
+
+def pair_stem(mask_stem: str, variant: int, variants: int) -> str:
+    """Name of a pair: the mask's stem, with ``_<variant>`` when a mask has several."""
+    return mask_stem if variants == 1 else f"{mask_stem}_{variant}"
+
+
+def png_bytes(pixels: NDArray[np.uint8]) -> bytes:
+    """``pixels`` (H, W) or (H, W, 3) as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _append_line(path: Path, record: Mapping[str, Any]) -> None:
+    with path.open("ab") as file:
+        file.write((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())

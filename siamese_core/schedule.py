@@ -1,0 +1,54 @@
+"""The noise schedule of Stable Diffusion 1.x and the closed forms that training and sampling share."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+TRAIN_TIMESTEPS = 1000
+BETA_START, BETA_END = 0.00085, 0.012
+BETA_SCHEDULE = "scaled_linear"
+
+
+@lru_cache(maxsize=1)
+def alphas_cumprod() -> Tensor:
+    """Cumulative products of 1 - beta, float32 ``(1000,)``: betas are linear in square-root space.
+
+    The products are taken in float64 and rounded once, as the published implementation does.
+    """
+    betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TRAIN_TIMESTEPS, dtype=torch.float64) ** 2
+    return torch.cumprod(1.0 - betas, dim=0).float()
+
+
+def signal_and_noise_scale(timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(abar_t) and sqrt(1 - abar_t) for ``timesteps`` (B,), each ``(B, 1, 1, 1)`` float32."""
+    abar = alphas_cumprod().double().to(timesteps.device)[timesteps].view(-1, 1, 1, 1)
+    return abar.sqrt().float(), (1.0 - abar).sqrt().float()
+
+
+def add_noise(latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """q(z_t | z_0): ``sqrt(abar_t) z_0 + sqrt(1 - abar_t) noise``; ``(B, 4, h, w)``, timesteps ``(B,)``."""
+    signal, sigma = signal_and_noise_scale(timesteps)
+    return signal * latent + sigma * noise
+
+
+def renoise(noisy_latent: Tensor, noise: Tensor, noise_prediction: Tensor, timesteps: Tensor) -> Tensor:
+    """z_t of the clean latent that ``noise_prediction`` implies, under the same noise (paper, section 3.4).
+
+    Predicting z_0 and adding ``noise`` again collapses to ``z_t + sqrt(1 - abar_t) (noise - prediction)``.
+    """
+    _, sigma = signal_and_noise_scale(timesteps)
+    return noisy_latent + sigma * (noise - noise_prediction)
+
+
+def ddim_timesteps(steps: int) -> list[int]:
+    """The DDIM timesteps, highest first: ``range(0, 1000, 1000 // steps) + 1``.
+
+    A ``steps`` that does not divide 1000 gives more than ``steps`` of them. Raises ValueError outside 1..999.
+    """
+    if not 1 <= steps < TRAIN_TIMESTEPS:
+        raise ValueError(f"steps must lie in 1..{TRAIN_TIMESTEPS - 1}, not {steps}")
+    timesteps = [t + 1 for t in range(0, TRAIN_TIMESTEPS, TRAIN_TIMESTEPS // steps)]
+    return [t for t in reversed(timesteps) if t < TRAIN_TIMESTEPS]

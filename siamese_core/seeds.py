@@ -1,0 +1,58 @@
+"""Seeds: every random draw is a pure function of a base seed and a position, never of global state."""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor
+
+_MASK = (1 << 64) - 1
+
+
+def _splitmix64(z: int) -> int:
+    z = (z + 0x9E3779B97F4A7C15) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return z ^ (z >> 31)
+
+
+def sample_seed(seed: int, index: int) -> int:
+    """Seed of sample ``index`` of a set: ``seed`` itself for index 0, else a 64-bit hash of both."""
+    if index == 0:
+        return seed
+    return _splitmix64(_splitmix64(seed & _MASK) ^ index)
+
+
+def stream_seed(seed: int, stream: str, position: int = 0) -> int:
+    """Seed of position ``position`` of a named stream of draws (``"noise"``, ``"order"``, ...)."""
+    return _splitmix64(_splitmix64((seed & _MASK) ^ zlib.crc32(stream.encode())) ^ position)
+
+
+def generator(seed: int) -> torch.Generator:
+    """A CPU generator of its own; ``seed`` is any integer, taken modulo 2**64."""
+    return torch.Generator().manual_seed(seed & _MASK)
+
+
+def starting_noise(seed: int, height: int, width: int, channels: int = 4) -> Tensor:
+    """The first latent of one sample: CPU float32 normal noise ``(1, channels, height, width)``.
+
+    Drawn on its own, as ComfyUI's sampler draws it, so that a sample does not depend on its batch.
+    """
+    return torch.randn((1, channels, height, width), generator=generator(seed))
+
+
+def epoch_order(seed: int, step: int, batch_size: int, count: int) -> list[int]:
+    """Indices of the samples of batch ``step``: consecutive slices of one shuffled order per epoch.
+
+    An epoch's last, short batch is filled from the next epoch's order, so that every step has
+    ``batch_size`` samples and every sample is seen once before any is seen twice. ``count`` may be smaller
+    than ``batch_size``.
+    """
+    indices: list[int] = []
+    position = step * batch_size
+    while len(indices) < batch_size:
+        epoch, offset = divmod(position + len(indices), count)
+        order = torch.randperm(count, generator=generator(stream_seed(seed, "order", epoch)))
+        indices += order[offset : offset + batch_size - len(indices)].tolist()
+    return indices

@@ -1,0 +1,102 @@
+"""Siamese training: settings, one optimiser step, and the finished model file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from .architecture import HintBlock
+from .base import Base, base_file
+from .checkpoint import FileKind, ModelFile
+from .layouts import decoder_keys, to_ldm
+from .networks import DHIControlNet, SiameseNetworks
+from .objective import ObjectiveSettings, siamese_step
+from .settings import option
+from .training_set import TrainingSet
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """AdamW and the batch; the defaults are the paper's, per device (its global batch is 8 x 6)."""
+
+    batch_size: int = option(6, "pairs a step (the paper's global batch is 48 = 8 x 6)")
+    learning_rate: float = option(1e-5, "AdamW's rate, constant")
+    weight_decay: float = option(1e-2, "AdamW's weight decay")
+    prompt_dropout: float = option(0.05, "share of samples trained on the empty prompt")
+
+
+@dataclass
+class Trainer:
+    """What a training run changes: networks and optimiser, on the accelerator's device."""
+
+    base: Base
+    networks: SiameseNetworks
+    optimizer: Any
+    accelerator: Accelerator
+
+    @classmethod
+    def create(
+        cls,
+        base: Base,
+        hint_block: HintBlock,
+        settings: OptimiserSettings,
+        seed: int,
+        accelerator: Accelerator,
+    ) -> Trainer:
+        """Initialise the control network from ``base``'s UNet and register everything for checkpoints."""
+        base.architecture = replace(base.architecture, hint_block=hint_block)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            control = DHIControlNet.initialised_from(base.unet, base.architecture)
+        for module in (base.unet, base.vae, base.text_encoder, control):
+            module.to(accelerator.device, memory_format=torch.channels_last)
+        networks = SiameseNetworks.assemble(base.unet, control)
+        optimizer = torch.optim.AdamW(
+            networks.trained_parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        # Registered for checkpoints, not wrapped: the branches call the networks' own methods.
+        accelerator.prepare_model(networks.control, evaluation_mode=True)
+        accelerator.prepare_model(networks.decoder, evaluation_mode=True)
+        return cls(base, networks, accelerator.prepare(optimizer), accelerator)
+
+    def step_function(
+        self,
+        data: TrainingSet,
+        objective: ObjectiveSettings,
+        settings: OptimiserSettings,
+        total_steps: int,
+        seed: int,
+    ) -> Callable[[int], dict[str, Tensor]]:
+        """The optimiser step as a function of k, for ``loop.run_steps``; returns loss and terms."""
+        device = self.accelerator.device
+
+        def step(k: int) -> dict[str, Tensor]:
+            batch = data.batch(seed, k, settings.batch_size, settings.prompt_dropout, device)
+            with self.accelerator.autocast():
+                terms = siamese_step(
+                    self.networks, batch, objective, k, total_steps, self.accelerator.backward
+                )
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            return terms.means()
+
+        return step
+
+    def finished_model(self, kind: FileKind, training: dict[str, Any], run_id: str) -> ModelFile:
+        """The trained weights as a model file: ``full`` or ``adapter`` (control and decoder only)."""
+        architecture = self.base.architecture
+        whole = base_file(self.base, training, run_id)
+        control = to_ldm("control", self.networks.control.state_dict(), architecture)
+        if kind == "full":
+            return replace(whole, kind="full", parts={**whole.parts, "control": control})
+        unet = whole.parts["unet"]
+        decoder = {key: unet[key] for key in decoder_keys(unet)}
+        return replace(whole, kind="adapter", parts={"unet": decoder, "control": control})

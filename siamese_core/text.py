@@ -1,0 +1,70 @@
+"""Prompts to conditioning: the CLIP tokenizer without a hub, and batched text encoding."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+MAX_TOKENS = 77
+_FIRST_MERGE_LINE, _MERGES = 1, 49152 - 256 - 2
+
+
+def load_tokenizer(folder: Path | None = None) -> Any:
+    """The tokenizer of ``folder`` when it holds one, else CLIP's byte-pair vocabulary from open_clip.
+
+    Both pad with the end token, as Stable Diffusion 1.x does. Raises FileNotFoundError when neither is there.
+    """
+    if folder is not None and (folder / "merges.txt").exists():
+        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    vocab, merges = _open_clip_vocabulary()
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+
+
+def _open_clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    spec = importlib.util.find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(
+            "no CLIP tokenizer found: the base folder has no tokenizer/merges.txt and the package "
+            "open_clip_torch, which carries the vocabulary, is not installed (pip install open_clip_torch)"
+        )
+    path = Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
+    lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
+    pairs = [line.split() for line in lines[_FIRST_MERGE_LINE : _FIRST_MERGE_LINE + _MERGES]]
+    merges = [(first, second) for first, second in pairs]
+    letters = _byte_letters()
+    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    return {word: index for index, word in enumerate(words)}, merges
+
+
+def _byte_letters() -> list[str]:
+    """The printable stand-ins of the 256 bytes, in the order of CLIP's vocabulary."""
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    others = 256 - len(printable)
+    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(others)]
+
+
+def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
+    """Token ids ``(B, 77)``, long prompts cut, short ones padded."""
+    batch = tokenizer(
+        list(prompts), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    )
+    return batch.input_ids
+
+
+@torch.no_grad()
+def encode_prompts(text_encoder: CLIPTextModel, tokenizer: Any, prompts: Sequence[str]) -> Tensor:
+    """Conditioning ``(B, 77, context)`` on the encoder's device: CLIP's last hidden state, normalised."""
+    ids = tokenize(tokenizer, prompts).to(text_encoder.device)
+    return text_encoder(ids)[0]

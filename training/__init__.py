@@ -1,0 +1,7 @@
+"""Headless commands: ``python -m training.<command> --help``."""
+
+import os
+
+# On a CPU that anything else is using too, OpenMP threads that spin while they wait for each other cost
+# seconds per step. Must be set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

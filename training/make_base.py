@@ -1,0 +1,282 @@
+"""Train a small base model (VAE, text encoder, UNet) from scratch on any folder of images.
+
+    python -m training.make_base --images DIR --output DIR
+
+DIR is a folder of images, a folder with images/ and masks/, or one with a prompt.json (then each image
+has its own prompt). Written: OUTPUT/diffusers (a diffusers model folder), OUTPUT/base.safetensors (the
+single file), and pictures of what the VAE and the UNet have learnt. A good VAE takes hours on a CPU: stop at
+any time with Ctrl-C and go on with --resume. --init starts from another base instead of random weights.
+
+Meant for one process: `accelerate launch` with several is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from torch import Tensor
+
+from siamese_core.architecture import LATENT_SCALE, TINY, Architecture
+from siamese_core.base import Base, BaseError, build_base, load_base, save_base
+from siamese_core.base_training import (
+    UNetSettings,
+    VAESettings,
+    encode_moments,
+    normalise_latents,
+    unet_step_function,
+    vae_step_function,
+)
+from siamese_core.checkpoint import CheckpointError
+from siamese_core.contact_sheet import grid
+from siamese_core.generation import free_noise_predictor, sample_latents
+from siamese_core.loop import CheckpointStore, Interrupted, LoopSettings, ResumeError, run_steps
+from siamese_core.masks import MaskError, list_images, resize_image
+from siamese_core.networks import UNetDecoder, UNetEncoder
+from siamese_core.pairs import PairError, find_pairs, read_image
+from siamese_core.sampling import to_uint8
+from siamese_core.settings import option
+from siamese_core.text import encode_prompts
+
+from .options import (
+    OptionError,
+    add_flags,
+    build,
+    field_names,
+    read_toml,
+    refuse_unknown,
+    run_command,
+)
+
+
+@dataclass(frozen=True)
+class MakeBaseSettings:
+    """Settings of the command besides those of the two trainings."""
+
+    prompt: str = option("", "prompt of images that have none of their own")
+    resolution: int = option(128, "image side in pixels, a multiple of 64; images are stretched to it")
+    unet_widths: tuple[int, ...] = option(TINY.unet.widths, "UNet widths, multiples of 32 and of the first")
+    vae_widths: tuple[int, ...] = option(TINY.vae.widths, "VAE widths, multiples of 32")
+    seed: int = option(42, "seed of weights, data order and noise")
+    save_every: int = option(500, "steps between checkpoints")
+    threads: int = option(1, "CPU threads; small models are fastest with one")
+
+
+def main() -> int:
+    args, settings, vae_settings, unet_settings = _parse()
+    torch.set_num_threads(settings.threads)
+    accelerator = Accelerator(log_with="tensorboard", project_dir=str(args.output))
+    if accelerator.num_processes > 1:
+        raise OptionError("make_base runs in one process; start it without accelerate launch")
+    _prepare_output(args.output, args.resume)
+    accelerator.init_trackers("tensorboard")
+    paths, prompts = _find_images(args.images, settings.prompt)
+    images = _read_images(paths, settings.resolution)
+    print(f"{len(images)} images at {settings.resolution} px")
+    base = load_base(args.init) if args.init else build_base(_architecture(settings), settings.seed)
+    record = {
+        "images": len(images),
+        "settings": asdict(settings),
+        "vae": asdict(vae_settings),
+        "unet": asdict(unet_settings),
+    }
+    try:
+        _train_vae(base, images, settings, vae_settings, record, args, accelerator)
+        _train_unet(base, images, prompts, settings, unet_settings, record, args, accelerator)
+    except Interrupted as stop:
+        print(f"\nstopped after {stop.step} steps, all saved; go on with the same command and --resume")
+        return 128 + stop.signal_number
+    folder, file = save_base(base, args.output, {"command": "make_base", **record}, uuid.uuid4().hex)
+    print(f"base written: {folder} (diffusers) and {file} (single file)")
+    return 0
+
+
+def _train_vae(
+    base: Base,
+    images: Tensor,
+    settings: MakeBaseSettings,
+    vae_settings: VAESettings,
+    record: dict[str, Any],
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+) -> None:
+    store = CheckpointStore(args.output / "checkpoints" / "vae", record)
+    vae = base.vae.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(
+        vae.parameters(), lr=vae_settings.learning_rate, betas=(0.9, 0.99), weight_decay=0
+    )
+    model, prepared = accelerator.prepare(vae, optimizer)
+    first = store.restore(accelerator) if args.resume and store.exists() else 0
+    run_steps(
+        vae_step_function(model, prepared, images, vae_settings, settings.seed, accelerator),
+        LoopSettings(vae_settings.steps, settings.save_every),
+        accelerator=accelerator,
+        checkpoints=store,
+        log_path=args.output / "vae.jsonl",
+        first=first,
+        label="vae",
+    )
+    accelerator.free_memory()
+    base.vae.eval()
+    normalise_latents(base.vae, images)
+    _save_reconstructions(base, images, args.output / "reconstructions.png")
+
+
+def _train_unet(
+    base: Base,
+    images: Tensor,
+    prompts: Sequence[str],
+    settings: MakeBaseSettings,
+    unet_settings: UNetSettings,
+    record: dict[str, Any],
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+) -> None:
+    store = CheckpointStore(args.output / "checkpoints" / "unet", record)
+    print("encoding the images once")
+    moments = torch.cat([encode_moments(base.vae, images), encode_moments(base.vae, images.flip(-1))])
+    unet = base.unet.train().to(memory_format=torch.channels_last)
+    text_encoder = base.text_encoder.train()
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=unet_settings.learning_rate, weight_decay=unet_settings.weight_decay
+    )
+    unet, text_encoder, prepared = accelerator.prepare(unet, text_encoder, optimizer)
+    ema = EMAModel(parameters, decay=unet_settings.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+    accelerator.register_for_checkpointing(ema)
+    first = store.restore(accelerator) if args.resume and store.exists() else 0
+    run_steps(
+        unet_step_function(
+            unet,
+            text_encoder,
+            prepared,
+            ema,
+            base,
+            moments,
+            [*prompts, *prompts],
+            unet_settings,
+            settings.seed,
+            accelerator,
+        ),
+        LoopSettings(unet_settings.steps, settings.save_every),
+        accelerator=accelerator,
+        checkpoints=store,
+        log_path=args.output / "unet.jsonl",
+        first=first,
+        label="unet",
+    )
+    ema.copy_to(parameters)
+    base.unet.eval()
+    base.text_encoder.eval()
+    _save_samples(base, prompts, settings, args.output / "samples.png")
+
+
+def _architecture(settings: MakeBaseSettings) -> Architecture:
+    for name, widths in (("unet-widths", settings.unet_widths), ("vae-widths", settings.vae_widths)):
+        if len(widths) != 4 or any(width % 32 or width <= 0 for width in widths):
+            raise OptionError(
+                f"--{name} needs four positive multiples of 32, not {' '.join(map(str, widths))}"
+            )
+        if any(width % widths[0] for width in widths):
+            raise OptionError(f"--{name}: every width must be a multiple of the first, {widths[0]}")
+    if settings.resolution % 64 or settings.resolution <= 0:
+        raise OptionError(f"--resolution must be a positive multiple of 64, not {settings.resolution}")
+    return replace(
+        TINY,
+        unet=replace(TINY.unet, widths=settings.unet_widths),
+        vae=replace(TINY.vae, widths=settings.vae_widths),
+        resolution=settings.resolution,
+    )
+
+
+def _find_images(source: Path, prompt: str) -> tuple[list[Path], list[str]]:
+    """Image files below ``source`` and the prompt of each."""
+    if (source / "prompt.json").exists():
+        pairs = find_pairs(source, default_prompt=prompt)
+        return [pair.image for pair in pairs], [pair.prompt or prompt for pair in pairs]
+    folder = next((source / name for name in ("images", "image") if (source / name).is_dir()), source)
+    if not folder.is_dir():
+        raise OptionError(f"{folder}: no such folder of images")
+    paths = list_images(folder)
+    if not paths:
+        raise OptionError(f"{folder}: no image files (png, jpg, bmp, tif) in it")
+    return paths, [prompt] * len(paths)
+
+
+def _read_images(paths: Sequence[Path], resolution: int) -> Tensor:
+    """``(N, 3, R, R)`` uint8."""
+    rows = [resize_image(read_image(path), (resolution, resolution)) for path in paths]
+    return torch.stack([torch.from_numpy(row).permute(2, 0, 1) for row in rows])
+
+
+def _prepare_output(output: Path, resume: bool) -> None:
+    if resume and not (output / "checkpoints").exists():
+        raise ResumeError(f"{output}: nothing to resume there; leave --resume away to start a new run")
+    if not resume and output.exists() and any(output.iterdir()):
+        raise OptionError(f"{output}: not empty; give another --output, or --resume to go on with that run")
+    output.mkdir(parents=True, exist_ok=True)
+
+
+@torch.no_grad()
+def _save_reconstructions(base: Base, images: Tensor, path: Path, count: int = 8) -> None:
+    chosen = images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
+    pixels = chosen.to(base.vae.device).float() / 127.5 - 1.0
+    decoded = to_uint8(base.vae.decode(base.vae.encode(pixels).latent_dist.mode()).sample)
+    originals = [image.permute(1, 2, 0).numpy() for image in chosen]
+    Image.fromarray(grid([originals, list(decoded)])).save(path)
+
+
+@torch.no_grad()
+def _save_samples(base: Base, prompts: Sequence[str], settings: MakeBaseSettings, path: Path) -> None:
+    shown = [prompts[index * len(prompts) // 16] for index in range(16)]
+    predict = free_noise_predictor(
+        UNetEncoder(base.unet),
+        UNetDecoder(base.unet),
+        encode_prompts(base.text_encoder, base.tokenizer, shown),
+        encode_prompts(base.text_encoder, base.tokenizer, [""] * 16),
+        guidance_scale=3.0,
+    )
+    side = settings.resolution
+    latents = sample_latents(predict, range(settings.seed, settings.seed + 16), side, side)
+    images = to_uint8(base.vae.decode(latents / LATENT_SCALE).sample)
+    Image.fromarray(grid([list(images[:8]), list(images[8:])])).save(path)
+
+
+def _parse() -> tuple[argparse.Namespace, MakeBaseSettings, VAESettings, UNetSettings]:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.make_base",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--images", type=Path, required=True, help="folder of images")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the run, empty or new")
+    parser.add_argument("--init", type=Path, help="base to start from instead of random weights")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument("--config", type=Path, help="TOML file with any of the settings below")
+    add_flags(parser, MakeBaseSettings)
+    add_flags(parser.add_argument_group("VAE"), VAESettings, "vae_")
+    add_flags(parser.add_argument_group("UNet and text encoder"), UNetSettings, "unet_")
+    args = parser.parse_args()
+    table = read_toml(args.config)
+    known = (
+        field_names(MakeBaseSettings) | field_names(VAESettings, "vae_") | field_names(UNetSettings, "unet_")
+    )
+    refuse_unknown(table, known, args.config)
+    return (
+        args,
+        build(MakeBaseSettings, args, table),
+        build(VAESettings, args, table, "vae_"),
+        build(UNetSettings, args, table, "unet_"),
+    )
+
+
+if __name__ == "__main__":
+    run_command(main, OptionError, ResumeError, BaseError, CheckpointError, MaskError, PairError, OSError)

@@ -1,0 +1,122 @@
+"""Command-line flags and TOML files for settings dataclasses, one flag per field."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+
+class OptionError(ValueError):
+    """A setting that is unknown, missing or of the wrong type."""
+
+
+def add_flags(parser: argparse._ActionsContainer, settings: type, prefix: str = "") -> None:
+    """Add ``--field-name`` for every field of the dataclass ``settings``; help comes from its metadata."""
+    hints = typing.get_type_hints(settings)
+    for item in dataclasses.fields(settings):
+        flag = "--" + (prefix + item.name).replace("_", "-")
+        kind = _scalar_type(hints[item.name])
+        options: dict[str, Any] = {"dest": prefix + item.name, "default": None}
+        options["help"] = _help_text(item)
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif typing.get_origin(kind) is tuple:
+            options |= {"type": int, "nargs": "+", "metavar": "INT"}
+        elif typing.get_origin(kind) is typing.Literal:
+            options["choices"] = typing.get_args(kind)
+        else:
+            options |= {"type": kind, "metavar": kind.__name__.upper()}
+        parser.add_argument(flag, **options)
+
+
+def read_toml(path: Path | None) -> dict[str, Any]:
+    """The flat table of settings in ``path`` ({} for None). Raises OptionError naming the file."""
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise OptionError(f"{path}: cannot be read as TOML ({error})") from error
+
+
+def build(settings: type[T], args: argparse.Namespace, table: Mapping[str, Any], prefix: str = "") -> T:
+    """Make ``settings`` from flags (first), then the TOML ``table``, then the defaults."""
+    values: dict[str, Any] = {}
+    hints = typing.get_type_hints(settings)
+    for item in dataclasses.fields(settings):  # type: ignore[arg-type]
+        name = prefix + item.name
+        given = getattr(args, name, None)
+        if given is None and name in table:
+            given = _checked(name, table[name], _scalar_type(hints[item.name]))
+        if given is not None:
+            values[item.name] = tuple(given) if isinstance(given, list) else given
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            raise OptionError(f"--{name.replace('_', '-')} is needed (or {name} in the TOML file)")
+    return settings(**values)
+
+
+def refuse_unknown(table: Mapping[str, Any], known: set[str], path: Path | None) -> None:
+    """Raise OptionError for keys of a TOML ``table`` that no setting carries."""
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise OptionError(f"{path}: unknown setting {unknown[0]!r}; known ones: {', '.join(sorted(known))}")
+
+
+def field_names(settings: type, prefix: str = "") -> set[str]:
+    """The setting names of a dataclass, as they stand in a TOML file."""
+    return {prefix + item.name for item in dataclasses.fields(settings)}
+
+
+def run_command(main: Callable[[], int | None], *user_errors: type[BaseException]) -> None:
+    """Run a command's ``main``: errors the user can mend end it with one line and status 2."""
+    try:
+        status = main()
+    except user_errors as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    raise SystemExit(status or 0)
+
+
+def _help_text(item: dataclasses.Field[Any]) -> str:
+    text = str(item.metadata.get("help", ""))
+    shown = "" if item.default in (dataclasses.MISSING, None) else f"(default: {item.default})"
+    return f"{text} {shown}".strip().replace("%", "%%")
+
+
+def _scalar_type(hint: Any) -> Any:
+    """``X`` of ``X | None``; anything else unchanged."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    return hint
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    """A TOML value for a field of type ``kind``, or OptionError."""
+    if typing.get_origin(kind) is tuple:
+        fits = isinstance(value, list) and all(type(part) is int for part in value)
+    elif typing.get_origin(kind) is typing.Literal:
+        fits = value in typing.get_args(kind)
+    elif kind is float:
+        fits = type(value) in (int, float)
+    elif kind is Path:
+        fits = type(value) is str
+    else:
+        fits = type(value) is kind
+    if not fits:
+        raise OptionError(
+            f"{name} = {value!r} in the TOML file is not a valid {getattr(kind, '__name__', kind)}"
+        )
+    return kind(value) if kind in (float, Path) else value

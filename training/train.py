@@ -1,0 +1,309 @@
+"""Train Siamese-Diffusion on a folder of image/mask pairs.
+
+    python -m training.train --pairs DIR --prompt TEXT --base PATH --output DIR --steps N
+
+--pairs is a folder with images/ and masks/ (also image/, mask/) or a prompt.json. --base is a diffusers
+folder or a single .safetensors file of Stable Diffusion 1.5 shape, or a small one of training.make_base.
+Defaults are the paper's; every setting can also stand in a TOML file given by --config (flags win).
+
+Written to OUTPUT: log.jsonl and TensorBoard logs (losses by term), samples/ (pictures for fixed masks),
+checkpoints/, and at the end model.safetensors. Stop with Ctrl-C at any time and go on with --resume: the
+resumed run repeats the uninterrupted one exactly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from siamese_core.architecture import LATENT_SCALE, HintBlock
+from siamese_core.base import BaseError, load_base
+from siamese_core.checkpoint import CheckpointError, save_model
+from siamese_core.contact_sheet import grid, outlined
+from siamese_core.files import file_digest, write_text_atomic
+from siamese_core.generation import controlled_noise_predictor, sample_latents
+from siamese_core.layouts import LayoutError
+from siamese_core.loop import CheckpointStore, Interrupted, LoopSettings, ResumeError, run_steps
+from siamese_core.masks import ResizeMode
+from siamese_core.objective import ObjectiveSettings
+from siamese_core.pairs import Pair, PairError, check_pairs, find_pairs, pairs_fingerprint
+from siamese_core.sampling import to_uint8
+from siamese_core.settings import option
+from siamese_core.siamese_training import OptimiserSettings, Trainer
+from siamese_core.training_set import (
+    TrainingSet,
+    encode_pairs,
+    load_training_set,
+    mask_hint,
+    save_training_set,
+)
+
+from .options import (
+    OptionError,
+    add_flags,
+    build,
+    field_names,
+    read_toml,
+    refuse_unknown,
+    run_command,
+)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What is trained on what; objective and optimiser have settings of their own."""
+
+    pairs: Path = option(Path(), "folder of pairs or prompt.json")
+    base: Path = option(Path(), "base model: diffusers folder or .safetensors file")
+    output: Path = option(Path(), "folder for the run, new or empty")
+    prompt: str = option("", "prompt of pairs that have none of their own, e.g. 'a photo of polyps'")
+    steps: int = option(3000, "N, optimiser steps; w_i = k / N depends on it")
+    resolution: int = option(384, "image side in pixels, a multiple of 64")
+    resize_mode: ResizeMode = option("stretch", "how pairs are brought to it")
+    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)")
+    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks")
+    hint_block: HintBlock = option("dense", "DHI, or ControlNet's own sparse block for the ablation")
+    seed: int = option(42, "seed of weights, data order and noise")
+    mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "autocast of the training step")
+    save_every: int = option(500, "steps between checkpoints")
+    keep_checkpoints: int = option(2, "newest checkpoints kept")
+    log_every: int = option(10, "steps between reads of the losses")
+    sample_every: int = option(500, "steps between sample pictures, 0 for none")
+    sample_count: int = option(4, "fixed masks in a sample picture")
+    threads: int = option(0, "CPU threads, 0 leaves torch's choice")
+    export: Literal["full", "adapter", "both"] = option("full", "what the finished run writes")
+    export_precision: Literal["fp16", "fp32"] = option("fp16", "number format of the exported file")
+
+
+# Settings that decide the result: a run can be resumed only with the same ones.
+_IDENTITY = (
+    "steps",
+    "resolution",
+    "resize_mode",
+    "mask_threshold",
+    "mask_label",
+    "hint_block",
+    "seed",
+    "mixed_precision",
+)
+
+
+def main() -> int:
+    args, settings, objective, optimiser = _parse()
+    _check_settings(settings, optimiser)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision, log_with="tensorboard", project_dir=str(settings.output)
+    )
+    if accelerator.num_processes > 1:
+        raise OptionError("training runs in one process so far; start it without accelerate launch")
+
+    pairs = find_pairs(settings.pairs, default_prompt=settings.prompt)
+    for note in check_pairs(pairs, threshold=settings.mask_threshold, label=settings.mask_label):
+        print(f"note: {note}")
+    record = _run_record(settings, objective, optimiser, pairs)
+    store = CheckpointStore(settings.output / "checkpoints", record, settings.keep_checkpoints)
+    run_id = _open_run(settings.output, store, record, args.resume)
+    accelerator.init_trackers("tensorboard")
+
+    base = load_base(settings.base)
+    trainer = Trainer.create(base, settings.hint_block, optimiser, settings.seed, accelerator)
+    data = _encoded(trainer, pairs, settings, record)
+    first = 0
+    if args.resume:
+        first = store.restore(accelerator, may_differ=("steps",) if args.change_steps else ())
+        print(f"resuming after step {first}")
+    print(
+        f"{len(data)} pairs at {settings.resolution} px, "
+        f"steps {first} to {settings.steps} on {accelerator.device}"
+    )
+    try:
+        run_steps(
+            trainer.step_function(data, objective, optimiser, settings.steps, settings.seed),
+            LoopSettings(settings.steps, settings.save_every, settings.log_every),
+            accelerator=accelerator,
+            checkpoints=store,
+            log_path=settings.output / "log.jsonl",
+            first=first,
+            label="train",
+            after_step=_sampler(trainer, data, settings),
+        )
+    except Interrupted as stop:
+        print(f"\nstopped after step {stop.step}, all saved; go on with the same command and --resume")
+        return 128 + stop.signal_number
+    accelerator.end_training()
+    _export(trainer, settings, record, run_id)
+    return 0
+
+
+def _check_settings(settings: TrainSettings, optimiser: OptimiserSettings) -> None:
+    for name in ("pairs", "base", "output"):
+        if getattr(settings, name) == Path():
+            raise OptionError(f"--{name} is needed")
+    if settings.resolution <= 0 or settings.resolution % 64:
+        raise OptionError(f"--resolution must be a positive multiple of 64, not {settings.resolution}")
+    for name, value in (("steps", settings.steps), ("batch-size", optimiser.batch_size)):
+        if value < 1:
+            raise OptionError(f"--{name} must be at least 1, not {value}")
+
+
+def _run_record(
+    settings: TrainSettings, objective: ObjectiveSettings, optimiser: OptimiserSettings, pairs: list[Pair]
+) -> dict[str, Any]:
+    """What identifies the run; stored in checkpoints and in the finished file."""
+    return {
+        "command": "train",
+        **{name: getattr(settings, name) for name in _IDENTITY},
+        **asdict(objective),
+        **asdict(optimiser),
+        "prompt": settings.prompt or Counter(pair.prompt or "" for pair in pairs).most_common(1)[0][0],
+        "pairs": len(pairs),
+        "pairs_fingerprint": pairs_fingerprint(pairs),
+        "prompts": sorted({pair.prompt or "" for pair in pairs})[:100],
+        "base": _base_digest(settings.base),
+    }
+
+
+def _base_digest(path: Path) -> str:
+    """Digest of the base's weights: of the file, or of the UNet of a diffusers folder."""
+    if path.is_file():
+        return file_digest(path)
+    return next((file_digest(file) for file in sorted(path.glob("unet/*.safetensors"))), path.name)
+
+
+def _open_run(output: Path, store: CheckpointStore, record: Mapping[str, Any], resume: bool) -> str:
+    """Make or reopen the run's folder and return its run id."""
+    run_file = output / "run.json"
+    if resume:
+        store.latest()  # refuses early, before minutes of encoding, when there is none
+        return str(json.loads(run_file.read_text("utf-8"))["run_id"])
+    if output.exists() and any(output.iterdir()):
+        raise OptionError(f"{output}: not empty; give another --output, or --resume to go on with that run")
+    output.mkdir(parents=True, exist_ok=True)
+    run_id = uuid.uuid4().hex
+    write_text_atomic(run_file, json.dumps({"run_id": run_id, **record}, indent=1))
+    return run_id
+
+
+def _encoded(
+    trainer: Trainer, pairs: list[Pair], settings: TrainSettings, record: Mapping[str, Any]
+) -> TrainingSet:
+    """The encoded training set, from the run's cache when it was made from the same data and base."""
+    path = settings.output / "encoded.safetensors"
+    made_from = ("pairs_fingerprint", "base", "prompt", "prompts", "resolution", "resize_mode")
+    key = json.dumps([record[name] for name in (*made_from, "mask_threshold", "mask_label")])
+    data = load_training_set(path, key)
+    if data is None:
+        data = encode_pairs(
+            trainer.base,
+            pairs,
+            settings.resolution,
+            settings.resize_mode,
+            settings.mask_threshold,
+            settings.mask_label,
+            settings.prompt,
+        )
+        save_training_set(path, data, key)
+    return data
+
+
+def _sampler(trainer: Trainer, data: TrainingSet, settings: TrainSettings) -> Callable[[int], None]:
+    """A hook that paints the same few masks every ``sample_every`` steps."""
+    chosen = np.unique(np.linspace(0, len(data) - 1, settings.sample_count).round().astype(int)).tolist()
+    folder = settings.output / "samples"
+
+    def after_step(done: int) -> None:
+        if not settings.sample_every or (done % settings.sample_every and done != settings.steps):
+            return
+        folder.mkdir(exist_ok=True)
+        device = trainer.accelerator.device
+        contexts = data.contexts.to(device)
+        with torch.no_grad(), trainer.accelerator.autocast():
+            predict = controlled_noise_predictor(
+                trainer.networks,
+                [(mask_hint(data.masks[chosen]).to(device), 1.0)],
+                contexts[data.prompt_index[chosen]],
+                contexts[-1:].expand(len(chosen), -1, -1),
+                guidance_scale=9.0,
+            )
+            side = settings.resolution
+            seeds = range(settings.seed, settings.seed + len(chosen))
+            latents = sample_latents(predict, seeds, side, side, steps=20, device=device)
+            images = to_uint8(trainer.base.vae.decode(latents / LATENT_SCALE).sample)
+        masks = data.masks[chosen].numpy()
+        real = data.images[chosen].permute(0, 2, 3, 1).numpy()
+        over = [outlined(image, mask) for image, mask in zip(images, masks, strict=True)]
+        sheet = grid([[mask.astype(np.uint8) * 255 for mask in masks], list(real), list(images), over])
+        Image.fromarray(sheet).save(folder / f"step-{done:08d}.png")
+        tracker = trainer.accelerator.get_tracker("tensorboard", unwrap=True)
+        tracker.add_image("samples", sheet, done, dataformats="HWC")
+
+    return after_step
+
+
+def _export(trainer: Trainer, settings: TrainSettings, record: Mapping[str, Any], run_id: str) -> None:
+    training = {**record, "step": settings.steps, "versions": _versions()}
+    dtype = torch.float16 if settings.export_precision == "fp16" else torch.float32
+    names = {"full": ("model", "checkpoints"), "adapter": ("adapter", "controlnet")}
+    for kind, (name, comfy_folder) in names.items():
+        if settings.export not in (kind, "both"):
+            continue
+        path = settings.output / f"{name}.safetensors"
+        model = trainer.finished_model("full" if kind == "full" else "adapter", training, run_id)
+        save_model(path, model, dtype=dtype)
+        print(f"written: {path} ({kind} model); in ComfyUI it goes to models/{comfy_folder}/")
+    print(
+        "Before you share it: a model trained on patients' images can reproduce them; treat the file and "
+        "what it paints with the same care as the images it was trained on."
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("siamese-diffusion", "torch", "diffusers", "transformers", "accelerate"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+def _parse() -> tuple[argparse.Namespace, TrainSettings, ObjectiveSettings, OptimiserSettings]:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --output")
+    parser.add_argument("--change-steps", action="store_true", help="allow --resume with another --steps")
+    add_flags(parser, TrainSettings)
+    add_flags(parser.add_argument_group("objective (paper, section 3)"), ObjectiveSettings)
+    add_flags(parser.add_argument_group("optimiser"), OptimiserSettings)
+    args = parser.parse_args()
+    table = read_toml(args.config)
+    groups = (TrainSettings, ObjectiveSettings, OptimiserSettings)
+    refuse_unknown(table, set().union(*map(field_names, groups)), args.config)
+    return (
+        args,
+        build(TrainSettings, args, table),
+        build(ObjectiveSettings, args, table),
+        build(OptimiserSettings, args, table),
+    )
+
+
+if __name__ == "__main__":
+    run_command(main, OptionError, ResumeError, BaseError, CheckpointError, LayoutError, PairError, OSError)
