@@ -157,11 +157,12 @@ def run_steps(
             done = k + 1
             progress.update()
             stop = bool(requests)
-            if done % settings.log_every == 0 or done == settings.steps or stop:
+            saving = done % settings.save_every == 0 or done == settings.steps or stop
+            if done % settings.log_every == 0 or saving:  # a checkpoint never knows more than the log
                 flush()
             if after_step is not None:
                 after_step(done)
-            if done % settings.save_every == 0 or done == settings.steps or stop:
+            if saving:
                 checkpoints.save(accelerator, done)
             if stop and done < settings.steps:
                 raise Interrupted(done, requests[0])

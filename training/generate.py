@@ -41,7 +41,7 @@ from siamese_core.masks import (
 )
 from siamese_core.model import SiameseModel, model_from_file
 from siamese_core.pair_writer import PairRecord, PairWriter, WriteError, pair_stem
-from siamese_core.pairs import PairError, read_image
+from siamese_core.pairs import PROMPT_FILE, PairError, find_pairs, read_image
 from siamese_core.sampling import to_uint8
 from siamese_core.schedule import ddim_timesteps
 from siamese_core.seeds import sample_seed
@@ -60,7 +60,9 @@ class GenerateSettings:
     masks: Path = option(Path(), "folder of masks, or one mask file")
     output: Path = option(Path(), "folder for the pairs, new or empty")
     per_mask: int = option(1, "images per mask")
-    prompt: str | None = option(None, "prompt; without it the one stored in the checkpoint")
+    prompt: str | None = option(
+        None, "prompt; default: the mask's in a prompt.json beside masks/, else the checkpoint's"
+    )
     negative_prompt: str = option("", "prompt of the unconditional pass")
     steps: int = option(50, "DDIM steps")
     guidance: float = option(9.0, "guidance scale; 1 switches guidance off")
@@ -88,8 +90,8 @@ class Job:
     image: NDArray[np.uint8] | None
 
 
-def main() -> int:
-    args, settings = _parse()
+def main(arguments: Sequence[str] | None = None) -> int:
+    args, settings = _parse(arguments)
     _check_settings(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -100,13 +102,13 @@ def main() -> int:
     resolution = settings.resolution or int(
         checkpoint.training.get("resolution", model.base.architecture.resolution)
     )
-    prompt = settings.prompt if settings.prompt is not None else str(checkpoint.training.get("prompt", ""))
+    prompts = _prompts(settings, paths, str(checkpoint.training.get("prompt", "")))
     device = Accelerator().device
     model.to(device)
     writer = PairWriter(settings.output, overwrite=args.overwrite)
     digest = file_digest(settings.checkpoint)
-    jobs = _jobs(settings, paths, image_paths, resolution, prompt, digest, checkpoint.run_id)
-    print(f"{len(paths) * settings.per_mask} pairs at {resolution} px on {device}, prompt: {prompt!r}")
+    jobs = _jobs(settings, paths, image_paths, prompts, resolution, digest, checkpoint.run_id)
+    print(f"{len(paths) * settings.per_mask} pairs at {resolution} px on {device}, prompt: {prompts[0]!r}")
     with tqdm(total=len(paths) * settings.per_mask, desc="painting", unit="pair") as progress:
         for chunk in _chunks(jobs, settings.batch_size):
             for job, image in zip(chunk, paint(model, chunk, settings, resolution), strict=True):
@@ -156,8 +158,8 @@ def _jobs(
     settings: GenerateSettings,
     paths: Sequence[Path],
     image_paths: Sequence[Path | None],
+    prompts: Sequence[str],
     resolution: int,
-    prompt: str,
     checkpoint_digest: str,
     run_id: str,
 ) -> Iterator[Job]:
@@ -175,7 +177,8 @@ def _jobs(
         "image_weight": settings.image_weight if settings.images else None,
         "batch_size": settings.batch_size,
     }
-    for number, (path, image_path) in enumerate(zip(paths, image_paths, strict=True)):
+    sources = zip(paths, image_paths, prompts, strict=True)
+    for number, (path, image_path, prompt) in enumerate(sources):
         reading = read_mask(path, threshold=settings.mask_threshold, label=settings.mask_label)
         if reading.note and number == 0:
             print(f"note: {path.name}: {reading.note}")
@@ -210,6 +213,17 @@ def _chunks(jobs: Iterator[Job], size: int) -> Iterator[list[Job]]:
         yield chunk
 
 
+def _prompts(settings: GenerateSettings, masks: Sequence[Path], stored: str) -> list[str]:
+    """The prompt of each mask: --prompt, else its own in the masks' prompt.json, else the checkpoint's."""
+    if settings.prompt is not None:
+        return [settings.prompt] * len(masks)
+    own: dict[Path, str] = {}
+    if (settings.masks / PROMPT_FILE).exists():
+        pairs = find_pairs(settings.masks, default_prompt=stored)
+        own = {pair.mask.resolve(): pair.prompt or "" for pair in pairs}
+    return [own.get(path.resolve(), stored) for path in masks]
+
+
 def _matching_images(settings: GenerateSettings, masks: Sequence[Path]) -> list[Path | None]:
     """The image of each mask's stem, or None for all when no image prior is asked for."""
     if settings.images is None:
@@ -239,7 +253,7 @@ def _check_settings(settings: GenerateSettings) -> None:
         raise OptionError(f"--steps: {error}") from error
 
 
-def _parse() -> tuple[argparse.Namespace, GenerateSettings]:
+def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, GenerateSettings]:
     parser = argparse.ArgumentParser(
         prog="python -m training.generate",
         description=__doc__,
@@ -250,7 +264,7 @@ def _parse() -> tuple[argparse.Namespace, GenerateSettings]:
         "--overwrite", action="store_true", help="replace the pairs of a folder that has some"
     )
     add_flags(parser, GenerateSettings)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     table = read_toml(args.config)
     refuse_unknown(table, field_names(GenerateSettings), args.config)
     return args, build(GenerateSettings, args, table)

@@ -70,8 +70,8 @@ class MakeBaseSettings:
     threads: int = option(1, "CPU threads; small models are fastest with one")
 
 
-def main() -> int:
-    args, settings, vae_settings, unet_settings = _parse()
+def main(arguments: Sequence[str] | None = None) -> int:
+    args, settings, vae_settings, unet_settings = _parse(arguments)
     torch.set_num_threads(settings.threads)
     accelerator = Accelerator(log_with="tensorboard", project_dir=str(args.output))
     if accelerator.num_processes > 1:
@@ -250,7 +250,9 @@ def _save_samples(base: Base, prompts: Sequence[str], settings: MakeBaseSettings
     Image.fromarray(grid([list(images[:8]), list(images[8:])])).save(path)
 
 
-def _parse() -> tuple[argparse.Namespace, MakeBaseSettings, VAESettings, UNetSettings]:
+def _parse(
+    arguments: Sequence[str] | None,
+) -> tuple[argparse.Namespace, MakeBaseSettings, VAESettings, UNetSettings]:
     parser = argparse.ArgumentParser(
         prog="python -m training.make_base",
         description=__doc__,
@@ -264,7 +266,7 @@ def _parse() -> tuple[argparse.Namespace, MakeBaseSettings, VAESettings, UNetSet
     add_flags(parser, MakeBaseSettings)
     add_flags(parser.add_argument_group("VAE"), VAESettings, "vae_")
     add_flags(parser.add_argument_group("UNet and text encoder"), UNetSettings, "unet_")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     table = read_toml(args.config)
     known = (
         field_names(MakeBaseSettings) | field_names(VAESettings, "vae_") | field_names(UNetSettings, "unet_")

@@ -17,7 +17,7 @@ import argparse
 import json
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -100,8 +100,8 @@ _IDENTITY = (
 )
 
 
-def main() -> int:
-    args, settings, objective, optimiser = _parse()
+def main(arguments: Sequence[str] | None = None) -> int:
+    args, settings, objective, optimiser = _parse(arguments)
     _check_settings(settings, optimiser)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -281,7 +281,9 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _parse() -> tuple[argparse.Namespace, TrainSettings, ObjectiveSettings, OptimiserSettings]:
+def _parse(
+    arguments: Sequence[str] | None,
+) -> tuple[argparse.Namespace, TrainSettings, ObjectiveSettings, OptimiserSettings]:
     parser = argparse.ArgumentParser(
         prog="python -m training.train",
         description=__doc__,
@@ -293,7 +295,7 @@ def _parse() -> tuple[argparse.Namespace, TrainSettings, ObjectiveSettings, Opti
     add_flags(parser, TrainSettings)
     add_flags(parser.add_argument_group("objective (paper, section 3)"), ObjectiveSettings)
     add_flags(parser.add_argument_group("optimiser"), OptimiserSettings)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     table = read_toml(args.config)
     groups = (TrainSettings, ObjectiveSettings, OptimiserSettings)
     refuse_unknown(table, set().union(*map(field_names, groups)), args.config)
