@@ -13,12 +13,13 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from .architecture import LATENT_SCALE, Architecture, TextArchitecture, UNetArchitecture, VAEArchitecture
 from .checkpoint import ModelFile, load_model, save_model
+from .errors import UserError
 from .layouts import to_diffusers, to_ldm
 from .schedule import BETA_END, BETA_SCHEDULE, BETA_START, TRAIN_TIMESTEPS
 from .text import load_tokenizer
 
 
-class BaseError(ValueError):
+class BaseError(UserError):
     """A base model that cannot be used; the message names the file or folder and the reason."""
 
 

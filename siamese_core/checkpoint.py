@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .architecture import Architecture
+from .errors import UserError
 from .files import atomic_path
 from .layout_names import Part, Shape
 from .layouts import (
@@ -40,7 +41,7 @@ _PARTS: Mapping[FileKind, Mapping[str, Part]] = {
 _SUFFIX = ".safetensors"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A model file that cannot be read or written as one; the message names the file and the fix."""
 
 

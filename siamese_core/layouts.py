@@ -13,6 +13,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from .architecture import Architecture, HintBlock, TextArchitecture, UNetArchitecture, VAEArchitecture
+from .errors import UserError
 from .layout_names import Part, Shape, entries, is_decoder_key
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ _TRANSFORMERS_4 = "text_model."
 _NAMED = 5
 
 
-class LayoutError(ValueError):
+class LayoutError(UserError):
     """Weights that do not fit the architecture: keys missing, unexpected or of another shape."""
 
 

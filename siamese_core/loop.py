@@ -22,12 +22,13 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from .errors import UserError
 from .files import write_text_atomic
 
 RECORD_NAME = "record.json"
 
 
-class ResumeError(ValueError):
+class ResumeError(UserError):
     """A run that cannot be resumed as asked; the message says why and what to do."""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from .errors import UserError
 from .files import natural_key
 
 ResizeMode = Literal["stretch", "crop", "pad"]
@@ -34,7 +35,7 @@ _LOSSY_FORMATS = ("JPEG", "MPO")
 _DECODING_ERRORS = (OSError, EOFError, SyntaxError, ValueError, struct.error)
 
 
-class MaskError(ValueError):
+class MaskError(UserError):
     """A mask that cannot be used; the message names the file and what to do about it."""
 
 

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .errors import UserError
 from .files import contained_path, write_bytes_atomic, write_text_atomic
 from .masks import mask_to_uint8
 
 MANIFEST, PROMPTS = "manifest.jsonl", "prompt.json"
 
 
-class WriteError(ValueError):
+class WriteError(UserError):
     """Pairs that cannot be written as asked; the message names the file and the fix."""
 
 

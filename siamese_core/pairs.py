@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .errors import UserError
 from .files import file_digest
 from .masks import (
     IMAGE_EXTENSIONS,
@@ -47,7 +48,7 @@ _SHOWN_STEMS = 5
 _BETWEEN_ENTRIES = re.compile(r"[\s,]*")
 
 
-class PairError(ValueError):
+class PairError(UserError):
     """Pairs that cannot be used; the message names the file, the line if any, and what to do about it."""
 
 

@@ -200,4 +200,4 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, DemoSet
 
 
 if __name__ == "__main__":
-    run_command(main, OptionError, ValueError, OSError)
+    run_command(main)

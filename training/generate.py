@@ -26,12 +26,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from siamese_core.architecture import LATENT_SCALE
-from siamese_core.base import BaseError
-from siamese_core.checkpoint import CheckpointError, load_model
+from siamese_core.checkpoint import load_model
 from siamese_core.files import file_digest
 from siamese_core.generation import controlled_noise_predictor, sample_latents
 from siamese_core.masks import (
-    MaskError,
     ResizeMode,
     discover_masks,
     list_images,
@@ -40,8 +38,8 @@ from siamese_core.masks import (
     resize_mask,
 )
 from siamese_core.model import SiameseModel, model_from_file
-from siamese_core.pair_writer import PairRecord, PairWriter, WriteError, pair_stem
-from siamese_core.pairs import PROMPT_FILE, PairError, find_pairs, read_image
+from siamese_core.pair_writer import PairRecord, PairWriter, pair_stem
+from siamese_core.pairs import PROMPT_FILE, find_pairs, read_image
 from siamese_core.sampling import to_uint8
 from siamese_core.schedule import ddim_timesteps
 from siamese_core.seeds import sample_seed
@@ -271,6 +269,4 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, Generat
 
 
 if __name__ == "__main__":
-    run_command(
-        main, OptionError, BaseError, CheckpointError, MaskError, PairError, WriteError, ValueError, OSError
-    )
+    run_command(main)

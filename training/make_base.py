@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from siamese_core.architecture import LATENT_SCALE, TINY, Architecture
-from siamese_core.base import Base, BaseError, build_base, load_base, save_base
+from siamese_core.base import Base, build_base, load_base, save_base
 from siamese_core.base_training import (
     UNetSettings,
     VAESettings,
@@ -35,13 +35,12 @@ from siamese_core.base_training import (
     unet_step_function,
     vae_step_function,
 )
-from siamese_core.checkpoint import CheckpointError
 from siamese_core.contact_sheet import grid
 from siamese_core.generation import free_noise_predictor, sample_latents
 from siamese_core.loop import CheckpointStore, Interrupted, LoopSettings, ResumeError, run_steps
-from siamese_core.masks import MaskError, list_images, resize_image
+from siamese_core.masks import list_images, resize_image
 from siamese_core.networks import UNetDecoder, UNetEncoder
-from siamese_core.pairs import PairError, find_pairs, read_image
+from siamese_core.pairs import find_pairs, read_image
 from siamese_core.sampling import to_uint8
 from siamese_core.settings import option
 from siamese_core.text import encode_prompts
@@ -281,4 +280,4 @@ def _parse(
 
 
 if __name__ == "__main__":
-    run_command(main, OptionError, ResumeError, BaseError, CheckpointError, MaskError, PairError, OSError)
+    run_command(main)

@@ -16,10 +16,12 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+from siamese_core.errors import UserError
+
 T = TypeVar("T")
 
 
-class OptionError(ValueError):
+class OptionError(UserError):
     """A setting that is unknown, missing or of the wrong type."""
 
 
@@ -80,14 +82,17 @@ def field_names(settings: type, prefix: str = "") -> set[str]:
     return {prefix + item.name for item in dataclasses.fields(settings)}
 
 
-def run_command(main: Callable[[], int | None], *user_errors: type[BaseException]) -> None:
+def run_command(main: Callable[[], int]) -> None:
     """Run a command's ``main``: errors the user can mend end it with one line and status 2."""
     try:
         status = main()
-    except user_errors as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    raise SystemExit(status or 0)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    raise SystemExit(status)
 
 
 def _help_text(item: dataclasses.Field[Any]) -> str:

@@ -29,16 +29,15 @@ from accelerate import Accelerator
 from PIL import Image
 
 from siamese_core.architecture import LATENT_SCALE, HintBlock
-from siamese_core.base import BaseError, load_base
-from siamese_core.checkpoint import CheckpointError, save_model
+from siamese_core.base import load_base
+from siamese_core.checkpoint import save_model
 from siamese_core.contact_sheet import grid, outlined
 from siamese_core.files import file_digest, write_text_atomic
 from siamese_core.generation import controlled_noise_predictor, sample_latents
-from siamese_core.layouts import LayoutError
-from siamese_core.loop import CheckpointStore, Interrupted, LoopSettings, ResumeError, run_steps
+from siamese_core.loop import CheckpointStore, Interrupted, LoopSettings, run_steps
 from siamese_core.masks import ResizeMode
 from siamese_core.objective import ObjectiveSettings
-from siamese_core.pairs import Pair, PairError, check_pairs, find_pairs, pairs_fingerprint
+from siamese_core.pairs import Pair, check_pairs, find_pairs, pairs_fingerprint
 from siamese_core.sampling import to_uint8
 from siamese_core.settings import option
 from siamese_core.siamese_training import OptimiserSettings, Trainer
@@ -308,4 +307,4 @@ def _parse(
 
 
 if __name__ == "__main__":
-    run_command(main, OptionError, ResumeError, BaseError, CheckpointError, LayoutError, PairError, OSError)
+    run_command(main)
