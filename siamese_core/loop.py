@@ -169,7 +169,7 @@ def run_steps(
                 raise Interrupted(done, requests[0])
 
 
-def cosine_rate(peak: float, step: int, steps: int, warmup: int) -> float:
+def cosine_rate(peak: float, step: int, steps: int, warmup: int = 0) -> float:
     """Learning rate of ``step``: linear warm-up over ``warmup`` steps, then a half cosine down to 0."""
     if step < warmup:
         return peak * (step + 1) / warmup

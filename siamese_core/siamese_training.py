@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +14,7 @@ from .architecture import HintBlock
 from .base import Base, base_file
 from .checkpoint import FileKind, ModelFile
 from .layouts import decoder_keys, to_ldm
+from .loop import cosine_rate, set_learning_rate
 from .networks import DHIControlNet, SiameseNetworks
 from .objective import ObjectiveSettings, siamese_step
 from .settings import option
@@ -25,7 +26,10 @@ class OptimiserSettings:
     """AdamW and the batch; the defaults are the paper's, per device (its global batch is 8 x 6)."""
 
     batch_size: int = option(6, "pairs a step (the paper's global batch is 48 = 8 x 6)")
-    learning_rate: float = option(1e-5, "AdamW's rate, constant")
+    learning_rate: float = option(1e-5, "AdamW's rate, or its peak when it decays")
+    rate_decay: Literal["none", "cosine"] = option(
+        "none", "down to 0 along a half cosine; the paper has none"
+    )
     weight_decay: float = option(1e-2, "AdamW's weight decay")
     prompt_dropout: float = option(0.05, "share of samples trained on the empty prompt")
 
@@ -84,6 +88,8 @@ class Trainer:
                 terms = siamese_step(
                     self.networks, batch, objective, k, total_steps, self.accelerator.backward
                 )
+            if settings.rate_decay == "cosine":
+                set_learning_rate(self.optimizer, cosine_rate(settings.learning_rate, k, total_steps))
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             return terms.means()

@@ -104,6 +104,7 @@ def _train(output: Path, settings: DemoSettings) -> Path:
             *("--steps", str(settings.steps)),
             *("--batch-size", str(settings.batch_size)),
             *("--learning-rate", str(settings.learning_rate)),
+            *("--rate-decay", "cosine"),
             *("--seed", str(settings.seed)),
             *("--sample-every", "0"),
         ]

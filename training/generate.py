@@ -245,6 +245,11 @@ def _check_settings(settings: GenerateSettings) -> None:
             raise OptionError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(settings, name)}")
     if settings.resolution is not None and (settings.resolution <= 0 or settings.resolution % 64):
         raise OptionError(f"--resolution must be a positive multiple of 64, not {settings.resolution}")
+    if settings.size == "source" and settings.resize_mode != "stretch":
+        raise OptionError(
+            f"--size source cannot undo --resize-mode {settings.resize_mode}: image and mask would no longer "
+            "match; use --resize-mode stretch"
+        )
     try:
         ddim_timesteps(settings.steps)
     except ValueError as error:

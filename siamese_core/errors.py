@@ -1,0 +1,10 @@
+"""The one kind of error that a person using the software can mend."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Input, a file or a setting that cannot be used; the message says which one, why, and what to do.
+
+    Commands print the message as one line; anything else that is raised is a defect and keeps its traceback.
+    """
