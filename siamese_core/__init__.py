@@ -1,5 +1,6 @@
 """Siamese-Diffusion: networks, objective, sampling and pair files, free of any host.
 
-Modules that import diffusers or accelerate: ``networks``, ``base``, ``latents``, ``loop``. Everything
-else needs only what ComfyUI itself ships (torch, numpy, Pillow, safetensors).
+For training alone, because they stand on diffusers, transformers or accelerate, which ComfyUI does not ship:
+``base``, ``base_training``, ``generation``, ``loop``, ``model``, ``networks``, ``siamese_training``,
+``text``, ``training_set``. Everything else needs only torch, numpy, Pillow and safetensors.
 """

@@ -89,8 +89,8 @@ def _with_tuples(record: Mapping[str, Any]) -> dict[str, Any]:
 SD15 = Architecture()
 
 TINY = Architecture(
-    unet=UNetArchitecture(widths=(32, 64, 64, 64), num_heads=4, context_dim=32),
-    vae=VAEArchitecture(widths=(32, 64, 64, 64), layers_per_block=1),
+    unet=UNetArchitecture(widths=(64, 64, 64, 64), num_heads=4, context_dim=32),
+    vae=VAEArchitecture(widths=(64, 64, 64, 64), layers_per_block=1),
     text=TextArchitecture(hidden_size=32, intermediate_size=128, num_layers=2, num_heads=4),
     resolution=128,
 )

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors import SafetensorError
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from .architecture import LATENT_SCALE, Architecture, TextArchitecture, UNetArchitecture, VAEArchitecture
 from .checkpoint import ModelFile, load_model, save_model
 from .errors import UserError
-from .layouts import to_diffusers, to_ldm
+from .layouts import LayoutError, to_diffusers, to_ldm
 from .schedule import BETA_END, BETA_SCHEDULE, BETA_START, TRAIN_TIMESTEPS
 from .text import load_tokenizer
 
@@ -107,14 +108,19 @@ def load_base(path: Path) -> Base:
         return _load_folder(path)
     if not path.exists():
         raise BaseError(f"{path}: no such base; give a diffusers folder or a .safetensors file")
-    return base_from_file(load_model(path))
+    try:
+        return base_from_file(load_model(path))
+    except BaseError as error:
+        raise BaseError(f"{path}: {error}") from error
 
 
 def base_from_file(model: ModelFile) -> Base:
     """The base inside a ``base`` or ``full`` model file."""
     arch = model.architecture
     if model.kind == "adapter":
-        raise BaseError("an adapter holds no VAE and no text encoder; give a base or a full model")
+        raise BaseError(
+            "this is an adapter, which holds no VAE and no text encoder; give a base or a full model"
+        )
     with torch.device("meta"):
         unet, vae = build_unet(arch.unet, arch.resolution // 8), build_vae(arch.vae, arch.resolution)
     text_encoder = build_text_encoder(arch.text)
@@ -172,17 +178,34 @@ def _load_folder(path: Path) -> Base:
     if missing:
         raise BaseError(f"{path}: not a diffusers model folder, {missing[0]}/config.json is missing")
     _refuse_other_predictions(path)
-    kwargs: dict[str, Any] = {"local_files_only": True, "torch_dtype": torch.float32}
-    unet = UNet2DConditionModel.from_pretrained(str(path / "unet"), **kwargs)
-    vae = AutoencoderKL.from_pretrained(str(path / "vae"), **kwargs)
-    text_encoder = CLIPTextModel.from_pretrained(str(path / "text_encoder"), local_files_only=True).float()
+    _refuse_other_channels(path)
+    unet = _read_complete(UNet2DConditionModel, path / "unet")
+    vae = _read_complete(AutoencoderKL, path / "vae")
+    text_encoder = _read_complete(CLIPTextModel, path / "text_encoder")
     architecture = _folder_architecture(path, unet.config, vae.config, text_encoder.config)
-    # Strict name and shape check of what was read, and of what an export will need.
-    to_ldm("unet", unet.state_dict(), architecture)
-    to_ldm("vae", vae.state_dict(), architecture)
+    try:  # what cannot be exported after the training is refused before it
+        to_ldm("unet", unet.state_dict(), architecture)
+        to_ldm("vae", vae.state_dict(), architecture)
+        to_ldm("text", text_encoder.state_dict(), architecture)
+    except LayoutError as error:
+        raise BaseError(f"{path}: not laid out like Stable Diffusion 1.x ({error})") from error
     return Base(
         unet.eval(), vae.eval(), text_encoder.eval(), load_tokenizer(path / "tokenizer"), architecture
     )
+
+
+def _read_complete(kind: Any, folder: Path) -> Any:
+    """The float32 model in ``folder``; the libraries would fill missing weights with random ones."""
+    try:
+        model, report = kind.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise BaseError(f"{folder}: its weights cannot be read ({error})") from error
+    if missing := sorted(report["missing_keys"]):
+        raise BaseError(
+            f"{folder}: {len(missing)} weights are missing in its files (the first is {missing[0]}); "
+            "download or save the folder again"
+        )
+    return model.float()
 
 
 def _refuse_other_predictions(path: Path) -> None:
@@ -196,12 +219,17 @@ def _refuse_other_predictions(path: Path) -> None:
             )
 
 
-def _folder_architecture(path: Path, unet: Any, vae: Any, text: Any) -> Architecture:
-    if unet.in_channels != 4 or unet.out_channels != 4:
+def _refuse_other_channels(path: Path) -> None:
+    config = json.loads((path / "unet" / "config.json").read_text("utf-8"))
+    taken, given = config.get("in_channels", 4), config.get("out_channels", 4)
+    if (taken, given) != (4, 4):
         raise BaseError(
-            f"{path}: the UNet takes {unet.in_channels} channels and gives {unet.out_channels}; "
-            "4 and 4 are needed (an inpainting model cannot be the base)"
+            f"{path}: the UNet takes {taken} channels and gives {given}; 4 and 4 are needed (an inpainting "
+            "model cannot be the base)"
         )
+
+
+def _folder_architecture(path: Path, unet: Any, vae: Any, text: Any) -> Architecture:
     if abs(vae.scaling_factor - LATENT_SCALE) > 1e-6:
         raise BaseError(f"{path}: the VAE's scaling factor is {vae.scaling_factor}, not {LATENT_SCALE}")
     if not isinstance(unet.attention_head_dim, int):
@@ -221,6 +249,7 @@ def _folder_architecture(path: Path, unet: Any, vae: Any, text: Any) -> Architec
             num_layers=text.num_hidden_layers,
             num_heads=text.num_attention_heads,
             vocab_size=text.vocab_size,
+            max_tokens=text.max_position_embeddings,
         ),
         resolution=unet.sample_size * 8,
     )

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from .architecture import LATENT_SCALE
 from .base import Base
@@ -20,12 +21,16 @@ from .seeds import epoch_order, generator, stream_seed
 from .settings import option
 from .text import tokenize
 
+COARSE_SIDES = (2, 4, 8)
+"""Blocks, in pixels, whose mean colours the VAE's loss compares besides the pixels themselves."""
+
 StepFunction = Callable[[int], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class VAESettings:
-    """Settings of the VAE's training; the loss is L1 + gradient L1 + ``kl_weight`` KL."""
+    """Settings of the VAE's training; the loss is the L1 of pixels, of their
+    neighbours' differences and of block means, plus the KL divergence."""
 
     steps: int = option(4000, "optimiser steps")
     batch_size: int = option(16, "crops a step; of whole images as many as cost the same")
@@ -36,6 +41,7 @@ class VAESettings:
     gradient_weight: float = option(
         1.0, "weight of the L1 of differences of neighbouring pixels; keeps edges"
     )
+    coarse_weight: float = option(1.0, "weight of the L1 of block means; colours of regions come out first")
     kl_weight: float = option(1e-4, "weight of the posterior's divergence from a unit Gaussian")
 
     def full_size_batch(self, resolution: int) -> int:
@@ -83,7 +89,9 @@ def vae_step_function(
         pixel_loss = difference.abs().mean()
         edge_loss = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).mean()
-        loss = pixel_loss + settings.gradient_weight * edge_loss + settings.kl_weight * kl
+        coarse_loss = sum(avg_pool2d(difference, side).abs().mean() for side in COARSE_SIDES)
+        loss = pixel_loss + settings.gradient_weight * edge_loss + settings.coarse_weight * coarse_loss
+        loss = loss + settings.kl_weight * kl
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(vae.parameters(), 1.0)
         set_learning_rate(optimizer, cosine_rate(settings.learning_rate, k, settings.steps, settings.warmup))

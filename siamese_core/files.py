@@ -10,6 +10,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from .errors import UserError
+
 _DIGITS = re.compile(r"(\d+)", re.ASCII)
 _BLOCK_BYTES = 1 << 20
 
@@ -77,7 +79,7 @@ def contained_path(root: Path, relative: str | Path) -> Path:
     """Resolve ``relative`` under ``root``, refusing any path that ends outside of it.
 
     Symbolic links are followed before the comparison. The target need not exist. Returns the
-    resolved absolute path. Raises ValueError with a sentence for the user when it escapes.
+    resolved absolute path. Raises UserError when it escapes.
     """
     resolved_root = os.path.realpath(root)
     resolved = os.path.realpath(Path(resolved_root) / relative)
@@ -86,7 +88,7 @@ def contained_path(root: Path, relative: str | Path) -> Path:
     except ValueError:  # Windows: the two lie on different drives.
         inside = False
     if not inside:
-        raise ValueError(
+        raise UserError(
             f"The path '{relative}' leads outside of the folder '{root}'; give a path inside that folder."
         )
     return Path(resolved)

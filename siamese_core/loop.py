@@ -57,7 +57,8 @@ class CheckpointStore:
         target = self.folder / f"step-{step:08d}"
         temporary = self.folder / f".tmp-step-{step:08d}"
         if accelerator.is_main_process:
-            shutil.rmtree(temporary, ignore_errors=True)
+            for torn in self.folder.glob(".tmp-step-*"):  # left by a run that was killed while saving
+                shutil.rmtree(torn, ignore_errors=True)
         accelerator.wait_for_everyone()
         accelerator.save_state(str(temporary))
         accelerator.wait_for_everyone()

@@ -21,7 +21,8 @@ def load_tokenizer(folder: Path | None = None) -> Any:
 
     Both pad with the end token, as Stable Diffusion 1.x does. Raises FileNotFoundError when neither is there.
     """
-    if folder is not None and (folder / "merges.txt").exists():
+    # transformers writes tokenizer.json since version 5 and merges.txt before
+    if folder is not None and any((folder / name).exists() for name in ("tokenizer.json", "merges.txt")):
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     vocab, merges = _open_clip_vocabulary()
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
@@ -31,7 +32,7 @@ def _open_clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     spec = importlib.util.find_spec("open_clip")
     if spec is None or spec.origin is None:
         raise FileNotFoundError(
-            "no CLIP tokenizer found: the base folder has no tokenizer/merges.txt and the package "
+            "no CLIP tokenizer found: the base folder has no tokenizer and the package "
             "open_clip_torch, which carries the vocabulary, is not installed (pip install open_clip_torch)"
         )
     path = Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz"

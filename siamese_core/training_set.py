@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -24,6 +23,8 @@ from .pairs import Pair, load_pair
 from .schedule import TRAIN_TIMESTEPS
 from .seeds import epoch_order, generator, stream_seed
 from .text import encode_prompts
+
+_KEY = "siamese.cache"  # the metadata entry that says what an encoded set was made from
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,20 @@ def encode_pairs(
 def save_training_set(path: Path, data: TrainingSet, key: str) -> None:
     """Write the encoded set to one file; ``key`` says what it was made from."""
     with atomic_path(path) as temporary:
-        save_file(vars(data), temporary, {"siamese.cache": json.dumps(key)})
+        save_file(vars(data), temporary, {_KEY: key})
 
 
 def load_training_set(path: Path, key: str) -> TrainingSet | None:
-    """The encoded set at ``path``, memory-mapped, or None when there is none made from ``key``."""
+    """The encoded set at ``path``, memory-mapped, or None when there is none made from ``key``.
+
+    A file that is damaged or of another kind counts as none, because it can be made again.
+    """
     if not path.exists():
         return None
-    with safe_open(path, framework="pt") as file:
-        if json.loads((file.metadata() or {}).get("siamese.cache", "null")) != key:
-            return None
-        return TrainingSet(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get(_KEY) != key:
+                return None
+            return TrainingSet(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except SafetensorError:
+        return None

@@ -44,6 +44,7 @@ from siamese_core.pairs import find_pairs, read_image
 from siamese_core.sampling import to_uint8
 from siamese_core.settings import option
 from siamese_core.text import encode_prompts
+from siamese_core.vae_start import NARROWEST, start_from_block_means
 
 from .options import (
     OptionError,
@@ -63,7 +64,9 @@ class MakeBaseSettings:
     prompt: str = option("", "prompt of images that have none of their own")
     resolution: int = option(128, "image side in pixels, a multiple of 64; images are stretched to it")
     unet_widths: tuple[int, ...] = option(TINY.unet.widths, "UNet widths, multiples of 32 and of the first")
-    vae_widths: tuple[int, ...] = option(TINY.vae.widths, "VAE widths, multiples of 32")
+    vae_widths: tuple[int, ...] = option(
+        TINY.vae.widths, "VAE widths, multiples of 32; below 64 colours are slow to come out"
+    )
     seed: int = option(42, "seed of weights, data order and noise")
     save_every: int = option(500, "steps between checkpoints")
     threads: int = option(1, "CPU threads; small models are fastest with one")
@@ -75,12 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     accelerator = Accelerator(log_with="tensorboard", project_dir=str(args.output))
     if accelerator.num_processes > 1:
         raise OptionError("make_base runs in one process; start it without accelerate launch")
-    _prepare_output(args.output, args.resume)
-    accelerator.init_trackers("tensorboard")
+    # All input comes before the folder is made: a refusal leaves nothing in the way of the next try.
     paths, prompts = _find_images(args.images, settings.prompt)
+    base = load_base(args.init) if args.init else _new_base(settings)
     images = _read_images(paths, settings.resolution)
     print(f"{len(images)} images at {settings.resolution} px")
-    base = load_base(args.init) if args.init else build_base(_architecture(settings), settings.seed)
+    _prepare_output(args.output, args.resume)
+    accelerator.init_trackers("tensorboard")
     record = {
         "images": len(images),
         "settings": asdict(settings),
@@ -176,6 +180,13 @@ def _train_unet(
     base.unet.eval()
     base.text_encoder.eval()
     _save_samples(base, prompts, settings, args.output / "samples.png")
+
+
+def _new_base(settings: MakeBaseSettings) -> Base:
+    base = build_base(_architecture(settings), settings.seed)
+    if min(settings.vae_widths) >= NARROWEST:
+        start_from_block_means(base.vae)
+    return base
 
 
 def _architecture(settings: MakeBaseSettings) -> Architecture:

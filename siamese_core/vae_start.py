@@ -1,0 +1,95 @@
+"""A starting point for training a small VAE: an autoencoder of block means instead of random weights.
+
+With 32 normalisation groups, narrow layers are normalised almost channel by channel, and a network that
+starts from random weights learns edges long before it learns which colour lies between them. Started like
+this, the latent's first three channels are the image's colours averaged over 8 x 8 pixels, and training adds
+the rest.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+CARRIERS = 6
+"""Channels that carry the colours: +R, -R, +G, -G, +B, -B.
+
+A pair (x, -x) shares a normalisation group, whose mean is then 0, and SiLU(x) - SiLU(-x) = x: so colours
+pass a normalisation and its SiLU up to one factor per image.
+"""
+
+NARROWEST = 64
+"""The least width, in channels, of a VAE that can start like this: two channels per group."""
+
+_COLOUR_SPREAD = 0.5  # root mean square of an image's colours in [-1, 1]: the factor that is put back
+_LOG_VARIANCE = -4.0  # of the posterior at the start
+_AVERAGE = torch.tensor([[0.25, 0.25, 0.0], [0.25, 0.25, 0.0], [0.0, 0.0, 0.0]])
+_SMOOTH = torch.outer(torch.tensor([0.25, 0.5, 0.25]), torch.tensor([0.25, 0.5, 0.25]))
+_CENTRE = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+
+
+@torch.no_grad()
+def start_from_block_means(vae: AutoencoderKL) -> None:
+    """Set the carriers of ``vae``, in place; all other weights keep their random values.
+
+    Raises ValueError when a width is below :data:`NARROWEST`.
+    """
+    widths = vae.config.block_out_channels
+    if min(widths) < NARROWEST:
+        raise ValueError(f"block means need VAE widths of at least {NARROWEST}, not {min(widths)}")
+    for module in vae.modules():
+        if hasattr(module, "conv2") and hasattr(module, "conv_shortcut"):  # a residual block
+            _zero(module.conv2)
+            if module.conv_shortcut is not None:
+                _carry(module.conv_shortcut.weight, torch.ones(1, 1))
+        if hasattr(module, "to_out"):  # an attention
+            _zero(module.to_out[0])
+    for block in vae.encoder.down_blocks:
+        for sampler in block.downsamplers or ():
+            _carry(sampler.conv.weight, _AVERAGE)
+            sampler.conv.bias[:CARRIERS] = 0
+    for block in vae.decoder.up_blocks:
+        for sampler in block.upsamplers or ():
+            _carry(sampler.conv.weight, _SMOOTH)
+            sampler.conv.bias[:CARRIERS] = 0
+    _split(vae.encoder.conv_in)
+    _join(vae.encoder.conv_out, 1.0)
+    latents = vae.config.latent_channels
+    vae.encoder.conv_out.weight[latents:] = 0
+    vae.encoder.conv_out.bias[latents:] = _LOG_VARIANCE
+    for conv in (vae.quant_conv, vae.post_quant_conv):
+        conv.weight[:, :, 0, 0] = torch.eye(conv.weight.shape[0])
+        conv.bias.zero_()
+    _split(vae.decoder.conv_in)
+    _join(vae.decoder.conv_out, _COLOUR_SPREAD)
+
+
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        parameter.zero_()
+
+
+def _carry(weight: Tensor, kernel: Tensor) -> None:
+    """Pass every carrier on to itself through ``kernel``."""
+    weight[:CARRIERS] = 0
+    for channel in range(CARRIERS):
+        weight[channel, channel] = kernel
+
+
+def _split(conv: nn.Conv2d) -> None:
+    """Input channel c becomes the carriers 2c (as it is) and 2c + 1 (negated)."""
+    conv.weight[:CARRIERS] = 0
+    conv.bias[:CARRIERS] = 0
+    for colour in range(3):
+        conv.weight[2 * colour, colour] = _CENTRE
+        conv.weight[2 * colour + 1, colour] = -_CENTRE
+
+
+def _join(conv: nn.Conv2d, factor: float) -> None:
+    """Output channel c becomes ``factor`` times the difference of carriers 2c and 2c + 1."""
+    conv.weight[:3] = 0
+    conv.bias[:3] = 0
+    for colour in range(3):
+        conv.weight[colour, 2 * colour] = factor * _CENTRE
+        conv.weight[colour, 2 * colour + 1] = -factor * _CENTRE
