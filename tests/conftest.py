@@ -1,0 +1,141 @@
+"""What the command tests share: a tiny base, model and set of pairs, and commands run in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from siamese_core.architecture import TINY
+from siamese_core.base import Base, base_file, build_base, save_base
+from siamese_core.checkpoint import save_model
+from siamese_core.layouts import to_ldm
+from siamese_core.networks import DHIControlNet
+from siamese_core.phantom import write_phantoms
+from training.options import run_command
+
+Command = Callable[[Sequence[str]], int]
+SignalInStep = Callable[[ModuleType, str, int, signal.Signals], None]
+
+SIDE = 64
+"""Resolution of everything here, in pixels: the smallest that the commands accept."""
+
+SMALLEST = replace(
+    TINY,
+    unet=replace(TINY.unet, widths=(32, 32, 64, 64), layers_per_block=1),
+    vae=replace(TINY.vae, widths=(32, 32, 32, 32)),
+    text=replace(TINY.text, intermediate_size=32, num_layers=1),
+    resolution=SIDE,
+)
+MODEL_PROMPT = "a phantom of a polyp"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended and what it printed."""
+
+    status: int
+    output: str
+    errors: str
+
+    @property
+    def refusal(self) -> str:
+        """The one-line message of a command that refused its input; fails for any other ending."""
+        assert self.status == 2, self.errors
+        *before, last = self.errors.rstrip().splitlines()
+        assert last.startswith("error: ")
+        assert not any(line.startswith(("error: ", "Traceback")) for line in before)
+        return last.removeprefix("error: ")
+
+
+def run_here(command: Command, *flags: object) -> Outcome:
+    """Run ``command flags`` as its process would, but in this one, which spares the seconds of imports."""
+    output, errors = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        pytest.raises(SystemExit) as end,
+    ):
+        run_command(lambda: command([str(flag) for flag in flags]))
+    return Outcome(int(end.value.code or 0), output.getvalue(), errors.getvalue())
+
+
+def read_tree(folder: Path) -> dict[str, bytes]:
+    """Content of every file below ``folder`` by relative name."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+@pytest.fixture
+def signal_in_step(monkeypatch: pytest.MonkeyPatch) -> SignalInStep:
+    """A function (module, label, k, number): the signal arrives while the loop ``label`` is in step k."""
+
+    def arrange(module: ModuleType, label: str, step: int, number: signal.Signals) -> None:
+        run_steps = module.run_steps
+
+        def signalled(step_function: Callable[[int], Any], *args: Any, **kwargs: Any) -> None:
+            def function(k: int) -> Any:
+                if k == step and kwargs["label"] == label:
+                    signal.raise_signal(number)
+                return step_function(k)
+
+            run_steps(function, *args, **kwargs)
+
+        monkeypatch.setattr(module, "run_steps", signalled)
+
+    return arrange
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of six pairs, each with a prompt of its own."""
+    folder = tmp_path_factory.mktemp("data") / "pairs"
+    write_phantoms(folder, 6, size=SIDE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_base() -> Base:
+    return build_base(SMALLEST, seed=1)
+
+
+@pytest.fixture(scope="session")
+def base_layouts(tmp_path_factory: pytest.TempPathFactory, random_base: Base) -> tuple[Path, Path]:
+    """The random base as a diffusers folder and as a single file."""
+    return save_base(random_base, tmp_path_factory.mktemp("base"), {}, "base-run")
+
+
+@pytest.fixture(scope="session")
+def base_folder(base_layouts: tuple[Path, Path]) -> Path:
+    return base_layouts[0]
+
+
+@pytest.fixture(scope="session")
+def single_base(base_layouts: tuple[Path, Path]) -> Path:
+    return base_layouts[1]
+
+
+@pytest.fixture(scope="session")
+def full_model(tmp_path_factory: pytest.TempPathFactory, random_base: Base) -> Path:
+    """A full model file of random weights whose controls are strong enough for masks to matter."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        control = DHIControlNet.initialised_from(random_base.unet, SMALLEST)
+        for parameter in control.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.05)
+    training = {"prompt": MODEL_PROMPT, "resolution": SIDE}
+    base = base_file(random_base, training, "model-run")
+    parts = {**base.parts, "control": to_ldm("control", control.state_dict(), SMALLEST)}
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(path, replace(base, kind="full", parts=parts))
+    return path

@@ -6,8 +6,9 @@ Makes colonoscopy phantoms (image, exact mask, prompt), trains Siamese-Diffusion
 from the small base that ships with the pack, paints an image for every mask of a held-out set, and measures
 how well a segmentation network trained on the phantoms alone finds the wanted masks in the painted images.
 
-Written: OUTPUT/pairs (the synthetic pairs), OUTPUT/report.html, OUTPUT/summary.json. --checkpoint FILE skips
-the training and reports on a finished model, for instance the one that ships with the pack.
+Written: OUTPUT/pairs (the synthetic pairs), OUTPUT/report.html, OUTPUT/contact_sheet.png and
+OUTPUT/summary.json. --checkpoint FILE skips the training and reports on a finished model, for instance the
+one that ships with the pack (siamese_core/assets/tiny-siamese.safetensors).
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ import torch
 from numpy.typing import NDArray
 
 import siamese_core
-from siamese_core.files import write_text_atomic
+from siamese_core.contact_sheet import grid, outlined
+from siamese_core.files import write_bytes_atomic, write_text_atomic
+from siamese_core.pair_writer import png_bytes
 from siamese_core.pairs import Pair, find_pairs, load_pair
 from siamese_core.phantom import write_phantoms
 from siamese_core.settings import option
@@ -53,6 +56,7 @@ class DemoSettings:
     learning_rate: float = option(1e-3, "AdamW's rate; the paper's 1e-5 is for 3000 steps from SD 1.5")
     sampling_steps: int = option(50, "DDIM steps")
     guidance: float = option(3.0, "guidance scale; the paper's 9 is for SD 1.5")
+    segmenter_steps: int = option(SegmenterSettings().steps, "steps of the judging segmentation network")
     seed: int = option(7, "seed of phantoms, training and sampling")
     threads: int = option(2, "CPU threads")
 
@@ -85,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     write_text_atomic(output / "summary.json", json.dumps(summary, indent=1) + "\n")
     write_report(output / "report.html", _report(output, summary, samples))
+    write_bytes_atomic(output / "contact_sheet.png", png_bytes(_contact_sheet(samples[:8])))
     print(
         f"mask adherence {adherence:.3f} Dice over {len(samples)} pairs (the same network on real held-out "
         f"phantoms: {real_dice:.3f}), {summary['seconds']:.0f} s\nsee {output / 'report.html'}"
@@ -131,7 +136,8 @@ def _paint(output: Path, checkpoint: Path, settings: DemoSettings) -> None:
 def _measure(output: Path, settings: DemoSettings) -> tuple[list[Sample], float]:
     """The report's samples with their adherence, and the segmenter's mean Dice on real held-out phantoms."""
     images, masks = _arrays(find_pairs(output / "phantoms" / "train"))
-    segmenter = train_segmenter(images, masks, SegmenterSettings(), seed=settings.seed)
+    segmenter_settings = SegmenterSettings(steps=settings.segmenter_steps)
+    segmenter = train_segmenter(images, masks, segmenter_settings, seed=settings.seed)
     real = find_pairs(output / "phantoms" / "held_out")
     real_images, wanted = _arrays(real)
     synthetic, _ = _arrays(find_pairs(output / "pairs"))
@@ -169,6 +175,14 @@ def _report(output: Path, summary: dict[str, Any], samples: Sequence[Sample]) ->
             "taken between what it finds in each synthetic image and the mask that was asked for.",
         ],
     )
+
+
+def _contact_sheet(samples: Sequence[Sample]) -> NDArray[np.uint8]:
+    """Rows from the top: masks, real images, synthetic images, the same with the masks' outlines."""
+    masks = [sample.mask.astype(np.uint8) * 255 for sample in samples]
+    real = [sample.real for sample in samples if sample.real is not None]
+    synthetic = [sample.synthetic for sample in samples]
+    return grid([masks, real, synthetic, [outlined(sample.synthetic, sample.mask) for sample in samples]])
 
 
 def _prepare(output: Path) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from siamese_core.architecture import LATENT_SCALE
+from siamese_core.base import BaseError
 from siamese_core.checkpoint import load_model
 from siamese_core.files import file_digest
 from siamese_core.generation import controlled_noise_predictor, sample_latents
@@ -95,8 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(settings.threads)
     paths = discover_masks(settings.masks)
     image_paths = _matching_images(settings, paths)
+    _check_masks(settings, paths)
     checkpoint = load_model(settings.checkpoint)
-    model = model_from_file(checkpoint)
+    try:
+        model = model_from_file(checkpoint)
+    except BaseError as error:
+        raise BaseError(f"{settings.checkpoint}: {error}") from error
     resolution = settings.resolution or int(
         checkpoint.training.get("resolution", model.base.architecture.resolution)
     )
@@ -178,8 +183,6 @@ def _jobs(
     sources = zip(paths, image_paths, prompts, strict=True)
     for number, (path, image_path, prompt) in enumerate(sources):
         reading = read_mask(path, threshold=settings.mask_threshold, label=settings.mask_label)
-        if reading.note and number == 0:
-            print(f"note: {path.name}: {reading.note}")
         image = None
         if image_path is not None:
             image = resize_image(read_image(image_path), side, settings.resize_mode)
@@ -220,6 +223,16 @@ def _prompts(settings: GenerateSettings, masks: Sequence[Path], stored: str) -> 
         pairs = find_pairs(settings.masks, default_prompt=stored)
         own = {pair.mask.resolve(): pair.prompt or "" for pair in pairs}
     return [own.get(path.resolve(), stored) for path in masks]
+
+
+def _check_masks(settings: GenerateSettings, masks: Sequence[Path]) -> None:
+    """Read every mask once, so that a bad one is refused before hours of painting; print each new note."""
+    noted: set[str] = set()
+    for path in masks:
+        note = read_mask(path, threshold=settings.mask_threshold, label=settings.mask_label).note
+        if note and note not in noted:
+            noted.add(note)
+            print(f"note: {path.name}: {note}")
 
 
 def _matching_images(settings: GenerateSettings, masks: Sequence[Path]) -> list[Path | None]:

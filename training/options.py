@@ -121,7 +121,14 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
     else:
         fits = type(value) is kind
     if not fits:
-        raise OptionError(
-            f"{name} = {value!r} in the TOML file is not a valid {getattr(kind, '__name__', kind)}"
-        )
+        raise OptionError(f"{name} = {value!r} in the TOML file does not fit; it must be {_described(kind)}")
     return kind(value) if kind in (float, Path) else value
+
+
+def _described(kind: Any) -> str:
+    """What a TOML value for a field of type ``kind`` looks like."""
+    if typing.get_origin(kind) is tuple:
+        return "a list of integers"
+    if typing.get_origin(kind) is typing.Literal:
+        return f"one of {', '.join(map(repr, typing.get_args(kind)))}"
+    return {bool: "true or false", int: "an integer", float: "a number"}.get(kind, "a string")

@@ -115,16 +115,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"note: {note}")
     record = _run_record(settings, objective, optimiser, pairs)
     store = CheckpointStore(settings.output / "checkpoints", record, settings.keep_checkpoints)
+    base = load_base(settings.base)  # before the folder is made: a refusal leaves nothing in the way
     run_id = _open_run(settings.output, store, record, args.resume)
     accelerator.init_trackers("tensorboard")
 
-    base = load_base(settings.base)
     trainer = Trainer.create(base, settings.hint_block, optimiser, settings.seed, accelerator)
-    data = _encoded(trainer, pairs, settings, record)
     first = 0
     if args.resume:
         first = store.restore(accelerator, may_differ=("steps",) if args.change_steps else ())
+        if first > settings.steps:
+            raise OptionError(f"--steps {settings.steps} is too low: {first} steps are done already")
         print(f"resuming after step {first}")
+    data = _encoded(trainer, pairs, settings, record)
     print(
         f"{len(data)} pairs at {settings.resolution} px, "
         f"steps {first} to {settings.steps} on {accelerator.device}"
@@ -154,9 +156,12 @@ def _check_settings(settings: TrainSettings, optimiser: OptimiserSettings) -> No
             raise OptionError(f"--{name} is needed")
     if settings.resolution <= 0 or settings.resolution % 64:
         raise OptionError(f"--resolution must be a positive multiple of 64, not {settings.resolution}")
-    for name, value in (("steps", settings.steps), ("batch-size", optimiser.batch_size)):
+    counts = {"batch_size": optimiser.batch_size}
+    for name in ("steps", "save_every", "keep_checkpoints", "log_every", "sample_count"):
+        counts[name] = getattr(settings, name)
+    for name, value in counts.items():
         if value < 1:
-            raise OptionError(f"--{name} must be at least 1, not {value}")
+            raise OptionError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
 
 
 def _run_record(

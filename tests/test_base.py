@@ -1,0 +1,267 @@
+"""Reading and writing bases, and full models as networks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from small_models import ARCHITECTURE, small_base, small_networks
+from torch import Tensor
+
+from siamese_core.base import (
+    Base,
+    BaseError,
+    base_file,
+    base_from_file,
+    build_base,
+    build_text_encoder,
+    load_base,
+)
+from siamese_core.base import save_base
+from siamese_core.checkpoint import CheckpointError, ModelFile, load_model, save_model
+from siamese_core.layouts import decoder_keys, to_ldm
+from siamese_core.model import model_from_file
+from siamese_core.schedule import alphas_cumprod
+from siamese_core.text import tokenize
+
+TRAINING = {"command": "make_base", "images": 3}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The small base as a diffusers folder and as a single file."""
+    return save_base(small_base(), tmp_path_factory.mktemp("base"), TRAINING, "run-3")
+
+
+@pytest.fixture
+def folder(saved: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of the saved folder, to be changed."""
+    return Path(shutil.copytree(saved[0], tmp_path / "copy"))
+
+
+def weights(base: Base) -> dict[str, Tensor]:
+    modules = {"unet": base.unet, "vae": base.vae, "text": base.text_encoder}
+    return {
+        f"{part}.{name}": value
+        for part, module in modules.items()
+        for name, value in module.state_dict().items()
+    }
+
+
+def full_model() -> ModelFile:
+    base = small_base()
+    control = to_ldm("control", small_networks().control.state_dict(), ARCHITECTURE)
+    whole = base_file(base, {"prompt": "a polyp"}, "run-4")
+    return replace(whole, kind="full", parts={**whole.parts, "control": control})
+
+
+def adapter() -> ModelFile:
+    full = full_model()
+    unet = full.parts["unet"]
+    parts = {"unet": {key: unet[key] for key in decoder_keys(unet)}, "control": full.parts["control"]}
+    return replace(full, kind="adapter", parts=parts)
+
+
+def edit_json(path: Path, changes: Mapping[str, object]) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), "utf-8")
+
+
+def edit_weights(path: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, {"format": "pt"})
+
+
+def assert_usable(base: Base) -> None:
+    """Float32 on the CPU, nothing left on the meta device, nothing in training mode."""
+    for module in (base.unet, base.vae, base.text_encoder):
+        assert not module.training
+        assert all(tensor.device.type == "cpu" for tensor in (*module.parameters(), *module.buffers()))
+        assert all(weight.dtype == torch.float32 for weight in module.parameters())
+
+
+def test_a_base_is_a_function_of_its_seed_and_leaves_global_randomness_alone() -> None:
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+
+    again, other = build_base(ARCHITECTURE, seed=3), build_base(ARCHITECTURE, seed=4)
+
+    assert torch.equal(torch.get_rng_state(), state)
+    expected, different = weights(small_base()), weights(other)
+    for name, value in weights(again).items():
+        assert torch.equal(value, expected[name]), name
+    assert not torch.equal(different["unet.conv_in.weight"], expected["unet.conv_in.weight"])
+
+
+def test_a_folder_gives_back_the_base(saved: tuple[Path, Path]) -> None:
+    base = load_base(saved[0])
+
+    assert base.architecture == ARCHITECTURE
+    assert_usable(base)
+    expected = weights(small_base())
+    assert weights(base).keys() == expected.keys()
+    for name, value in weights(base).items():
+        assert torch.equal(value, expected[name]), name
+    assert torch.equal(tokenize(base.tokenizer, ["a polyp"]), tokenize(small_base().tokenizer, ["a polyp"]))
+
+
+def test_a_single_file_gives_back_the_base_in_half_precision(saved: tuple[Path, Path]) -> None:
+    base = load_base(saved[1])
+
+    assert base.architecture == ARCHITECTURE
+    assert_usable(base)
+    expected = weights(small_base())
+    assert weights(base).keys() == expected.keys()
+    for name, value in weights(base).items():
+        assert torch.equal(value, expected[name].half().float()), name
+    assert load_model(saved[1]).training == TRAINING
+    assert load_model(saved[1]).run_id == "run-3"
+
+
+def test_a_full_model_can_be_a_base(tmp_path: Path) -> None:
+    save_model(tmp_path / "full.safetensors", full_model(), dtype=torch.float32)
+
+    base = load_base(tmp_path / "full.safetensors")
+
+    for name, value in weights(base).items():
+        assert torch.equal(value, weights(small_base())[name]), name
+
+
+def test_the_folders_scheduler_is_the_one_that_was_trained_with(saved: tuple[Path, Path]) -> None:
+    scheduler = DDIMScheduler.from_pretrained(str(saved[0] / "scheduler"), local_files_only=True)
+
+    torch.testing.assert_close(scheduler.alphas_cumprod, alphas_cumprod(), rtol=1e-4, atol=0)
+    scheduler.set_timesteps(50)
+    assert scheduler.timesteps.tolist() == list(range(981, 0, -20))
+    assert not scheduler.config.clip_sample
+    assert scheduler.final_alpha_cumprod == scheduler.alphas_cumprod[0]
+
+
+def test_a_missing_base_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BaseError, match=r"none: no such base; give a diffusers folder or"):
+        load_base(tmp_path / "none")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "base.ckpt").write_bytes(b"pickle")
+
+    with pytest.raises(CheckpointError, match=r"base\.ckpt"):
+        load_base(tmp_path / "base.ckpt")
+
+
+def test_an_adapter_is_refused_by_name(tmp_path: Path) -> None:
+    save_model(tmp_path / "mine.safetensors", adapter())
+
+    with pytest.raises(
+        BaseError, match=r"mine\.safetensors: this is an adapter, .* give a base or a full model"
+    ):
+        load_base(tmp_path / "mine.safetensors")
+
+
+def test_a_folder_that_lacks_a_part_is_refused(folder: Path) -> None:
+    shutil.rmtree(folder / "vae")
+
+    with pytest.raises(BaseError, match=r"copy: not a diffusers model folder, vae/config\.json is missing"):
+        load_base(folder)
+
+
+def test_a_base_that_predicts_velocity_is_refused(folder: Path) -> None:
+    edit_json(folder / "scheduler/scheduler_config.json", {"prediction_type": "v_prediction"})
+
+    with pytest.raises(BaseError, match=r"copy: the base predicts 'v_prediction'"):
+        load_base(folder)
+
+
+def test_a_folder_without_scheduler_is_taken_for_noise_prediction(folder: Path) -> None:
+    shutil.rmtree(folder / "scheduler")
+
+    assert load_base(folder).architecture == ARCHITECTURE
+
+
+def test_an_inpainting_base_is_refused(folder: Path) -> None:
+    config = {**small_base().unet.config, "in_channels": 9}
+    UNet2DConditionModel.from_config(config).save_pretrained(str(folder / "unet"))
+
+    with pytest.raises(BaseError, match=r"copy: the UNet takes 9 channels and gives 4; 4 and 4 are needed"):
+        load_base(folder)
+
+
+def test_a_vae_of_another_scale_is_refused(folder: Path) -> None:
+    edit_json(folder / "vae/config.json", {"scaling_factor": 0.13025})
+
+    with pytest.raises(BaseError, match=r"copy: the VAE's scaling factor is 0\.13025, not 0\.18215"):
+        load_base(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "file"),
+    [
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ],
+)
+def test_missing_weights_are_not_replaced_by_random_ones(folder: Path, part: str, file: str) -> None:
+    edit_weights(folder / part / f"{file}.safetensors", lambda tensors: tensors.pop(min(tensors)))
+
+    with pytest.raises(BaseError, match=rf"{part}: 1 weights are missing in its files"):
+        load_base(folder)
+
+
+def test_weights_of_another_shape_are_refused(folder: Path) -> None:
+    path = folder / "unet/diffusion_pytorch_model.safetensors"
+    edit_weights(path, lambda tensors: tensors.update({"conv_in.bias": torch.zeros(5)}))
+
+    with pytest.raises(BaseError, match=r"unet: its weights cannot be read \(.*conv_in\.bias"):
+        load_base(folder)
+
+
+def test_a_text_encoder_that_could_not_be_exported_is_refused_at_once(folder: Path) -> None:
+    encoder = build_text_encoder(replace(ARCHITECTURE.text, hidden_size=64))
+    encoder.text_projection = torch.nn.Linear(2, 2)
+    encoder.save_pretrained(str(folder / "text_encoder"))
+    edit_json(folder / "text_encoder/config.json", {"hidden_size": 64})
+
+    assert load_base(folder).architecture.text.hidden_size == 64
+
+
+def test_a_full_model_becomes_networks_that_hold_its_weights(tmp_path: Path) -> None:
+    save_model(tmp_path / "full.safetensors", full_model(), dtype=torch.float32)
+
+    model = model_from_file(load_model(tmp_path / "full.safetensors"))
+
+    control = small_networks().control.state_dict()
+    for name, value in model.networks.control.state_dict().items():
+        assert torch.equal(value, control[name]), name
+    assert_usable(model.base)
+    assert not model.networks.control.training
+    assert model.device == torch.device("cpu")
+    assert model.networks.decoder.conv_out is model.base.unet.conv_out
+    model.to("cpu")
+    assert model.networks.decoder.conv_out is model.base.unet.conv_out
+    shadow, live = model.networks.shadow.conv_out.weight, model.networks.decoder.conv_out.weight
+    assert shadow.data_ptr() == live.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("base", "this file is a base, not a full"), ("adapter", "this file is an adapter")]
+)
+def test_only_a_full_model_can_be_sampled_from(kind: str, message: str) -> None:
+    file = adapter() if kind == "adapter" else base_file(small_base(), {}, "")
+
+    with pytest.raises(BaseError, match=message):
+        model_from_file(file)
+
+
+def test_a_base_in_memory_survives_the_way_through_a_model_file() -> None:
+    base = base_from_file(base_file(small_base(), TRAINING, "run"))
+
+    for name, value in weights(base).items():
+        assert torch.equal(value, weights(small_base())[name]), name

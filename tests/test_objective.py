@@ -1,0 +1,271 @@
+"""The objective's switches, gates and schedule of passes; its maths is checked in test_goldens."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from small_models import ARCHITECTURE, recorded_calls, small_networks
+from torch import Tensor
+
+from siamese_core.architecture import Architecture
+from siamese_core.networks import SiameseNetworks
+from siamese_core.objective import ObjectiveSettings, StepTerms, TrainingBatch, per_sample_error, siamese_step
+from siamese_core.schedule import add_noise, renoise
+
+TIMESTEPS = (10, 200, 201, 900)
+EARLY, LATE, TOTAL = 1, 5, 6
+# Two levels allow for 2 x 2 latents: the objective does not care how deep the networks are.
+DENSE = replace(ARCHITECTURE, unet=replace(ARCHITECTURE.unet, widths=(32, 64), layers_per_block=1))
+SPARSE = replace(DENSE, hint_block="sparse")
+
+
+@pytest.fixture(scope="module")
+def networks() -> SiameseNetworks:
+    return small_networks(DENSE)
+
+
+@pytest.fixture(scope="module")
+def batch() -> TrainingBatch:
+    return make_batch(TIMESTEPS)
+
+
+def make_batch(
+    timesteps: tuple[int, ...], side: int = 2, dtype: torch.dtype = torch.float32
+) -> TrainingBatch:
+    rng = torch.Generator().manual_seed(1)
+    count = len(timesteps)
+    hints = torch.rand((2, count, 3, 8 * side, 8 * side), generator=rng, dtype=dtype)
+    latents = torch.randn((2, count, 4, side, side), generator=rng, dtype=dtype)
+    return TrainingBatch(
+        latent=latents[0],
+        noise=latents[1],
+        timesteps=torch.tensor(timesteps),
+        context=torch.randn((count, 5, 32), generator=rng, dtype=dtype),
+        mask_hint=(hints[0] > 0.5).to(dtype),
+        image_hint=hints[1],
+    )
+
+
+def run(
+    networks: SiameseNetworks,
+    batch: TrainingBatch,
+    settings: ObjectiveSettings | None = None,
+    step: int = LATE,
+) -> tuple[StepTerms, list[float], list[tuple[str, int]]]:
+    """The step's terms, the parts it back-propagated, and which networks ran between them."""
+    parts: list[float] = []
+    with recorded_calls(networks) as calls:
+
+        def backward(part: Tensor) -> None:
+            calls.append(("backward", 1))
+            parts.append(part.item())
+            part.backward()
+
+        for parameter in networks.trained_parameters():
+            parameter.grad = None
+        terms = siamese_step(networks, batch, settings or ObjectiveSettings(), step, TOTAL, backward)
+    return terms, parts, calls
+
+
+def names_of(calls: list[tuple[str, int]]) -> list[str]:
+    return [name for name, _ in calls]
+
+
+def gradients(networks: SiameseNetworks) -> dict[str, Tensor]:
+    modules = {"control": networks.control, "decoder": networks.decoder}
+    return {
+        f"{part}.{name}": parameter.grad.clone()
+        for part, module in modules.items()
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def one_shot_loss(
+    networks: SiameseNetworks, batch: TrainingBatch, settings: ObjectiveSettings, step: int
+) -> Tensor:
+    """The paper's loss as one graph: copied decoder, whole batch in every pass, gates as factors."""
+    control, decoder, t, context = networks.control, networks.decoder, batch.timesteps, batch.context
+    z_t = add_noise(batch.latent, batch.noise, t)
+    encoded = networks.encode(z_t, t, context)
+    c_m = control.control(z_t, t, context, control.hint_features(batch.mask_hint))
+    c_i = control.control(z_t, t, context, control.hint_features(batch.image_hint))
+    c_mix = [settings.mask_weight * m.detach() + step / TOTAL * i for m, i in zip(c_m, c_i, strict=True)]
+    copied_decoder = copy.deepcopy(decoder).requires_grad_(False)
+    eps_m, eps_mix = decoder(encoded, context, c_m), copied_decoder(encoded, context, c_mix)
+    loss = per_sample_error(eps_m, batch.noise) + per_sample_error(eps_mix, batch.noise)
+    loss = loss + settings.consistency_weight * per_sample_error(eps_m, eps_mix.detach())
+    if step > TOTAL / 3:
+        z_new = renoise(z_t, batch.noise, eps_mix.detach(), t)
+        c_new = control.control(z_new, t, context, control.hint_features(batch.mask_hint))
+        error = per_sample_error(decoder(networks.encode(z_new, t, context), context, c_new), batch.noise)
+        loss = loss + settings.augmentation_weight * (t <= 200) * error
+    return loss.mean()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "step", "settings"),
+    [
+        (DENSE, LATE, ObjectiveSettings(mask_weight=0.7, consistency_weight=0.5, augmentation_weight=2.0)),
+        (SPARSE, EARLY, ObjectiveSettings()),
+        (SPARSE, LATE, ObjectiveSettings(consistency_weight=0.0)),
+        (SPARSE, LATE, ObjectiveSettings(augmentation_weight=0.0)),
+    ],
+    ids=["all terms", "before augmentation", "no consistency", "no augmentation"],
+)
+def test_loss_and_gradients_equal_those_of_one_large_graph(
+    architecture: Architecture, step: int, settings: ObjectiveSettings
+) -> None:
+    networks = small_networks(architecture, torch.float64)
+    batch = make_batch((200, 900), side=4, dtype=torch.float64)
+    terms, _, _ = run(networks, batch, settings, step)
+    actual = gradients(networks)
+    for parameter in networks.trained_parameters():
+        parameter.grad = None
+    expected_loss = one_shot_loss(networks, batch, settings, step)
+    expected_loss.backward()
+    expected = gradients(networks)
+
+    assert terms.loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
+    assert actual.keys() == expected.keys()
+    assert any("controlnet_cond_embedding" in name and grad.any() for name, grad in actual.items())
+    largest = max(float(grad.norm()) for grad in expected.values())
+    for name, grad in expected.items():
+        difference = float((actual[name] - grad).norm())
+        assert difference <= 1e-5 * float(grad.norm()) + 1e-8 * largest, name
+
+
+def test_the_parts_add_up_to_the_loss_and_the_loss_to_its_terms(
+    networks: SiameseNetworks, batch: TrainingBatch
+) -> None:
+    settings = ObjectiveSettings(consistency_weight=0.5, augmentation_weight=2.0)
+    terms, parts, _ = run(networks, batch, settings)
+
+    assert terms.loss.item() == pytest.approx(sum(parts), rel=1e-6)
+    means = terms.means()
+    weighted = means["mask"] + means["image"] + 0.5 * means["consistency"] + 2.0 * means["augmentation"]
+    assert means["loss"].item() == pytest.approx(weighted.item(), rel=1e-6)
+    assert not any(value.requires_grad for value in vars(terms).values())
+
+
+def test_each_branch_is_back_propagated_before_the_next_and_nothing_runs_twice(
+    networks: SiameseNetworks, batch: TrainingBatch
+) -> None:
+    _, _, calls = run(networks, batch)
+
+    image = ["hint", "control", "shadow", "backward"]
+    mask, augmentation = ["decoder", "backward"], ["encoder", "control", "decoder", "backward"]
+    assert names_of(calls) == ["encoder", "hint", "control", *image, *mask, *augmentation]
+
+
+def test_augmentation_runs_on_the_qualifying_samples_only(
+    networks: SiameseNetworks, batch: TrainingBatch
+) -> None:
+    terms, _, calls = run(networks, batch)
+
+    assert [count for name, count in calls if name == "encoder"] == [4, 2]
+    assert [count for name, count in calls if name == "control"] == [4, 4, 2]
+    assert [count for name, count in calls if name == "hint"] == [4, 4]
+    assert (terms.augmentation > 0).tolist() == [True, True, False, False]
+
+
+def test_the_mean_of_the_augmentation_divides_by_the_whole_batch(
+    networks: SiameseNetworks, batch: TrainingBatch
+) -> None:
+    terms, parts, _ = run(networks, batch, ObjectiveSettings(augmentation_weight=3.0))
+
+    assert parts[2] == pytest.approx(3.0 * terms.augmentation.sum().item() / len(TIMESTEPS), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "step", "encoded"),
+    [
+        (ObjectiveSettings(), 2, [4]),
+        (ObjectiveSettings(), 3, [4, 2]),
+        (ObjectiveSettings(augmentation_start=1.0), TOTAL, [4]),
+        (ObjectiveSettings(augmentation_start=0.0), 1, [4, 2]),
+        (ObjectiveSettings(augmentation_max_timestep=9), LATE, [4]),
+        (ObjectiveSettings(augmentation_max_timestep=201), LATE, [4, 3]),
+        (ObjectiveSettings(augmentation_weight=0.0), LATE, [4]),
+    ],
+)
+def test_the_gates_decide_whether_and_on_what_augmentation_runs(
+    networks: SiameseNetworks,
+    batch: TrainingBatch,
+    settings: ObjectiveSettings,
+    step: int,
+    encoded: list[int],
+) -> None:
+    terms, _, calls = run(networks, batch, settings, step)
+
+    assert [count for name, count in calls if name == "encoder"] == encoded
+    assert bool(terms.augmentation.any()) == (len(encoded) == 2)
+
+
+def test_augmentation_starts_right_after_a_third_of_any_number_of_steps() -> None:
+    settings = ObjectiveSettings()
+
+    assert not any(settings.augments(third, 3 * third) for third in range(1, 3000))
+    assert all(settings.augments(third + 1, 3 * third) for third in range(1, 3000))
+
+
+def test_the_mask_baseline_calls_no_image_branch_and_has_one_term(
+    networks: SiameseNetworks, batch: TrainingBatch
+) -> None:
+    terms, parts, calls = run(networks, batch, ObjectiveSettings(branches="mask"))
+
+    assert names_of(calls) == ["encoder", "hint", "control", "decoder", "backward"]
+    assert terms.loss.item() == pytest.approx(terms.mask.mean().item()) == pytest.approx(parts[0])
+    assert not any(term.any() for term in (terms.image, terms.consistency, terms.augmentation))
+    assert torch.equal(terms.noise_image, terms.noise_mask)
+
+
+def test_consistency_of_weight_zero_is_still_reported(
+    networks: SiameseNetworks, batch: TrainingBatch
+) -> None:
+    without, _, _ = run(networks, batch, ObjectiveSettings(consistency_weight=0.0), EARLY)
+    default, _, _ = run(networks, batch, ObjectiveSettings(), EARLY)
+
+    assert torch.equal(without.consistency, default.consistency)
+    assert without.consistency.all()
+    assert without.loss.item() == pytest.approx((without.mask + without.image).mean().item())
+
+
+def test_the_image_weighs_k_of_n_in_the_mix(networks: SiameseNetworks, batch: TrainingBatch) -> None:
+    terms, _, _ = run(networks, batch, ObjectiveSettings(mask_weight=0.25), EARLY)
+    z_t = add_noise(batch.latent, batch.noise, batch.timesteps)
+    with torch.no_grad():
+        c_m, c_i = (
+            networks.control.control(
+                z_t, batch.timesteps, batch.context, networks.control.hint_features(hint)
+            )
+            for hint in (batch.mask_hint, batch.image_hint)
+        )
+        mix = [0.25 * m + EARLY / TOTAL * i for m, i in zip(c_m, c_i, strict=True)]
+        encoded = networks.encode(z_t, batch.timesteps, batch.context)
+        expected = networks.decoder(encoded, batch.context, mix)
+
+    torch.testing.assert_close(terms.noise_image, expected)
+    assert ObjectiveSettings().image_weight(3, 12) == 0.25
+
+
+def test_the_first_step_knows_no_image(networks: SiameseNetworks, batch: TrainingBatch) -> None:
+    terms, parts, calls = run(networks, batch, step=0)
+
+    assert names_of(calls) == ["encoder", "hint", "control", "shadow", "decoder", "backward"]
+    assert torch.equal(terms.image, terms.mask)
+    assert not terms.consistency.any()
+    assert parts == pytest.approx([terms.mask.mean().item()])
+    assert terms.loss.item() == pytest.approx(2 * parts[0])  # L_i counts in the report, without gradient
+
+
+def test_samples_do_not_influence_one_another(networks: SiameseNetworks, batch: TrainingBatch) -> None:
+    fewer = replace(batch, **{name: value[:2] for name, value in vars(batch).items()})
+    together, _, _ = run(networks, batch)
+    apart, _, _ = run(networks, fewer)
+
+    for name in ("mask", "image", "consistency", "augmentation"):
+        torch.testing.assert_close(getattr(apart, name), getattr(together, name)[:2])

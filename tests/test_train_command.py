@@ -1,0 +1,324 @@
+"""The train command, run as a user runs it: files in, files out, exit status and messages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SIDE, Outcome, SignalInStep, read_tree, run_here
+from PIL import Image
+
+from siamese_core.checkpoint import load_model
+from siamese_core.pairs import find_pairs, pairs_fingerprint
+from siamese_core.phantom import write_phantoms
+from training import train as train_command
+
+STEPS = 6
+TERMS = {"loss", "mask", "image", "consistency", "augmentation"}
+REPOSITORY = Path(__file__).parents[1]
+
+Train = Callable[..., Outcome]
+
+
+def flags(pairs: Path, base: Path, output: Path, *more: object) -> list[object]:
+    """A run of a few steps with a checkpoint every second one and no sample pictures."""
+    return [
+        *("--pairs", pairs, "--base", base, "--output", output, "--resolution", SIDE, "--threads", 1),
+        *("--steps", STEPS, "--batch-size", 2, "--save-every", 2, "--log-every", 4, "--sample-every", 0),
+        *("--export-precision", "fp32", *more),
+    ]
+
+
+def log_rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_training(run: Path, reference: Path) -> None:
+    """Both runs logged the same losses and ended with the same weights, bit for bit."""
+    assert log_rows(run) == log_rows(reference)
+    found, wanted = (load_model(folder / "model.safetensors").parts for folder in (run, reference))
+    for part, weights in wanted.items():
+        assert found[part].keys() == weights.keys()
+        for key, weight in weights.items():
+            assert torch.equal(found[part][key], weight), f"{part}: {key}"
+
+
+@pytest.fixture(scope="module")
+def train(pairs: Path, single_base: Path) -> Train:
+    """Run the command on the shared pairs and base; later flags win over the usual ones."""
+
+    def run_command(output: Path, *more: object) -> Outcome:
+        return run_here(train_command.main, *flags(pairs, single_base, output, *more))
+
+    return run_command
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, train: Train) -> tuple[Path, Outcome]:
+    """A run that nothing interrupted, and what it printed."""
+    output = tmp_path_factory.mktemp("train") / "run"
+    pictures = ("--sample-every", STEPS, "--sample-count", 2)
+    outcome = train(output, "--prompt", "a photo", "--export", "both", *pictures)
+    assert outcome.status == 0, outcome.errors
+    return output, outcome
+
+
+@pytest.fixture
+def run_copy(finished: tuple[Path, Outcome], tmp_path: Path) -> Path:
+    """A copy of the finished run, to be resumed."""
+    ignored = shutil.ignore_patterns("tensorboard", "samples")
+    return Path(shutil.copytree(finished[0], tmp_path / "copy", ignore=ignored))
+
+
+def test_every_step_is_logged_with_all_terms(finished: tuple[Path, Outcome]) -> None:
+    rows = log_rows(finished[0])
+    assert [row["step"] for row in rows] == list(range(STEPS))
+    assert all(row.keys() == {"step", *TERMS} for row in rows)
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
+
+
+def test_the_newest_checkpoints_are_kept_up_to_the_limit(finished: tuple[Path, Outcome]) -> None:
+    kept = sorted(path.name for path in (finished[0] / "checkpoints").iterdir())
+    assert kept == ["step-00000004", "step-00000006"]
+
+
+def test_the_sample_picture_shows_four_rows_of_the_fixed_masks(finished: tuple[Path, Outcome]) -> None:
+    (picture,) = (finished[0] / "samples").iterdir()
+    gap = 2
+    with Image.open(picture) as image:
+        assert image.size == (2 * SIDE + gap, 4 * SIDE + 3 * gap)
+
+
+def test_tensorboard_logs_are_written(finished: tuple[Path, Outcome]) -> None:
+    assert list(finished[0].rglob("events.out.tfevents.*"))
+
+
+def test_the_finished_model_records_its_training(finished: tuple[Path, Outcome], pairs: Path) -> None:
+    run, _ = finished
+    model = load_model(run / "model.safetensors")
+    assert model.kind == "full"
+    assert model.run_id == json.loads((run / "run.json").read_text())["run_id"]
+    recorded = {key: model.training[key] for key in ("steps", "step", "prompt", "resolution", "seed")}
+    assert recorded == {"steps": STEPS, "step": STEPS, "prompt": "a photo", "resolution": SIDE, "seed": 42}
+    assert model.training["pairs_fingerprint"] == pairs_fingerprint(find_pairs(pairs))
+
+
+def test_the_adapter_holds_what_training_changed(finished: tuple[Path, Outcome]) -> None:
+    adapter, full = (load_model(finished[0] / f"{name}.safetensors") for name in ("adapter", "model"))
+    assert adapter.kind == "adapter"
+    assert (adapter.run_id, adapter.training) == (full.run_id, full.training)
+    for part, weights in adapter.parts.items():
+        assert all(torch.equal(weight, full.parts[part][key]) for key, weight in weights.items())
+
+
+def test_training_changes_control_and_decoder_alone(
+    finished: tuple[Path, Outcome], single_base: Path
+) -> None:
+    before, after = load_model(single_base).parts, load_model(finished[0] / "model.safetensors").parts
+    changed = {
+        f"{part}.{key}"
+        for part in before
+        for key in before[part]
+        if not torch.equal(before[part][key].float(), after[part][key])
+    }
+    assert changed
+    assert all(key.startswith(("unet.output_blocks.", "unet.out.")) for key in changed)
+
+
+def test_the_command_says_where_the_files_go_and_warns_of_patients_privacy(
+    finished: tuple[Path, Outcome],
+) -> None:
+    run, outcome = finished
+    assert f"{run / 'model.safetensors'} (full model); in ComfyUI it goes to models/checkpoints/" in (
+        outcome.output
+    )
+    assert "models/controlnet/" in outcome.output
+    assert "trained on patients' images can reproduce them" in outcome.output
+
+
+def test_flags_win_over_the_config_file_and_a_folder_serves_as_base(
+    pairs: Path, base_folder: Path, tmp_path: Path
+) -> None:
+    config, output = tmp_path / "train.toml", tmp_path / "run"
+    config.write_text(
+        f'pairs = "{pairs.as_posix()}"\nbase = "{base_folder.as_posix()}"\noutput = "{output.as_posix()}"\n'
+        f'resolution = {SIDE}\nthreads = 1\nsample_every = 0\nsteps = 3\nbatch_size = 2\nexport = "adapter"\n'
+    )
+    outcome = run_here(train_command.main, "--config", config, "--steps", 1)
+    assert outcome.status == 0, outcome.errors
+    assert load_model(output / "adapter.safetensors").training["steps"] == 1
+    assert not (output / "model.safetensors").exists()
+    assert len(log_rows(output)) == 1
+
+
+def test_an_unknown_key_of_the_config_file_is_named(train: Train, tmp_path: Path) -> None:
+    config = tmp_path / "train.toml"
+    config.write_text("learning_rat = 1e-5\n")
+    refusal = train(tmp_path / "run", "--config", config).refusal
+    assert str(config) in refusal
+    assert "'learning_rat'" in refusal
+
+
+def test_a_stopped_and_resumed_run_repeats_the_uninterrupted_one(
+    finished: tuple[Path, Outcome],
+    train: Train,
+    signal_in_step: SignalInStep,
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    signal_in_step(train_command, "train", 0, signal.SIGINT)
+    signal_in_step(train_command, "train", 2, signal.SIGTERM)
+    for more, number, done in (((), signal.SIGINT, 1), (("--resume",), signal.SIGTERM, 3)):
+        stopped = train(run, "--prompt", "a photo", *more)
+        assert stopped.status == 128 + number
+        assert f"stopped after step {done}" in stopped.output
+        assert "--resume" in stopped.output
+        assert not (run / "model.safetensors").exists()
+    run_id = json.loads((run / "run.json").read_text())["run_id"]
+
+    resumed = train(run, "--prompt", "a photo", "--resume")
+    assert resumed.status == 0, resumed.errors
+    assert "resuming after step 3" in resumed.output
+    assert_same_training(run, finished[0])
+    assert load_model(run / "model.safetensors").run_id == run_id
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_its_last_checkpoint(
+    finished: tuple[Path, Outcome], train: Train, pairs: Path, single_base: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = map(str, flags(pairs, single_base, run, "--prompt", "a photo"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training.train", *arguments],
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (run / "checkpoints" / "step-00000002").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+    resumed = train(run, "--prompt", "a photo", "--resume")
+    assert resumed.status == 0, resumed.errors
+    assert_same_training(run, finished[0])
+
+
+def test_resuming_without_a_checkpoint_is_refused(train: Train, tmp_path: Path) -> None:
+    assert "no checkpoint to resume from" in train(tmp_path / "run", "--resume").refusal
+
+
+def test_another_number_of_steps_is_refused_unless_asked_for(train: Train, run_copy: Path) -> None:
+    before = read_tree(run_copy / "checkpoints")
+    more = ("--prompt", "a photo", "--resume", "--steps", STEPS + 2)
+    assert f"steps was {STEPS} and is now {STEPS + 2}" in train(run_copy, *more).refusal
+    assert read_tree(run_copy / "checkpoints") == before
+
+    accepted = train(run_copy, *more, "--change-steps")
+    assert accepted.status == 0, accepted.errors
+    assert [row["step"] for row in log_rows(run_copy)] == list(range(STEPS + 2))
+    assert load_model(run_copy / "model.safetensors").training["step"] == STEPS + 2
+
+
+def test_a_run_is_not_resumed_to_fewer_steps_than_are_done(train: Train, run_copy: Path) -> None:
+    flags = ("--prompt", "a photo", "--resume", "--change-steps", "--steps", STEPS - 2)
+    assert f"{STEPS} steps are done" in train(run_copy, *flags).refusal
+
+
+def test_a_run_is_not_resumed_with_another_seed_or_other_pairs(
+    finished: tuple[Path, Outcome], train: Train, tmp_path: Path
+) -> None:
+    run, _ = finished
+    refusal = train(run, "--prompt", "a photo", "--resume", "--seed", 7).refusal
+    assert "belongs to another run: seed was 42 and is now 7" in refusal
+
+    write_phantoms(tmp_path / "others", 6, seed=1, size=SIDE)
+    refusal = train(run, "--prompt", "a photo", "--resume", "--pairs", tmp_path / "others").refusal
+    assert "pairs_fingerprint was" in refusal
+
+
+def test_a_folder_that_holds_something_is_not_written_to(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    refusal = train(tmp_path).refusal
+    assert refusal.startswith(f"{tmp_path}: not empty")
+    assert read_tree(tmp_path) == {"notes.txt": b"mine"}
+
+
+@pytest.mark.parametrize("name", ["pairs", "base", "output"])
+def test_a_missing_path_is_asked_for(name: str, pairs: Path, single_base: Path, tmp_path: Path) -> None:
+    given = {"pairs": pairs, "base": single_base, "output": tmp_path / "run"}
+    del given[name]
+    arguments = [part for key, path in given.items() for part in (f"--{key}", path)]
+    assert run_here(train_command.main, *arguments).refusal == f"--{name} is needed"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("resolution", 100),
+        ("resolution", 0),
+        ("steps", 0),
+        ("batch-size", 0),
+        ("save-every", 0),
+        ("log-every", 0),
+        ("keep-checkpoints", 0),
+        ("sample-count", 0),
+    ],
+)
+def test_a_number_out_of_range_is_named(setting: str, value: int, train: Train, tmp_path: Path) -> None:
+    refusal = train(tmp_path / "run", f"--{setting}", value).refusal
+    assert refusal.startswith(f"--{setting} must be")
+    assert refusal.endswith(f"not {value}")
+
+
+def test_unmatched_pairs_are_one_line_of_error_and_status_2(
+    train: Train, pairs: Path, tmp_path: Path
+) -> None:
+    for name in ("images", "masks"):
+        shutil.copytree(pairs / name, tmp_path / name)
+    (tmp_path / "masks" / "phantom_00003.png").unlink()
+    outcome = train(tmp_path / "run", "--pairs", tmp_path)
+    assert outcome.status == 2
+    (line,) = outcome.errors.splitlines()
+    assert line.startswith("error: ")
+    assert "1 image without a mask (phantom_00003)" in line
+
+
+def test_a_base_that_cannot_be_read_is_named_and_leaves_the_output_folder_unused(
+    train: Train, tmp_path: Path
+) -> None:
+    run, text = tmp_path / "run", tmp_path / "text.safetensors"
+    text.write_text("not a model")
+    missing = tmp_path / "nowhere"
+    assert train(run, "--base", missing).refusal.startswith(f"{missing}: no such base")
+    refusal = train(run, "--base", text).refusal
+    assert refusal.startswith(f"'{text}' is damaged or is not a safetensors file")
+    assert not run.exists()
+
+
+def test_a_base_that_predicts_velocity_is_refused(train: Train, base_folder: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(base_folder, tmp_path / "base"))
+    edit_json(base / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
+    assert "the base predicts 'v_prediction'" in train(tmp_path / "run", "--base", base).refusal
+
+
+def test_an_inpainting_base_is_refused(train: Train, base_folder: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(base_folder, tmp_path / "base"))
+    edit_json(base / "unet" / "config.json", in_channels=9)
+    refusal = train(tmp_path / "run", "--base", base).refusal
+    assert refusal.startswith(f"{base}: the UNet takes 9 channels and gives 4")
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
