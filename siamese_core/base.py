@@ -197,9 +197,12 @@ def _load_folder(path: Path) -> Base:
 def _read_complete(kind: Any, folder: Path) -> Any:
     """The float32 model in ``folder``; the libraries would fill missing weights with random ones."""
     try:
-        model, report = kind.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
-    except (ValueError, RuntimeError, SafetensorError) as error:
-        raise BaseError(f"{folder}: its weights cannot be read ({error})") from error
+        # safetensors only: the older .bin files are pickled and can run code
+        model, report = kind.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
+        raise BaseError(f"{folder}: no readable .safetensors weights there ({error})") from error
     if missing := sorted(report["missing_keys"]):
         raise BaseError(
             f"{folder}: {len(missing)} weights are missing in its files (the first is {missing[0]}); "
@@ -211,7 +214,7 @@ def _read_complete(kind: Any, folder: Path) -> Any:
 def _refuse_other_predictions(path: Path) -> None:
     scheduler = path / "scheduler" / "scheduler_config.json"
     if scheduler.exists():
-        prediction = json.loads(scheduler.read_text("utf-8")).get("prediction_type", "epsilon")
+        prediction = _read_config(scheduler).get("prediction_type", "epsilon")
         if prediction != "epsilon":
             raise BaseError(
                 f"{path}: the base predicts {prediction!r}; Siamese-Diffusion trains on noise prediction "
@@ -220,13 +223,20 @@ def _refuse_other_predictions(path: Path) -> None:
 
 
 def _refuse_other_channels(path: Path) -> None:
-    config = json.loads((path / "unet" / "config.json").read_text("utf-8"))
+    config = _read_config(path / "unet" / "config.json")
     taken, given = config.get("in_channels", 4), config.get("out_channels", 4)
     if (taken, given) != (4, 4):
         raise BaseError(
             f"{path}: the UNet takes {taken} channels and gives {given}; 4 and 4 are needed (an inpainting "
             "model cannot be the base)"
         )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise BaseError(f"{path}: not a JSON object ({error}); download or save the folder again") from error
 
 
 def _folder_architecture(path: Path, unet: Any, vae: Any, text: Any) -> Architecture:

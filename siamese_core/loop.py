@@ -86,7 +86,7 @@ class CheckpointStore:
         if not finished:
             raise ResumeError(
                 f"{self.folder}: no checkpoint to resume from; give the --output of the interrupted run, "
-                "or leave --resume away to start a new one"
+                "or start a new one without --resume in an empty folder"
             )
         return finished[-1]
 

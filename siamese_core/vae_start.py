@@ -48,11 +48,11 @@ def start_from_block_means(vae: AutoencoderKL) -> None:
     for block in vae.encoder.down_blocks:
         for sampler in block.downsamplers or ():
             _carry(sampler.conv.weight, _AVERAGE)
-            sampler.conv.bias[:CARRIERS] = 0
+            _clear_bias(sampler.conv, CARRIERS)
     for block in vae.decoder.up_blocks:
         for sampler in block.upsamplers or ():
             _carry(sampler.conv.weight, _SMOOTH)
-            sampler.conv.bias[:CARRIERS] = 0
+            _clear_bias(sampler.conv, CARRIERS)
     _split(vae.encoder.conv_in)
     _join(vae.encoder.conv_out, 1.0)
     latents = vae.config.latent_channels
@@ -63,6 +63,11 @@ def start_from_block_means(vae: AutoencoderKL) -> None:
         conv.bias.zero_()
     _split(vae.decoder.conv_in)
     _join(vae.decoder.conv_out, _COLOUR_SPREAD)
+
+
+def _clear_bias(conv: nn.Conv2d, count: int) -> None:
+    if conv.bias is not None:
+        conv.bias[:count] = 0
 
 
 def _zero(layer: nn.Module) -> None:
@@ -80,7 +85,7 @@ def _carry(weight: Tensor, kernel: Tensor) -> None:
 def _split(conv: nn.Conv2d) -> None:
     """Input channel c becomes the carriers 2c (as it is) and 2c + 1 (negated)."""
     conv.weight[:CARRIERS] = 0
-    conv.bias[:CARRIERS] = 0
+    _clear_bias(conv, CARRIERS)
     for colour in range(3):
         conv.weight[2 * colour, colour] = _CENTRE
         conv.weight[2 * colour + 1, colour] = -_CENTRE
@@ -89,7 +94,7 @@ def _split(conv: nn.Conv2d) -> None:
 def _join(conv: nn.Conv2d, factor: float) -> None:
     """Output channel c becomes ``factor`` times the difference of carriers 2c and 2c + 1."""
     conv.weight[:3] = 0
-    conv.bias[:3] = 0
+    _clear_bias(conv, 3)
     for colour in range(3):
         conv.weight[colour, 2 * colour] = factor * _CENTRE
         conv.weight[colour, 2 * colour + 1] = -factor * _CENTRE

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from siamese_core.architecture import TINY, Architecture, TextArchitecture, VAEArchitecture
+from siamese_core.architecture import Architecture, TextArchitecture, UNetArchitecture, VAEArchitecture
 from siamese_core.base import Base, build_base, build_unet
 from siamese_core.networks import DHIControlNet, SiameseNetworks
 
 SIDE = 64
 """Image side in pixels; latents are 8 x 8."""
 
-ARCHITECTURE = replace(
-    TINY,
+ARCHITECTURE = Architecture(
+    unet=UNetArchitecture(widths=(32, 64, 64, 64), num_heads=4, context_dim=32),
     vae=VAEArchitecture(widths=(32, 32, 32, 32), layers_per_block=1),
     text=TextArchitecture(hidden_size=32, intermediate_size=32, num_layers=1, num_heads=4),
     resolution=SIDE,

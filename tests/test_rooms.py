@@ -16,18 +16,8 @@ ROOT = Path(__file__).parent.parent
 CORE = sorted((ROOT / "siamese_core").rglob("*.py"))
 TRAINING = sorted((ROOT / "training").rglob("*.py"))
 
-# Modules for training alone; ComfyUI does not ship what they stand on.
-TRAINING_ONLY = {
-    "base",
-    "base_training",
-    "generation",
-    "loop",
-    "model",
-    "networks",
-    "siamese_training",
-    "text",
-    "training_set",
-}
+# Modules for training alone, as the package's docstring lists them: ComfyUI does not ship what they stand on.
+TRAINING_ONLY = set(re.findall(r"``(\w+)``", siamese_core.__doc__ or ""))
 FOR_COMFYUI = sorted({path.stem for path in CORE} - TRAINING_ONLY)
 SHIPPED_BY_COMFYUI = {"torch", "numpy", "PIL", "safetensors", "einops"}
 ROOMS = {"nodes", "siamese_core", "training", "tests"}
@@ -94,17 +84,12 @@ def test_modules_for_comfyui_need_only_what_it_ships(module: str) -> None:
         assert packages(ROOT / "siamese_core" / f"{name}.py") <= SHIPPED_BY_COMFYUI, name
 
 
-def test_every_module_for_training_alone_exists_and_needs_to_be_one() -> None:
+def test_every_module_for_training_alone_needs_to_be_one() -> None:
+    assert TRAINING_ONLY
     for module in TRAINING_ONLY:
         needed = with_all_they_import({module})
         third_party = set().union(*(packages(ROOT / "siamese_core" / f"{name}.py") for name in needed))
         assert third_party & {"diffusers", "transformers", "accelerate"}, module
-
-
-def test_the_core_says_which_of_its_modules_are_for_training_alone() -> None:
-    text = siamese_core.__doc__ or ""
-
-    assert set(re.findall(r"``(\w+)``", text)) == TRAINING_ONLY
 
 
 @pytest.mark.parametrize("path", [*CORE, *TRAINING], ids=name_of)

@@ -13,6 +13,7 @@ Meant for one process: `accelerate launch` with several is refused.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +26,7 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor
 
-from siamese_core.architecture import LATENT_SCALE, TINY, Architecture
+from siamese_core.architecture import LATENT_SCALE, TINY
 from siamese_core.base import Base, build_base, load_base, save_base
 from siamese_core.base_training import (
     UNetSettings,
@@ -36,6 +37,7 @@ from siamese_core.base_training import (
     vae_step_function,
 )
 from siamese_core.contact_sheet import grid
+from siamese_core.files import file_digest
 from siamese_core.generation import free_noise_predictor, sample_latents
 from siamese_core.loop import CheckpointStore, Interrupted, LoopSettings, ResumeError, run_steps
 from siamese_core.masks import list_images, resize_image
@@ -72,22 +74,29 @@ class MakeBaseSettings:
     threads: int = option(1, "CPU threads; small models are fastest with one")
 
 
+# Settings that decide the result: a run can be resumed only with the same ones.
+_IDENTITY = ("prompt", "resolution", "unet_widths", "vae_widths", "seed")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     args, settings, vae_settings, unet_settings = _parse(arguments)
     torch.set_num_threads(settings.threads)
     accelerator = Accelerator(log_with="tensorboard", project_dir=str(args.output))
     if accelerator.num_processes > 1:
         raise OptionError("make_base runs in one process; start it without accelerate launch")
+    _check_settings(settings, vae_settings, unet_settings)
     # All input comes before the folder is made: a refusal leaves nothing in the way of the next try.
     paths, prompts = _find_images(args.images, settings.prompt)
-    base = load_base(args.init) if args.init else _new_base(settings)
+    base = _start(args.init, settings)
     images = _read_images(paths, settings.resolution)
     print(f"{len(images)} images at {settings.resolution} px")
     _prepare_output(args.output, args.resume)
     accelerator.init_trackers("tensorboard")
     record = {
         "images": len(images),
-        "settings": asdict(settings),
+        "images_digest": hashlib.sha256(images.numpy().tobytes()).hexdigest(),
+        "init": file_digest(args.init) if args.init and args.init.is_file() else str(args.init or ""),
+        **{name: getattr(settings, name) for name in _IDENTITY},
         "vae": asdict(vae_settings),
         "unet": asdict(unet_settings),
     }
@@ -182,14 +191,25 @@ def _train_unet(
     _save_samples(base, prompts, settings, args.output / "samples.png")
 
 
-def _new_base(settings: MakeBaseSettings) -> Base:
-    base = build_base(_architecture(settings), settings.seed)
+def _start(init: Path | None, settings: MakeBaseSettings) -> Base:
+    """The base to train: ``init``'s weights for the resolution asked for, or new ones."""
+    if init is not None:
+        base = load_base(init)
+        base.architecture = replace(base.architecture, resolution=settings.resolution)
+        return base
+    architecture = replace(
+        TINY,
+        unet=replace(TINY.unet, widths=settings.unet_widths),
+        vae=replace(TINY.vae, widths=settings.vae_widths),
+        resolution=settings.resolution,
+    )
+    base = build_base(architecture, settings.seed)
     if min(settings.vae_widths) >= NARROWEST:
         start_from_block_means(base.vae)
     return base
 
 
-def _architecture(settings: MakeBaseSettings) -> Architecture:
+def _check_settings(settings: MakeBaseSettings, vae: VAESettings, unet: UNetSettings) -> None:
     for name, widths in (("unet-widths", settings.unet_widths), ("vae-widths", settings.vae_widths)):
         if len(widths) != 4 or any(width % 32 or width <= 0 for width in widths):
             raise OptionError(
@@ -197,14 +217,25 @@ def _architecture(settings: MakeBaseSettings) -> Architecture:
             )
         if any(width % widths[0] for width in widths):
             raise OptionError(f"--{name}: every width must be a multiple of the first, {widths[0]}")
+    if settings.unet_widths[-1] < 64:
+        raise OptionError(
+            f"--unet-widths: the last must be at least 64, not {settings.unet_widths[-1]}: one channel per "
+            "normalisation group has no variance on a 1 x 1 feature map"
+        )
     if settings.resolution % 64 or settings.resolution <= 0:
         raise OptionError(f"--resolution must be a positive multiple of 64, not {settings.resolution}")
-    return replace(
-        TINY,
-        unet=replace(TINY.unet, widths=settings.unet_widths),
-        vae=replace(TINY.vae, widths=settings.vae_widths),
-        resolution=settings.resolution,
-    )
+    if vae.crop <= 0 or vae.crop % 8:
+        raise OptionError(f"--vae-crop must be a positive multiple of 8, not {vae.crop}")
+    at_least_one = {
+        "save-every": settings.save_every,
+        "vae-steps": vae.steps,
+        "vae-batch-size": vae.batch_size,
+        "unet-steps": unet.steps,
+        "unet-batch-size": unet.batch_size,
+    }
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise OptionError(f"--{name} must be at least 1, not {value}")
 
 
 def _find_images(source: Path, prompt: str) -> tuple[list[Path], list[str]]:

@@ -29,7 +29,7 @@ _STRIDE = 2 ** len(_DECODER_WIDTHS)  # of the coarsest: the sides of an image mu
 class SegmenterSettings:
     """How the segmentation network is built and trained."""
 
-    steps: int = 500
+    steps: int = 350
     batch_size: int = 4
     learning_rate: float = 3e-3  # the peak: a linear warm-up over a tenth of the steps, then a half cosine
     # A name that segmentation-models-pytorch knows; "tu-" are timm's. This one has four narrow stages: in
