@@ -126,8 +126,7 @@ def base_from_file(model: ModelFile) -> Base:
     text_encoder = build_text_encoder(arch.text)
     modules: dict[Any, torch.nn.Module] = {"unet": unet, "vae": vae, "text": text_encoder}
     for part, module in modules.items():
-        prefix = "text_model." if hasattr(module, "text_model") else ""  # transformers before 5
-        weights = to_diffusers(part, model.parts[part], arch, text_prefix=prefix)
+        weights = to_diffusers(part, model.parts[part], arch)
         weights = {key: value.float() for key, value in weights.items()}
         # The text encoder was built for real: it has buffers that no file stores.
         module.load_state_dict(weights, assign=part != "text", strict=True)

@@ -30,7 +30,6 @@ POSITION_IDS = "transformer.text_model.embeddings.position_ids"
 """A constant (0, 1, 2, ...) that older files store among the text weights: allowed there, and dropped."""
 
 # transformers 4 wraps the text encoder once more than transformers 5 does.
-_TRANSFORMERS_4 = "text_model."
 
 _NAMED = 5
 
@@ -42,29 +41,23 @@ class LayoutError(UserError):
 def to_ldm(part: Part, state_dict: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
     """Rename the state dict of a diffusers or transformers module to prefix-free ldm names.
 
-    Text names of transformers 4 (``text_model.*``) and 5 are both read. Raises :class:`LayoutError`
-    when a key is missing, unexpected or misshapen.
+    Raises :class:`LayoutError` when a key is missing, unexpected or misshapen.
     """
-    if part == "text" and all(key.startswith(_TRANSFORMERS_4) for key in state_dict):
-        state_dict = {key.removeprefix(_TRANSFORMERS_4): value for key, value in state_dict.items()}
     plan = entries(part, architecture)
     _check(part, shapes_of(state_dict), {entry.diffusers: entry.diffusers_shape for entry in plan})
     return {entry.ldm: _shaped(state_dict[entry.diffusers], entry.ldm_shape) for entry in plan}
 
 
 def to_diffusers(
-    part: Part, state_dict: Mapping[str, Tensor], architecture: Architecture, *, text_prefix: str = ""
+    part: Part, state_dict: Mapping[str, Tensor], architecture: Architecture
 ) -> dict[str, Tensor]:
-    """Rename prefix-free ldm names to those of the diffusers or transformers module.
+    """Rename prefix-free ldm names to those of the diffusers or transformers (5 or newer) module.
 
-    ``text_prefix`` is put before text names: ``text_model.`` where ``CLIPTextModel`` has an attribute
-    ``text_model`` (transformers 4), nothing since transformers 5. Raises :class:`LayoutError` like
-    :func:`to_ldm`.
+    Raises :class:`LayoutError` like :func:`to_ldm`.
     """
     plan = entries(part, architecture)
     check_ldm(part, shapes_of(state_dict), architecture)
-    prefix = text_prefix if part == "text" else ""
-    return {prefix + entry.diffusers: _shaped(state_dict[entry.ldm], entry.diffusers_shape) for entry in plan}
+    return {entry.diffusers: _shaped(state_dict[entry.ldm], entry.diffusers_shape) for entry in plan}
 
 
 def check_ldm(part: Part, shapes: Mapping[str, Shape], architecture: Architecture) -> None:

@@ -94,10 +94,6 @@ class Encoded(NamedTuple):
     middle: Tensor
     embedding: Tensor
 
-    def select(self, index: Tensor) -> Encoded:
-        """The samples ``index`` of the batch."""
-        return Encoded(tuple(skip[index] for skip in self.skips), self.middle[index], self.embedding[index])
-
 
 class UNetEncoder(nn.Module):
     """The frozen half of a UNet: ``input_blocks``, ``middle_block``, ``time_embed`` of the ldm layout."""

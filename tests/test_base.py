@@ -211,17 +211,27 @@ def test_missing_weights_are_not_replaced_by_random_ones(folder: Path, part: str
         load_base(folder)
 
 
+def test_pickled_weights_are_not_opened(folder: Path) -> None:
+    path = folder / "unet/diffusion_pytorch_model.safetensors"
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+
+    with pytest.raises(BaseError, match=r"unet: no readable \.safetensors weights there"):
+        load_base(folder)
+
+
 def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     path = folder / "unet/diffusion_pytorch_model.safetensors"
     edit_weights(path, lambda tensors: tensors.update({"conv_in.bias": torch.zeros(5)}))
 
-    with pytest.raises(BaseError, match=r"unet: its weights cannot be read \(.*conv_in\.bias"):
+    with pytest.raises(BaseError, match=r"unet: no readable \.safetensors weights there \(.*conv_in\.bias"):
         load_base(folder)
 
 
 def test_a_unet_that_could_not_be_exported_is_refused_before_training(folder: Path) -> None:
-    config = {**small_base().unet.config, "class_embed_type": "timestep"}
-    UNet2DConditionModel.from_config(config).save_pretrained(str(folder / "unet"))
+    config = {name: value for name, value in small_base().unet.config.items() if name[0] != "_"}
+    unet = UNet2DConditionModel(**{**config, "class_embed_type": "timestep"})
+    unet.save_pretrained(str(folder / "unet"))
 
     with pytest.raises(BaseError, match=r"copy: not laid out like Stable Diffusion 1\.x \(.*class_embedding"):
         load_base(folder)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -139,7 +140,7 @@ def test_a_vae_step_is_a_function_of_weights_and_step_number() -> None:
     assert steps[1](1) == first
 
 
-def unet_step(settings: UNetSettings, prompts: list[str]) -> tuple[StepFunction, torch.nn.Module, EMAModel]:
+def unet_step(settings: UNetSettings, prompts: list[str]) -> tuple[StepFunction, Any, EMAModel]:
     base = small_base()
     unet, text_encoder = copy.deepcopy(base.unet), copy.deepcopy(base.text_encoder)
     accelerator = Accelerator(cpu=True)
@@ -155,7 +156,7 @@ def unet_step(settings: UNetSettings, prompts: list[str]) -> tuple[StepFunction,
     return step, unet, ema
 
 
-UNET = UNetSettings(steps=10, batch_size=4, warmup=0, prompt_dropout=0.5)
+UNET = UNetSettings(steps=10, batch_size=2, warmup=0, prompt_dropout=0.5)
 PROMPTS = ["a polyp", "no polyp", ""]
 
 
@@ -173,12 +174,11 @@ def test_a_unet_step_trains_and_averages() -> None:
 
 
 def test_a_unet_step_is_a_function_of_weights_and_step_number() -> None:
-    first, second, other = (unet_step(UNET, PROMPTS)[0] for _ in range(3))
+    first, second = (unet_step(UNET, PROMPTS)[0] for _ in range(2))
     expected = first(3)
     torch.manual_seed(99)
 
     assert second(3) == expected
-    assert other(4) != expected
 
 
 def test_dropped_prompts_count_as_empty_ones() -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,10 +79,6 @@ def build_module(part: Part, architecture: Architecture) -> nn.Module:
     return CLIPTextModel(config)
 
 
-def text_prefix(module_keys: Iterable[str]) -> str:
-    return "text_model." if any(key.startswith("text_model.") for key in module_keys) else ""
-
-
 def ldm_state_dict(part: Part, architecture: Architecture) -> dict[str, Tensor]:
     return {entry.ldm: torch.randn(entry.ldm_shape) for entry in entries(part, architecture)}
 
@@ -106,8 +101,7 @@ def test_names_and_shapes_are_exactly_those_of_the_training_modules(
 ) -> None:
     with torch.device("meta"):
         expected = shapes_of(build_module(part, architecture).state_dict())
-    prefix = text_prefix(expected)
-    names = {prefix + entry.diffusers: entry.diffusers_shape for entry in entries(part, architecture)}
+    names = {entry.diffusers: entry.diffusers_shape for entry in entries(part, architecture)}
     assert names == expected
 
 
@@ -125,7 +119,7 @@ def test_a_modules_weights_survive_the_way_to_ldm_and_back_bit_for_bit(
 ) -> None:
     weights = build_module(part, architecture).state_dict()
     ldm = to_ldm(part, weights, architecture)
-    back = to_diffusers(part, ldm, architecture, text_prefix=text_prefix(weights))
+    back = to_diffusers(part, ldm, architecture)
     assert back.keys() == weights.keys()
     assert all(torch.equal(back[key], weights[key]) for key in weights)
 
@@ -188,13 +182,6 @@ def test_the_decoder_is_the_output_blocks_and_the_last_layers_of_the_unet() -> N
     unet_keys = [entry.ldm for entry in entries("unet", TINY)]
     assert decoder_keys(unet_keys) == [entry.ldm for entry in entries("decoder", TINY)]
     assert {key.split(".")[0] for key in decoder_keys(unet_keys)} == {"output_blocks", "out"}
-
-
-def test_text_weights_of_transformers_4_and_5_are_both_read(tiny_text: dict[str, Tensor]) -> None:
-    for prefix in ("", "text_model."):
-        module_weights = to_diffusers("text", tiny_text, TINY, text_prefix=prefix)
-        assert all(key.startswith(prefix) for key in module_weights)
-        assert to_ldm("text", module_weights, TINY).keys() == tiny_text.keys()
 
 
 def test_position_ids_of_older_files_are_dropped(tiny_text: dict[str, Tensor]) -> None:

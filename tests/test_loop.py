@@ -233,7 +233,7 @@ def test_a_step_that_was_saved_before_is_saved_again(tmp_path: Path) -> None:
 def test_resuming_nothing_names_the_folder_and_the_way_out(tmp_path: Path) -> None:
     run = Run(tmp_path)
 
-    with pytest.raises(ResumeError, match="leave --resume away") as refusal:
+    with pytest.raises(ResumeError, match="start a new one without --resume") as refusal:
         run.store.restore(run.accelerator)
     assert str(run.store.folder) in str(refusal.value)
 

@@ -68,17 +68,6 @@ def test_control_is_added_to_what_was_encoded_without_changing_it(networks: Siam
     assert all(torch.equal(a, b) for a, b in zip(before, (*encoded.skips, encoded.middle), strict=True))
 
 
-def test_selected_samples_decode_as_they_do_in_their_batch(networks: SiameseNetworks) -> None:
-    encoded = networks.encode(LATENT, TIMESTEPS, CONTEXT)
-    index = torch.tensor([1])
-
-    with torch.no_grad():
-        whole = networks.decoder(encoded, CONTEXT)
-        selected = networks.decoder(encoded.select(index), CONTEXT[index])
-
-    torch.testing.assert_close(selected, whole[index])
-
-
 def test_a_new_control_network_starts_as_the_encoder_and_adds_nothing() -> None:
     unet = build_unet(ARCHITECTURE.unet)
     control = DHIControlNet.initialised_from(unet, ARCHITECTURE)
@@ -131,7 +120,8 @@ def test_either_hint_block_reaches_every_output_and_gets_a_gradient(architecture
     outputs = control.control(LATENT, TIMESTEPS, CONTEXT, features)
     networks.decoder(encoded, CONTEXT, outputs).square().mean().backward()
 
-    assert all(weight.grad.any() for weight in control.controlnet_cond_embedding.parameters())
+    grads = [weight.grad for weight in control.controlnet_cond_embedding.parameters()]
+    assert all(grad is not None and grad.any() for grad in grads)
     for changed, output in zip(controls(control, 1 - HINT), outputs, strict=True):
         assert not torch.equal(changed, output)
 

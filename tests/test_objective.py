@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from small_models import ARCHITECTURE, recorded_calls, small_networks
-from torch import Tensor
+from torch import Tensor, nn
 
 from siamese_core.architecture import Architecture
 from siamese_core.networks import SiameseNetworks
@@ -75,7 +75,7 @@ def names_of(calls: list[tuple[str, int]]) -> list[str]:
 
 
 def gradients(networks: SiameseNetworks) -> dict[str, Tensor]:
-    modules = {"control": networks.control, "decoder": networks.decoder}
+    modules: dict[str, nn.Module] = {"control": networks.control, "decoder": networks.decoder}
     return {
         f"{part}.{name}": parameter.grad.clone()
         for part, module in modules.items()

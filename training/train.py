@@ -14,6 +14,7 @@ resumed run repeats the uninterrupted one exactly.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import uuid
 from collections import Counter
@@ -176,9 +177,15 @@ def _run_record(
         "prompt": settings.prompt or Counter(pair.prompt or "" for pair in pairs).most_common(1)[0][0],
         "pairs": len(pairs),
         "pairs_fingerprint": pairs_fingerprint(pairs),
-        "prompts": sorted({pair.prompt or "" for pair in pairs})[:100],
+        "prompts_digest": _prompts_digest(pairs),
         "base": _base_digest(settings.base),
     }
+
+
+def _prompts_digest(pairs: list[Pair]) -> str:
+    """Digest of which pair has which prompt."""
+    lines = sorted(f"{pair.stem}\n{pair.prompt}" for pair in pairs)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _base_digest(path: Path) -> str:
@@ -207,7 +214,7 @@ def _encoded(
 ) -> TrainingSet:
     """The encoded training set, from the run's cache when it was made from the same data and base."""
     path = settings.output / "encoded.safetensors"
-    made_from = ("pairs_fingerprint", "base", "prompt", "prompts", "resolution", "resize_mode")
+    made_from = ("pairs_fingerprint", "base", "prompt", "prompts_digest", "resolution", "resize_mode")
     key = json.dumps([record[name] for name in (*made_from, "mask_threshold", "mask_label")])
     data = load_training_set(path, key)
     if data is None:
