@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
+from tqdm import tqdm
 
 from .architecture import LATENT_SCALE
 from .base import Base
@@ -125,7 +126,8 @@ def random_crops(images: Tensor, side: int, rng: torch.Generator) -> Tensor:
 def encode_moments(vae: AutoencoderKL, images: Tensor, batch_size: int = 16) -> Tensor:
     """Posterior mean and standard deviation of uint8 ``images``: ``(N, 2, 4, R/8, R/8)``, unscaled."""
     rows = []
-    for start in range(0, len(images), batch_size):
+    starts = range(0, len(images), batch_size)
+    for start in tqdm(starts, desc="encoding images", disable=len(starts) < 10, mininterval=1.0):
         pixels = images[start : start + batch_size].to(vae.device).float() / 127.5 - 1.0
         posterior = vae_moments(vae, pixels)
         rows.append(torch.stack([posterior.mean, posterior.std], dim=1).cpu())
@@ -133,13 +135,13 @@ def encode_moments(vae: AutoencoderKL, images: Tensor, batch_size: int = 16) -> 
 
 
 @torch.no_grad()
-def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
-    """Fold the measured mean and scale of the latents into the VAE's weights, in place.
+def normalise_latents(vae: AutoencoderKL, moments: Tensor) -> Tensor:
+    """Fold mean and scale of the latents into the VAE's weights, in place; return the new moments.
 
-    Afterwards ``LATENT_SCALE`` times a posterior sample has mean 0 and standard deviation 1 in every channel,
-    over ``images``, and decoding is unchanged: hosts that multiply by the constant need to know nothing.
+    ``moments`` (N, 2, 4, h, w) are those of :func:`encode_moments`. Afterwards ``LATENT_SCALE`` times a
+    posterior sample of the same images has mean 0 and standard deviation 1 in every channel, and decoding is
+    unchanged: hosts that multiply by the constant need to know nothing.
     """
-    moments = encode_moments(vae, images)
     mean = moments[:, 0].mean(dim=(0, 2, 3)).to(vae.device)
     spread = (moments[:, 0].var(dim=(0, 2, 3)) + moments[:, 1].square().mean(dim=(0, 2, 3))).sqrt()
     gain = (1.0 / (spread * LATENT_SCALE)).to(vae.device)
@@ -150,6 +152,9 @@ def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
     quant.weight[:channels] *= gain.view(-1, 1, 1, 1)
     quant.bias[:channels] = (quant.bias[:channels] - mean) * gain
     quant.bias[channels:] += 2.0 * gain.log()
+    moments = moments.clone()
+    moments[:, 0] -= mean.cpu().view(1, -1, 1, 1)
+    return moments * gain.cpu().view(1, 1, -1, 1, 1)
 
 
 def unet_step_function(

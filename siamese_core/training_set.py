@@ -102,12 +102,7 @@ def encode_pairs(
     return TrainingSet(
         images=images,
         masks=masks,
-        moments=torch.cat(
-            [
-                encode_moments(base.vae, images[start : start + 8])
-                for start in tqdm(range(0, len(images), 8), desc="encoding images", mininterval=1.0)
-            ]
-        ),
+        moments=encode_moments(base.vae, images, batch_size=8),
         contexts=encode_prompts(base.text_encoder, base.tokenizer, distinct).cpu(),
         prompt_index=torch.tensor([distinct.index(prompt) for prompt in prompts]),
     )

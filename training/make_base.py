@@ -101,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "unet": asdict(unet_settings),
     }
     try:
-        _train_vae(base, images, settings, vae_settings, record, args, accelerator)
-        _train_unet(base, images, prompts, settings, unet_settings, record, args, accelerator)
+        moments = _train_vae(base, images, settings, vae_settings, record, args, accelerator)
+        _train_unet(base, moments, prompts, settings, unet_settings, record, args, accelerator)
     except Interrupted as stop:
         print(f"\nstopped after {stop.step} steps, all saved; go on with the same command and --resume")
         return 128 + stop.signal_number
@@ -119,7 +119,8 @@ def _train_vae(
     record: dict[str, Any],
     args: argparse.Namespace,
     accelerator: Accelerator,
-) -> None:
+) -> Tensor:
+    """Train ``base``'s VAE; return the normalised moments of the images and their mirror images."""
     store = CheckpointStore(args.output / "checkpoints" / "vae", record)
     vae = base.vae.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
@@ -138,13 +139,15 @@ def _train_vae(
     )
     accelerator.free_memory()
     base.vae.eval()
-    normalise_latents(base.vae, images)
+    both_ways = torch.cat([images, images.flip(-1)])
+    moments = normalise_latents(base.vae, encode_moments(base.vae, both_ways))
     _save_reconstructions(base, images, args.output / "reconstructions.png")
+    return moments
 
 
 def _train_unet(
     base: Base,
-    images: Tensor,
+    moments: Tensor,
     prompts: Sequence[str],
     settings: MakeBaseSettings,
     unet_settings: UNetSettings,
@@ -153,8 +156,6 @@ def _train_unet(
     accelerator: Accelerator,
 ) -> None:
     store = CheckpointStore(args.output / "checkpoints" / "unet", record)
-    print("encoding the images once")
-    moments = torch.cat([encode_moments(base.vae, images), encode_moments(base.vae, images.flip(-1))])
     unet = base.unet.train().to(memory_format=torch.channels_last)
     text_encoder = base.text_encoder.train()
     parameters = [*unet.parameters(), *text_encoder.parameters()]
