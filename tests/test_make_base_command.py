@@ -128,7 +128,7 @@ def test_a_run_is_not_resumed_with_other_settings(made: Path, pairs: Path, tmp_p
     run = tmp_path / "run"
     shutil.copytree(made / "checkpoints" / "vae", run / "checkpoints" / "vae")
     refusal = make(pairs, run, "--resume", "--seed", 7).refusal
-    assert "belongs to another run: settings was" in refusal
+    assert "belongs to another run: seed was" in refusal
     assert not (run / "base.safetensors").exists()
 
 
