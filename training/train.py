@@ -82,6 +82,7 @@ class TrainSettings:
     log_every: int = option(10, "steps between reads of the losses")
     sample_every: int = option(500, "steps between sample pictures, 0 for none")
     sample_count: int = option(4, "fixed masks in a sample picture")
+    sample_guidance: float = option(9.0, "guidance scale of sample pictures; small bases want 2 to 3")
     threads: int = option(0, "CPU threads, 0 leaves torch's choice")
     export: Literal["full", "adapter", "both"] = option("full", "what the finished run writes")
     export_precision: Literal["fp16", "fp32"] = option("fp16", "number format of the exported file")
@@ -248,7 +249,7 @@ def _sampler(trainer: Trainer, data: TrainingSet, settings: TrainSettings) -> Ca
                 [(mask_hint(data.masks[chosen]).to(device), 1.0)],
                 contexts[data.prompt_index[chosen]],
                 contexts[-1:].expand(len(chosen), -1, -1),
-                guidance_scale=9.0,
+                guidance_scale=settings.sample_guidance,
             )
             side = settings.resolution
             seeds = range(settings.seed, settings.seed + len(chosen))
