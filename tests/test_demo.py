@@ -45,13 +45,13 @@ def test_the_demo_leaves_pairs_a_report_and_a_summary(tmp_path: Path) -> None:
 def test_the_demo_replaces_an_earlier_demo_and_nothing_else(tmp_path: Path) -> None:
     own, foreign = tmp_path / "demo", tmp_path / "thesis"
     (own / "phantoms").mkdir(parents=True)
-    (own / "old.txt").write_text("old")
-    foreign.mkdir()
+    (own / "report.html").write_text("old")
+    (foreign / "phantoms").mkdir(parents=True)
     (foreign / "chapter.txt").write_text("years of work")
 
     demo._prepare(own)
     assert list(own.iterdir()) == []
-    with pytest.raises(demo.OptionError, match="not an earlier demo"):
+    with pytest.raises(demo.OptionError, match="chapter.txt, which no demo wrote"):
         demo._prepare(foreign)
     assert (foreign / "chapter.txt").read_text() == "years of work"
 

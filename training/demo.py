@@ -41,6 +41,7 @@ from .segmenter import SegmenterSettings, dice_scores, predict_masks, train_segm
 
 TINY_BASE = Path(siamese_core.__file__).parent / "assets" / "tiny-base.safetensors"
 SIDE = 128
+_OWN_FILES = {"phantoms", "training", "pairs", "report.html", "contact_sheet.png", "summary.json"}
 
 
 @dataclass(frozen=True)
@@ -184,10 +185,11 @@ def _contact_sheet(samples: Sequence[Sample]) -> NDArray[np.uint8]:
 
 
 def _prepare(output: Path) -> None:
-    """Make room: an earlier demo's folder is replaced, anything else is refused."""
-    if output.exists() and any(output.iterdir()):
-        if not (output / "phantoms").is_dir():
-            raise OptionError(f"{output}: not empty and not an earlier demo; give another --output")
+    """Make room: a folder that holds an earlier demo and nothing else is replaced, any other refused."""
+    found = {path.name for path in output.iterdir()} if output.exists() else set()
+    if found:
+        if foreign := sorted(found - _OWN_FILES):
+            raise OptionError(f"{output}: holds {foreign[0]}, which no demo wrote; give another --output")
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
 
