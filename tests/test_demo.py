@@ -51,7 +51,7 @@ def test_the_demo_replaces_an_earlier_demo_and_nothing_else(tmp_path: Path) -> N
 
     demo._prepare(own)
     assert list(own.iterdir()) == []
-    with pytest.raises(demo.OptionError, match="chapter.txt, which no demo wrote"):
+    with pytest.raises(demo.OptionError, match=r"chapter\.txt, which no demo wrote"):
         demo._prepare(foreign)
     assert (foreign / "chapter.txt").read_text() == "years of work"
 
