@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from .schedule import add_noise, renoise
+from .schedule import add_noise, renoise, signal_to_noise
 from .settings import option
 
 
@@ -18,7 +18,9 @@ class ObjectiveSettings:
     """Weights and gates; the defaults are the paper's.
 
     ``branches="mask"`` trains on the mask alone (the ablation's baseline): only the first term remains.
-    A weight of 0 for consistency or augmentation removes that term and its work.
+    A weight of 0 for consistency or augmentation removes that term and its work. ``min_snr_gamma`` weighs
+    all terms of a sample by min(SNR, gamma) / SNR, SNR = abar / (1 - abar) (Hang et al. 2023, arXiv
+    2303.09556).
     """
 
     branches: Literal["siamese", "mask"] = option("siamese", "siamese, or the mask branch alone (ablation)")
@@ -27,10 +29,20 @@ class ObjectiveSettings:
     augmentation_weight: float = option(1.0, "w_a, weight of the online augmentation; 0 leaves it out")
     augmentation_start: float = option(1 / 3, "K_tau as a share of N: augmentation runs after it")
     augmentation_max_timestep: int = option(200, "T_tau: augmentation takes samples up to this timestep")
+    min_snr_gamma: float | None = option(
+        None, "min-SNR weighting; the paper has none, 5 is usual, 0.05 makes small latents learn masks soon"
+    )
 
     def image_weight(self, step: int, total_steps: int) -> float:
         """w_i = k / N, weight of the image's control in the mix."""
         return step / total_steps
+
+    def sample_weights(self, timesteps: Tensor) -> Tensor:
+        """Weight of each sample's terms, (B,) float32, for ``timesteps`` (B,)."""
+        if self.min_snr_gamma is None:
+            return torch.ones_like(timesteps, dtype=torch.float32)
+        ratio = signal_to_noise(timesteps)
+        return ratio.clamp(max=self.min_snr_gamma) / ratio
 
     def augments(self, step: int, total_steps: int) -> bool:
         """Whether step k is past the gate: ``k > K_tau``, strictly."""
@@ -43,7 +55,8 @@ class TrainingBatch:
     """One batch, all tensors on the networks' device.
 
     ``latent`` and ``noise`` (B, 4, h, w), latents scaled; ``timesteps`` (B,) in 0..999; ``context``
-    (B, tokens, width); ``mask_hint`` and ``image_hint`` (B, 3, 8h, 8w) in [0, 1].
+    (B, tokens, width); ``mask_hint`` and ``image_hint`` (P, 3, 8h, 8w) in [0, 1]: P pairs with B / P
+    samples each, those of a pair one after the other.
     """
 
     latent: Tensor
@@ -97,18 +110,19 @@ def siamese_step(
     """Losses of training step k of N; gradients are accumulated by calling ``backward`` on their parts.
 
     Each branch is back-propagated and freed before the next one is built. The parts sum up to
-    ``loss = mean over B of L_m + L_i + w_c L_c + w_a [t <= T_tau] L_m'``. The image branch reaches the
-    control network only, through c_i. The frozen encoder runs once for both branches, c_m once, and the
-    online augmentation on the qualifying samples only.
+    ``loss = mean over B of L_m + L_i + w_c L_c + w_a [t <= T_tau] L_m'``, each sample's terms times its
+    weight (1 in the paper). The image branch reaches the control network only, through c_i. The frozen
+    encoder runs once for both branches, c_m once, and the online augmentation on the qualifying samples only.
     """
     z_t = add_noise(batch.latent, batch.noise, batch.timesteps)
     encoded = networks.encode(z_t, batch.timesteps, batch.context)
     # The hint block's graph is shared by mask branch and augmentation: they meet in this leaf, and the
     # gradient collected there goes through the hint block once, at the end.
     mask_features = networks.control.hint_features(batch.mask_hint)
-    features = mask_features.detach().requires_grad_()
+    features = _per_sample(mask_features, batch).detach().requires_grad_()
     control_mask = networks.control.control(z_t, batch.timesteps, batch.context, features)
 
+    weights = settings.sample_weights(batch.timesteps)
     zeros = torch.zeros_like(batch.timesteps, dtype=torch.float32)
     image = consistency = augmentation = zeros
     noise_image: Tensor | None = None
@@ -117,7 +131,7 @@ def siamese_step(
             networks, batch, settings, z_t, encoded, control_mask, settings.image_weight(step, total_steps)
         )
         if image_loss.requires_grad:
-            backward(image_loss.mean())
+            backward((weights * image_loss).mean())
         image = image_loss.detach()
         del image_loss
 
@@ -131,19 +145,19 @@ def siamese_step(
         if settings.consistency_weight:
             part = part + settings.consistency_weight * consistency_loss
         del consistency_loss
-    backward(part.mean())
+    backward((weights * part).mean())
     mask, noise_mask = mask_loss.detach(), noise_mask.detach()
     del mask_loss, part, encoded
 
     if noise_image is not None and settings.augments(step, total_steps):
         augmentation = _augmentation_branch(networks, batch, settings, z_t, noise_image, features, backward)
     if features.grad is not None:
-        mask_features.backward(features.grad)
+        _per_sample(mask_features, batch).backward(features.grad)
 
     total = mask + image + settings.consistency_weight * consistency
     total = total + settings.augmentation_weight * augmentation
     return StepTerms(
-        loss=total.mean(),
+        loss=(weights * total).mean(),
         mask=mask,
         image=image,
         consistency=consistency,
@@ -158,6 +172,11 @@ def per_sample_error(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
 
 
+def _per_sample(features: Tensor, batch: TrainingBatch) -> Tensor:
+    """Hint features of P pairs (P, C, h, w), repeated for the samples of each pair: (B, C, h, w)."""
+    return features.repeat_interleave(len(batch.timesteps) // len(features), dim=0)
+
+
 def _image_branch(
     networks: Networks,
     batch: TrainingBatch,
@@ -170,7 +189,7 @@ def _image_branch(
     """eps_mix, detached, and L_i (B,) with its graph, from c_mix = w_m sg(c_m) + w_i c_i."""
     mix = [settings.mask_weight * part.detach() for part in control_mask]
     if image_weight:  # at k = 0 the image has no say and gets no gradient
-        features = networks.control.hint_features(batch.image_hint)
+        features = _per_sample(networks.control.hint_features(batch.image_hint), batch)
         control_image = networks.control.control(z_t, batch.timesteps, batch.context, features)
         mix = [mask + image_weight * image for mask, image in zip(mix, control_image, strict=True)]
     prediction = networks.shadow(encoded, batch.context, mix)
@@ -196,7 +215,8 @@ def _augmentation_branch(
     encoded = networks.encode(z_new, timesteps, context)
     control = networks.control.control(z_new, timesteps, context, features[chosen])
     error = per_sample_error(networks.decoder(encoded, context, control), noise)
+    weighted = settings.augmentation_weight * settings.sample_weights(timesteps) * error
     # The mean divides by the whole batch, not by the number of qualifying samples.
-    backward(settings.augmentation_weight * error.sum() / len(batch.timesteps))
+    backward(weighted.sum() / len(batch.timesteps))
     result[chosen] = error.detach()
     return result

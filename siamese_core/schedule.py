@@ -28,6 +28,23 @@ def signal_and_noise_scale(timesteps: Tensor) -> tuple[Tensor, Tensor]:
     return abar.sqrt().float(), (1.0 - abar).sqrt().float()
 
 
+def signal_to_noise(timesteps: Tensor) -> Tensor:
+    """abar_t / (1 - abar_t) for ``timesteps`` (B,): ``(B,)`` float32."""
+    abar = alphas_cumprod().to(timesteps.device)[timesteps]
+    return abar / (1.0 - abar)
+
+
+def stratified_timesteps(count: int, rng: torch.Generator) -> Tensor:
+    """``(count,)`` timesteps, one in each of ``count`` equal bins of 0..999, in random order.
+
+    One shift shared by all of them keeps each one uniform (Kingma et al. 2021, "Variational Diffusion
+    Models", appendix I.1), so that expectations stay what they are and only their noise is less.
+    """
+    shift = torch.rand(1, generator=rng)
+    places = (shift + torch.randperm(count, generator=rng) / count) % 1.0
+    return (places * TRAIN_TIMESTEPS).long().clamp(max=TRAIN_TIMESTEPS - 1)
+
+
 def add_noise(latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """q(z_t | z_0): ``sqrt(abar_t) z_0 + sqrt(1 - abar_t) noise``; ``(B, 4, h, w)``, timesteps ``(B,)``."""
     signal, sigma = signal_and_noise_scale(timesteps)

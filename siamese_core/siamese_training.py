@@ -14,24 +14,32 @@ from .architecture import HintBlock
 from .base import Base, base_file
 from .checkpoint import FileKind, ModelFile
 from .layouts import decoder_keys, to_ldm
-from .loop import cosine_rate, set_learning_rate
+from .loop import cosine_rate
 from .networks import DHIControlNet, SiameseNetworks
 from .objective import ObjectiveSettings, siamese_step
 from .settings import option
-from .training_set import TrainingSet
+from .training_set import BatchSettings, TrainingSet
 
 
 @dataclass(frozen=True)
 class OptimiserSettings:
-    """AdamW and the batch; the defaults are the paper's, per device (its global batch is 8 x 6)."""
+    """AdamW; the defaults are the paper's."""
 
-    batch_size: int = option(6, "pairs a step (the paper's global batch is 48 = 8 x 6)")
     learning_rate: float = option(1e-5, "AdamW's rate, or its peak when it decays")
+    hint_learning_rate: float | None = option(
+        None, "rate of the hint block, when another; its wide convolutions die at rates that suit small bases"
+    )
     rate_decay: Literal["none", "cosine"] = option(
         "none", "down to 0 along a half cosine; the paper has none"
     )
+    warmup: int = option(0, "steps in which the rates rise to their value; the paper has none")
     weight_decay: float = option(1e-2, "AdamW's weight decay")
-    prompt_dropout: float = option(0.05, "share of samples trained on the empty prompt")
+
+    def rate_factor(self, step: int, total_steps: int) -> float:
+        """What the rates are multiplied by in training step k of N, in (0, 1]."""
+        if self.rate_decay == "cosine":
+            return cosine_rate(1.0, step, total_steps, self.warmup)
+        return min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
 
 
 @dataclass
@@ -61,10 +69,7 @@ class Trainer:
             module.to(accelerator.device, memory_format=torch.channels_last)
         networks = SiameseNetworks.assemble(base.unet, control)
         optimizer = torch.optim.AdamW(
-            networks.trained_parameters(),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=True,
+            _parameter_groups(networks, settings), weight_decay=settings.weight_decay, fused=True
         )
         # Registered for checkpoints, not wrapped: the branches call the networks' own methods.
         accelerator.prepare_model(networks.control, evaluation_mode=True)
@@ -75,6 +80,7 @@ class Trainer:
         self,
         data: TrainingSet,
         objective: ObjectiveSettings,
+        batches: BatchSettings,
         settings: OptimiserSettings,
         total_steps: int,
         seed: int,
@@ -83,13 +89,13 @@ class Trainer:
         device = self.accelerator.device
 
         def step(k: int) -> dict[str, Tensor]:
-            batch = data.batch(seed, k, settings.batch_size, settings.prompt_dropout, device)
+            batch = data.batch(seed, k, batches, device)
             with self.accelerator.autocast():
                 terms = siamese_step(
                     self.networks, batch, objective, k, total_steps, self.accelerator.backward
                 )
-            if settings.rate_decay == "cosine":
-                set_learning_rate(self.optimizer, cosine_rate(settings.learning_rate, k, total_steps))
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * settings.rate_factor(k, total_steps)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             return terms.means()
@@ -106,3 +112,15 @@ class Trainer:
         unet = whole.parts["unet"]
         decoder = {key: unet[key] for key in decoder_keys(unet)}
         return replace(whole, kind="adapter", parts={"unet": decoder, "control": control})
+
+
+def _parameter_groups(networks: SiameseNetworks, settings: OptimiserSettings) -> list[dict[str, Any]]:
+    """AdamW's groups: the trained weights but for the hint block's, and those."""
+    hint = list(networks.control.controlnet_cond_embedding.parameters())
+    known = {id(parameter) for parameter in hint}
+    others = [parameter for parameter in networks.trained_parameters() if id(parameter) not in known]
+    hint_rate = settings.learning_rate if settings.hint_learning_rate is None else settings.hint_learning_rate
+    return [
+        {"params": others, "lr": settings.learning_rate, "initial_lr": settings.learning_rate},
+        {"params": hint, "lr": hint_rate, "initial_lr": hint_rate},
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,11 +21,26 @@ from .files import atomic_path
 from .masks import ResizeMode
 from .objective import TrainingBatch
 from .pairs import Pair, load_pair
-from .schedule import TRAIN_TIMESTEPS
+from .schedule import TRAIN_TIMESTEPS, stratified_timesteps
 from .seeds import epoch_order, generator, stream_seed
+from .settings import option
 from .text import encode_prompts
 
 _KEY = "siamese.cache"  # the metadata entry that says what an encoded set was made from
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """What one step trains on; the defaults are the paper's, per device."""
+
+    batch_size: int = option(6, "pairs a step (the paper's global batch is 48 = 8 x 6)")
+    draws_per_pair: int = option(
+        1, "timesteps and noises a step draws for each pair; its hints are computed once for all of them"
+    )
+    timestep_sampling: Literal["independent", "stratified"] = option(
+        "independent", "stratified: a step's timesteps lie evenly over 0..999; same expectation, less noise"
+    )
+    prompt_dropout: float = option(0.05, "share of samples trained on the empty prompt")
 
 
 @dataclass(frozen=True)
@@ -46,28 +62,32 @@ class TrainingSet:
         return len(self.images)
 
     def batch(
-        self, seed: int, step: int, batch_size: int, prompt_dropout: float, device: torch.device | str
+        self, seed: int, step: int, settings: BatchSettings, device: torch.device | str
     ) -> TrainingBatch:
         """The batch of step k: a pure function of the set and the arguments.
 
         Latents are drawn from the cached posterior anew each step; a share ``prompt_dropout`` of the samples
         gets the empty prompt.
         """
-        chosen = epoch_order(seed, step, batch_size, len(self))
+        pairs = epoch_order(seed, step, settings.batch_size, len(self))
         rng = generator(stream_seed(seed, "batch", step))
+        chosen = torch.tensor(pairs).repeat_interleave(settings.draws_per_pair)
         mean, std = self.moments[chosen].unbind(dim=1)
         latent = (mean + std * torch.randn(mean.shape, generator=rng)) * LATENT_SCALE
         noise = torch.randn(mean.shape, generator=rng)
-        timesteps = torch.randint(TRAIN_TIMESTEPS, (batch_size,), generator=rng)
-        dropped = torch.rand(batch_size, generator=rng) < prompt_dropout
+        if settings.timestep_sampling == "stratified":
+            timesteps = stratified_timesteps(len(chosen), rng)
+        else:
+            timesteps = torch.randint(TRAIN_TIMESTEPS, (len(chosen),), generator=rng)
+        dropped = torch.rand(len(chosen), generator=rng) < settings.prompt_dropout
         prompts = self.prompt_index[chosen].masked_fill(dropped, len(self.contexts) - 1)
         return TrainingBatch(
             latent=latent.to(device),
             noise=noise.to(device),
             timesteps=timesteps.to(device),
             context=self.contexts[prompts].to(device),
-            mask_hint=mask_hint(self.masks[chosen]).to(device),
-            image_hint=image_hint(self.images[chosen]).to(device),
+            mask_hint=mask_hint(self.masks[pairs]).to(device),
+            image_hint=image_hint(self.images[pairs]).to(device),
         )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from siamese_core.pairs import Pair
 from siamese_core.seeds import epoch_order, generator
 from siamese_core.text import encode_prompts
 from siamese_core.training_set import (
+    BatchSettings,
     TrainingSet,
     encode_pairs,
     image_hint,
@@ -37,6 +39,10 @@ def small_set(count: int = 5, side: int = 16) -> TrainingSet:
     )
 
 
+def batches(size: int, dropout: float = 0.0, **others: Any) -> BatchSettings:
+    return BatchSettings(batch_size=size, prompt_dropout=dropout, **others)
+
+
 def assert_equal(actual: TrainingBatch | TrainingSet, expected: TrainingBatch | TrainingSet) -> None:
     for name, value in vars(expected).items():
         assert torch.equal(getattr(actual, name), value), name
@@ -44,20 +50,20 @@ def assert_equal(actual: TrainingBatch | TrainingSet, expected: TrainingBatch | 
 
 def test_a_batch_is_a_function_of_the_set_and_the_arguments() -> None:
     data = small_set()
-    first = data.batch(42, 3, 4, 0.5, "cpu")
+    first = data.batch(42, 3, batches(4, 0.5), "cpu")
     torch.manual_seed(9)
     state = torch.get_rng_state()
-    data.batch(42, 2, 4, 0.5, "cpu")
+    data.batch(42, 2, batches(4, 0.5), "cpu")
 
-    assert_equal(data.batch(42, 3, 4, 0.5, "cpu"), first)
+    assert_equal(data.batch(42, 3, batches(4, 0.5), "cpu"), first)
     assert torch.equal(torch.get_rng_state(), state)
-    for other in (data.batch(43, 3, 4, 0.5, "cpu"), data.batch(42, 4, 4, 0.5, "cpu")):
+    for other in (data.batch(43, 3, batches(4, 0.5), "cpu"), data.batch(42, 4, batches(4, 0.5), "cpu")):
         assert not torch.equal(other.noise, first.noise)
         assert not torch.equal(other.latent, first.latent)
 
 
 def test_a_batch_has_the_shapes_and_ranges_that_the_objective_wants() -> None:
-    batch = small_set().batch(42, 0, 7, 0.1, "cpu")
+    batch = small_set().batch(42, 0, batches(7, 0.1), "cpu")
 
     assert batch.latent.shape == batch.noise.shape == (7, 4, 2, 2)
     assert batch.mask_hint.shape == batch.image_hint.shape == (7, 3, 16, 16)
@@ -70,7 +76,7 @@ def test_a_batch_has_the_shapes_and_ranges_that_the_objective_wants() -> None:
 
 def test_hints_and_prompts_belong_to_the_samples_of_the_epochs_order() -> None:
     data = small_set()
-    batch = data.batch(42, 2, 4, 0.0, "cpu")
+    batch = data.batch(42, 2, batches(4, 0.0), "cpu")
     chosen = epoch_order(42, 2, 4, len(data))
 
     assert torch.equal(batch.mask_hint, mask_hint(data.masks[chosen]))
@@ -82,7 +88,7 @@ def test_the_asked_share_of_prompts_is_dropped() -> None:
     data = small_set(side=8)
 
     def empty_share(dropout: float) -> float:
-        return (data.batch(42, 0, 4000, dropout, "cpu").context[:, 0, 0] == 2).float().mean().item()
+        return (data.batch(42, 0, batches(4000, dropout), "cpu").context[:, 0, 0] == 2).float().mean().item()
 
     assert empty_share(0.0) == 0.0
     assert empty_share(1.0) == 1.0
@@ -91,17 +97,41 @@ def test_the_asked_share_of_prompts_is_dropped() -> None:
 
 def test_latents_are_scaled_draws_from_the_posterior() -> None:
     data = small_set(count=1, side=8)
-    latents = data.batch(42, 0, 4000, 0.0, "cpu").latent / LATENT_SCALE
+    latents = data.batch(42, 0, batches(4000, 0.0), "cpu").latent / LATENT_SCALE
 
     torch.testing.assert_close(latents.mean(dim=0), data.moments[0, 0], rtol=0, atol=0.07)
     torch.testing.assert_close(latents.std(dim=0), data.moments[0, 1], rtol=0.05, atol=0)
 
 
 def test_timesteps_are_uniform() -> None:
-    timesteps = small_set(side=8).batch(42, 0, 4000, 0.0, "cpu").timesteps
+    timesteps = small_set(side=8).batch(42, 0, batches(4000, 0.0), "cpu").timesteps
 
     assert timesteps.float().mean().item() == pytest.approx(499.5, abs=20)
     assert (timesteps <= 200).float().mean().item() == pytest.approx(0.201, abs=0.03)
+
+
+def test_stratified_timesteps_lie_one_in_each_bin_and_are_uniform() -> None:
+    settings = batches(8, timestep_sampling="stratified")
+    drawn = torch.stack([small_set(side=8).batch(42, k, settings, "cpu").timesteps for k in range(500)])
+
+    places = (drawn.double() / 125).sort(dim=1).values
+    assert ((places.diff(dim=1) - 1).abs() < 0.02).all()  # a step apart, up to rounding
+    for column in drawn.float().T:  # each sample's own is uniform, whichever bin it falls into
+        assert column.mean().item() == pytest.approx(499.5, abs=50)
+        assert (column <= 200).float().mean().item() == pytest.approx(0.201, abs=0.07)
+
+
+def test_a_pair_can_be_drawn_several_times_and_keeps_one_hint() -> None:
+    data = small_set()
+    batch = data.batch(42, 1, batches(2, draws_per_pair=3), "cpu")
+    chosen = epoch_order(42, 1, 2, len(data))
+
+    assert len(batch.latent) == len(batch.noise) == len(batch.timesteps) == len(batch.context) == 6
+    assert torch.equal(batch.mask_hint, mask_hint(data.masks[chosen]))
+    assert torch.equal(batch.image_hint, image_hint(data.images[chosen]))
+    prompts = batch.context[:, 0, 0].long().view(2, 3)
+    assert prompts.tolist() == [[value] * 3 for value in data.prompt_index[chosen].tolist()]
+    assert len(batch.timesteps.unique()) == len(batch.noise.unique(dim=0)) == 6
 
 
 def test_mask_hints_are_zero_and_one_in_three_equal_channels() -> None:
@@ -147,7 +177,7 @@ def test_a_cached_set_comes_back_equal(tmp_path: Path) -> None:
 
     assert found is not None
     assert_equal(found, small_set())
-    assert_equal(found.batch(1, 2, 3, 0.5, "cpu"), small_set().batch(1, 2, 3, 0.5, "cpu"))
+    assert_equal(found.batch(1, 2, batches(3, 0.5), "cpu"), small_set().batch(1, 2, batches(3, 0.5), "cpu"))
 
 
 def test_a_cache_made_from_something_else_is_ignored_and_can_be_replaced(tmp_path: Path) -> None:

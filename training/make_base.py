@@ -5,7 +5,8 @@
 DIR is a folder of images, a folder with images/ and masks/, or one with a prompt.json (then each image
 has its own prompt). Written: OUTPUT/diffusers (a diffusers model folder), OUTPUT/base.safetensors (the
 single file), and pictures of what the VAE and the UNet have learnt. A good VAE takes hours on a CPU: stop at
-any time with Ctrl-C and go on with --resume. --init starts from another base instead of random weights.
+any time with Ctrl-C and go on with --resume. --init starts from another base instead of random weights; with
+--vae-steps 0 its VAE stays as it is.
 
 Meant for one process: `accelerate launch` with several is refused.
 """
@@ -26,7 +27,8 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor
 
-from siamese_core.architecture import LATENT_SCALE, TINY
+from siamese_core import unet_start, vae_start
+from siamese_core.architecture import LATENT_SCALE, TINY, Architecture
 from siamese_core.base import Base, build_base, load_base, save_base
 from siamese_core.base_training import (
     UNetSettings,
@@ -46,7 +48,6 @@ from siamese_core.pairs import find_pairs, read_image
 from siamese_core.sampling import to_uint8
 from siamese_core.settings import option
 from siamese_core.text import encode_prompts
-from siamese_core.vae_start import NARROWEST, start_from_block_means
 
 from .options import (
     OptionError,
@@ -69,13 +70,14 @@ class MakeBaseSettings:
     vae_widths: tuple[int, ...] = option(
         TINY.vae.widths, "VAE widths, multiples of 32; below 64 colours are slow to come out"
     )
+    restart_unet: bool = option(False, "with --init: take its VAE only; UNet and text encoder start anew")
     seed: int = option(42, "seed of weights, data order and noise")
     save_every: int = option(500, "steps between checkpoints")
     threads: int = option(1, "CPU threads; small models are fastest with one")
 
 
 # Settings that decide the result: a run can be resumed only with the same ones.
-_IDENTITY = ("prompt", "resolution", "unet_widths", "vae_widths", "seed")
+_IDENTITY = ("prompt", "resolution", "unet_widths", "vae_widths", "restart_unet", "seed")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     accelerator = Accelerator(log_with="tensorboard", project_dir=str(args.output))
     if accelerator.num_processes > 1:
         raise OptionError("make_base runs in one process; start it without accelerate launch")
-    _check_settings(settings, vae_settings, unet_settings)
+    _check_settings(settings, vae_settings, unet_settings, continued=args.init is not None)
     # All input comes before the folder is made: a refusal leaves nothing in the way of the next try.
     paths, prompts = _find_images(args.images, settings.prompt)
     base = _start(args.init, settings)
@@ -197,20 +199,34 @@ def _start(init: Path | None, settings: MakeBaseSettings) -> Base:
     if init is not None:
         base = load_base(init)
         base.architecture = replace(base.architecture, resolution=settings.resolution)
-        return base
+        if not settings.restart_unet:
+            return base
+        architecture = replace(base.architecture, unet=replace(TINY.unet, widths=settings.unet_widths))
+        fresh = _new_base(replace(architecture, text=TINY.text), settings)
+        return replace(fresh, vae=base.vae)
     architecture = replace(
         TINY,
         unet=replace(TINY.unet, widths=settings.unet_widths),
         vae=replace(TINY.vae, widths=settings.vae_widths),
         resolution=settings.resolution,
     )
-    base = build_base(architecture, settings.seed)
-    if min(settings.vae_widths) >= NARROWEST:
-        start_from_block_means(base.vae)
+    base = _new_base(architecture, settings)
+    if min(settings.vae_widths) >= vae_start.NARROWEST:
+        vae_start.start_from_block_means(base.vae)
     return base
 
 
-def _check_settings(settings: MakeBaseSettings, vae: VAESettings, unet: UNetSettings) -> None:
+def _new_base(architecture: Architecture, settings: MakeBaseSettings) -> Base:
+    """A base with random weights and, where its width allows it, a UNet that starts as the identity."""
+    base = build_base(architecture, settings.seed)
+    if architecture.unet.widths[0] >= unet_start.NARROWEST:
+        unet_start.start_from_identity(base.unet)
+    return base
+
+
+def _check_settings(
+    settings: MakeBaseSettings, vae: VAESettings, unet: UNetSettings, continued: bool
+) -> None:
     for name, widths in (("unet-widths", settings.unet_widths), ("vae-widths", settings.vae_widths)):
         if len(widths) != 4 or any(width % 32 or width <= 0 for width in widths):
             raise OptionError(
@@ -227,9 +243,10 @@ def _check_settings(settings: MakeBaseSettings, vae: VAESettings, unet: UNetSett
         raise OptionError(f"--resolution must be a positive multiple of 64, not {settings.resolution}")
     if vae.crop <= 0 or vae.crop % 8:
         raise OptionError(f"--vae-crop must be a positive multiple of 8, not {vae.crop}")
+    if vae.steps < 0 or (vae.steps == 0 and not continued):
+        raise OptionError(f"--vae-steps must be at least 1, or 0 with --init, not {vae.steps}")
     at_least_one = {
         "save-every": settings.save_every,
-        "vae-steps": vae.steps,
         "vae-batch-size": vae.batch_size,
         "unet-steps": unet.steps,
         "unet-batch-size": unet.batch_size,

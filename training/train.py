@@ -43,6 +43,7 @@ from siamese_core.sampling import to_uint8
 from siamese_core.settings import option
 from siamese_core.siamese_training import OptimiserSettings, Trainer
 from siamese_core.training_set import (
+    BatchSettings,
     TrainingSet,
     encode_pairs,
     load_training_set,
@@ -102,8 +103,8 @@ _IDENTITY = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args, settings, objective, optimiser = _parse(arguments)
-    _check_settings(settings, optimiser)
+    args, settings, objective, batches, optimiser = _parse(arguments)
+    _check_settings(settings, batches)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     accelerator = Accelerator(
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pairs = find_pairs(settings.pairs, default_prompt=settings.prompt)
     for note in check_pairs(pairs, threshold=settings.mask_threshold, label=settings.mask_label):
         print(f"note: {note}")
-    record = _run_record(settings, objective, optimiser, pairs)
+    record = _run_record(settings, pairs, objective, batches, optimiser)
     store = CheckpointStore(settings.output / "checkpoints", record, settings.keep_checkpoints)
     base = load_base(settings.base)  # before the folder is made: a refusal leaves nothing in the way
     run_id = _open_run(settings.output, store, record, args.resume)
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         run_steps(
-            trainer.step_function(data, objective, optimiser, settings.steps, settings.seed),
+            trainer.step_function(data, objective, batches, optimiser, settings.steps, settings.seed),
             LoopSettings(settings.steps, settings.save_every, settings.log_every),
             accelerator=accelerator,
             checkpoints=store,
@@ -152,13 +153,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check_settings(settings: TrainSettings, optimiser: OptimiserSettings) -> None:
+def _check_settings(settings: TrainSettings, batches: BatchSettings) -> None:
     for name in ("pairs", "base", "output"):
         if getattr(settings, name) == Path():
             raise OptionError(f"--{name} is needed")
     if settings.resolution <= 0 or settings.resolution % 64:
         raise OptionError(f"--resolution must be a positive multiple of 64, not {settings.resolution}")
-    counts = {"batch_size": optimiser.batch_size}
+    counts = {"batch_size": batches.batch_size, "draws_per_pair": batches.draws_per_pair}
     for name in ("steps", "save_every", "keep_checkpoints", "log_every", "sample_count"):
         counts[name] = getattr(settings, name)
     for name, value in counts.items():
@@ -167,13 +168,18 @@ def _check_settings(settings: TrainSettings, optimiser: OptimiserSettings) -> No
 
 
 def _run_record(
-    settings: TrainSettings, objective: ObjectiveSettings, optimiser: OptimiserSettings, pairs: list[Pair]
+    settings: TrainSettings,
+    pairs: list[Pair],
+    objective: ObjectiveSettings,
+    batches: BatchSettings,
+    optimiser: OptimiserSettings,
 ) -> dict[str, Any]:
     """What identifies the run; stored in checkpoints and in the finished file."""
     return {
         "command": "train",
         **{name: getattr(settings, name) for name in _IDENTITY},
         **asdict(objective),
+        **asdict(batches),
         **asdict(optimiser),
         "prompt": settings.prompt or Counter(pair.prompt or "" for pair in pairs).most_common(1)[0][0],
         "pairs": len(pairs),
@@ -295,7 +301,7 @@ def _versions() -> dict[str, str]:
 
 def _parse(
     arguments: Sequence[str] | None,
-) -> tuple[argparse.Namespace, TrainSettings, ObjectiveSettings, OptimiserSettings]:
+) -> tuple[argparse.Namespace, TrainSettings, ObjectiveSettings, BatchSettings, OptimiserSettings]:
     parser = argparse.ArgumentParser(
         prog="python -m training.train",
         description=__doc__,
@@ -306,15 +312,17 @@ def _parse(
     parser.add_argument("--change-steps", action="store_true", help="allow --resume with another --steps")
     add_flags(parser, TrainSettings)
     add_flags(parser.add_argument_group("objective (paper, section 3)"), ObjectiveSettings)
+    add_flags(parser.add_argument_group("batch"), BatchSettings)
     add_flags(parser.add_argument_group("optimiser"), OptimiserSettings)
     args = parser.parse_args(arguments)
     table = read_toml(args.config)
-    groups = (TrainSettings, ObjectiveSettings, OptimiserSettings)
+    groups = (TrainSettings, ObjectiveSettings, BatchSettings, OptimiserSettings)
     refuse_unknown(table, set().union(*map(field_names, groups)), args.config)
     return (
         args,
         build(TrainSettings, args, table),
         build(ObjectiveSettings, args, table),
+        build(BatchSettings, args, table),
         build(OptimiserSettings, args, table),
     )
 
