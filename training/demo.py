@@ -51,8 +51,7 @@ class DemoSettings:
     pairs: int = option(200, "phantoms to train on")
     held_out: int = option(16, "held-out masks to paint")
     steps: int = option(240, "steps of the Siamese training")
-    batch_size: int = option(4, "pairs a training step")
-    learning_rate: float = option(1e-3, "AdamW's rate; the paper's 1e-5 is for 3000 steps from SD 1.5")
+    batch_size: int = option(4, "pairs a training step; what else it takes is in training/small_base.toml")
     sampling_steps: int = option(25, "DDIM steps; the paper's 50 take twice the time")
     guidance: float = option(3.0, "guidance scale; the paper's 9 is for SD 1.5")
     segmenter_steps: int = option(SegmenterSettings().steps, "steps of the judging segmentation network")
@@ -84,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "real_dice": round(real_dice, 4),
         "pairs": len(samples),
         "settings": {**asdict(settings), "checkpoint": str(args.checkpoint or "trained by this run")},
+        "training": _read_json(output / "training" / "run.json"),
         "timings": {name: round(seconds, 1) for name, seconds in timings.items()},
     }
     write_text_atomic(output / "summary.json", json.dumps(summary, indent=1) + "\n")
@@ -100,6 +100,7 @@ def _train(output: Path, settings: DemoSettings) -> Path:
     run = output / "training"
     status = train.main(
         [
+            *("--config", str(Path(__file__).with_name("small_base.toml"))),
             *("--pairs", str(output / "phantoms" / "train")),
             *("--base", str(TINY_BASE)),
             *("--output", str(run)),
@@ -107,8 +108,6 @@ def _train(output: Path, settings: DemoSettings) -> Path:
             *("--resolution", str(SIDE)),
             *("--steps", str(settings.steps)),
             *("--batch-size", str(settings.batch_size)),
-            *("--learning-rate", str(settings.learning_rate)),
-            *("--rate-decay", "cosine"),
             *("--seed", str(settings.seed)),
             *("--sample-every", "0"),
         ]
@@ -167,13 +166,18 @@ def _report(output: Path, summary: dict[str, Any], samples: Sequence[Sample]) ->
         loss_log=rows,
         samples=samples,
         timings=summary["timings"],
-        settings=summary["settings"],
+        settings={**summary["settings"], **summary["training"]},
         notes=[
             "All data are generated phantoms; nothing here was learnt from patients.",
             "Mask adherence: a segmentation network is trained on the real training phantoms only; Dice is "
             "taken between what it finds in each synthetic image and the mask that was asked for.",
         ],
     )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The record in ``path``, or nothing when there is none."""
+    return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
 
 
 def _contact_sheet(samples: Sequence[Sample]) -> NDArray[np.uint8]:
