@@ -30,7 +30,7 @@ class ObjectiveSettings:
     augmentation_start: float = option(1 / 3, "K_tau as a share of N: augmentation runs after it")
     augmentation_max_timestep: int = option(200, "T_tau: augmentation takes samples up to this timestep")
     min_snr_gamma: float | None = option(
-        None, "min-SNR weighting; the paper has none, 5 is usual, 0.05 makes small latents learn masks soon"
+        None, "min-SNR weighting; the paper has none, 5 is usual, less for small latents"
     )
 
     def image_weight(self, step: int, total_steps: int) -> float:

@@ -1,19 +1,13 @@
-"""The demo end to end at its smallest, and the base that ships with the pack."""
+"""The demo end to end at its smallest."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from siamese_core.architecture import LATENT_SCALE, TINY
-from siamese_core.base import load_base
-from siamese_core.checkpoint import load_model
-from siamese_core.phantom import make_phantom
 from training import demo
 
 SMALLEST = [
@@ -54,26 +48,3 @@ def test_the_demo_replaces_an_earlier_demo_and_nothing_else(tmp_path: Path) -> N
     with pytest.raises(demo.OptionError, match=r"chapter\.txt, which no demo wrote"):
         demo._prepare(foreign)
     assert (foreign / "chapter.txt").read_text() == "years of work"
-
-
-def test_the_shipped_base_is_small_and_says_what_it_is() -> None:
-    base = load_model(demo.TINY_BASE)
-
-    assert demo.TINY_BASE.stat().st_size <= 16e6
-    assert base.kind == "base"
-    assert base.architecture == TINY
-    assert base.training["command"] == "make_base"
-    assert base.run_id
-
-
-@torch.no_grad()
-def test_the_shipped_base_has_unit_latents_and_rebuilds_phantoms() -> None:
-    base = load_base(demo.TINY_BASE)
-    images = np.stack([make_phantom(seed).image for seed in range(9000, 9006)])
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-
-    latents = base.vae.encode(pixels).latent_dist.mode()
-    error = base.vae.decode(latents).sample - pixels
-
-    assert float((latents * LATENT_SCALE).std()) == pytest.approx(1.0, abs=0.15)
-    assert float(error.square().mean()) < 4 * 10**-2.3  # better than 23 dB
