@@ -95,6 +95,27 @@ def test_pictures_and_logs_show_what_was_learnt(made: Path) -> None:
         assert image.size == (8 * (SIDE + gap) - gap, 2 * SIDE + gap)
 
 
+def test_a_vae_can_be_taken_as_it_is_and_the_rest_started_anew(
+    made: Path, pairs: Path, tmp_path: Path
+) -> None:
+    start = made / "base.safetensors"
+    run = tmp_path / "run"
+
+    outcome = make(
+        pairs, run, "--init", start, "--restart-unet", "--vae-steps", 0, "--unet-widths", 64, 64, 64, 64
+    )
+
+    assert outcome.status == 0, outcome.errors
+    before, after = (load_model(path) for path in (start, run / "base.safetensors"))
+    assert after.architecture.unet.widths == (64, 64, 64, 64)
+    # The latents of the same images are normalised already: the VAE changes by rounding only.
+    for key, weight in before.parts["vae"].items():
+        torch.testing.assert_close(after.parts["vae"][key].float(), weight.float(), rtol=0.02, atol=0.02)
+    text = "text_model.embeddings.token_embedding.weight"
+    key = next(name for name in before.parts["text"] if name.endswith(text))
+    assert not torch.equal(after.parts["text"][key], before.parts["text"][key])
+
+
 @pytest.mark.slow
 def test_a_run_stopped_in_either_training_repeats_the_uninterrupted_one(
     made: Path,
@@ -162,10 +183,13 @@ def test_a_folder_without_images_is_refused_and_leaves_the_output_folder_unused(
             "--unet-widths: every width must be a multiple of the first, 64",
         ),
         (("--resolution", 100), "--resolution must be a positive multiple of 64, not 100"),
+        (("--vae-steps", 0), "--vae-steps must be at least 1, or 0 with --init, not 0"),
+        (("--unet-steps", 0), "--unet-steps must be at least 1, not 0"),
+        (("--restart-unet",), "--restart-unet needs --init"),
         (("--resolution", 0), "--resolution must be a positive multiple of 64, not 0"),
     ],
 )
-def test_widths_and_resolutions_that_cannot_be_built_are_refused(
+def test_settings_that_cannot_work_are_refused_cannot_be_built_are_refused(
     flags: tuple[object, ...], message: str, pairs: Path, tmp_path: Path
 ) -> None:
     assert make(pairs, tmp_path / "run", *flags).refusal.startswith(message)

@@ -243,6 +243,8 @@ def _check_settings(
         raise OptionError(f"--resolution must be a positive multiple of 64, not {settings.resolution}")
     if vae.crop <= 0 or vae.crop % 8:
         raise OptionError(f"--vae-crop must be a positive multiple of 8, not {vae.crop}")
+    if settings.restart_unet and not continued:
+        raise OptionError("--restart-unet needs --init, the base whose VAE is to be taken")
     if vae.steps < 0 or (vae.steps == 0 and not continued):
         raise OptionError(f"--vae-steps must be at least 1, or 0 with --init, not {vae.steps}")
     at_least_one = {
