@@ -115,11 +115,15 @@ def check_record(
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How long a loop runs and how often it saves and reports, in optimiser steps."""
+    """How long a loop runs and how often it saves and reports, in optimiser steps.
+
+    ``is_last`` tells that the work ends with this loop, so that a stop in its last step is no interruption.
+    """
 
     steps: int
     save_every: int = 500
     log_every: int = 10
+    is_last: bool = True
 
 
 def run_steps(
@@ -170,7 +174,7 @@ def run_steps(
                 after_step(done)
             if saving:
                 checkpoints.save(accelerator, done)
-            if stop and done < settings.steps:
+            if stop and not (settings.is_last and done == settings.steps):
                 raise Interrupted(done, requests[0])
 
 

@@ -145,6 +145,18 @@ def test_a_run_stopped_in_either_training_repeats_the_uninterrupted_one(
             assert torch.equal(found[part][key], weight), f"{part}: {key}"
 
 
+def test_a_stop_in_the_last_step_of_the_vae_keeps_the_unet_from_beginning(
+    pairs: Path, signal_in_step: SignalInStep, tmp_path: Path
+) -> None:
+    signal_in_step(make_base, "vae", STEPS - 1, signal.SIGINT)
+
+    outcome = make(pairs, tmp_path / "run")
+
+    assert outcome.status == 128 + signal.SIGINT
+    assert f"stopped after {STEPS} steps" in outcome.output
+    assert not (tmp_path / "run" / "unet.jsonl").exists()
+
+
 def test_a_run_is_not_resumed_with_other_settings(made: Path, pairs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(made / "checkpoints" / "vae", run / "checkpoints" / "vae")

@@ -132,7 +132,7 @@ def _train_vae(
     first = store.restore(accelerator) if args.resume and store.exists() else 0
     run_steps(
         vae_step_function(model, prepared, images, vae_settings, settings.seed, accelerator),
-        LoopSettings(vae_settings.steps, settings.save_every),
+        LoopSettings(vae_settings.steps, settings.save_every, is_last=False),
         accelerator=accelerator,
         checkpoints=store,
         log_path=args.output / "vae.jsonl",
