@@ -50,7 +50,7 @@ class DemoSettings:
 
     pairs: int = option(200, "phantoms to train on")
     held_out: int = option(16, "held-out masks to paint")
-    steps: int = option(130, "steps of the Siamese training")
+    steps: int = option(105, "steps of the Siamese training")
     batch_size: int = option(4, "pairs a training step; what else it takes is in training/small_base.toml")
     sampling_steps: int = option(25, "DDIM steps; the paper's 50 take twice the time")
     guidance: float = option(3.0, "guidance scale; the paper's 9 is for SD 1.5")
