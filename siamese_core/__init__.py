@@ -2,5 +2,6 @@
 
 For training alone, because they stand on diffusers, transformers or accelerate, which ComfyUI does not ship:
 ``base``, ``base_training``, ``generation``, ``loop``, ``model``, ``networks``, ``siamese_training``,
-``text``, ``training_set``, ``vae_start``. Everything else needs only torch, numpy, Pillow and safetensors.
+``text``, ``training_set``, ``unet_start``, ``vae_start``. Everything else needs only torch,
+numpy, Pillow and safetensors.
 """

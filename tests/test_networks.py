@@ -104,8 +104,11 @@ def test_a_saved_control_network_is_read_back_with_its_hint_block(tmp_path: Path
     again = DHIControlNet.from_pretrained(str(tmp_path), local_files_only=True)
 
     assert again.config.hint_block == "sparse"
-    for mine, theirs in zip(controls(again), controls(control), strict=True):
-        assert torch.equal(mine, theirs)
+    weights, expected = again.state_dict(), control.state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[key], weight) for key, weight in expected.items())
+    # Equal weights at other addresses may be summed in another order.
+    torch.testing.assert_close(controls(again), controls(control))
 
 
 @pytest.mark.parametrize("architecture", [ARCHITECTURE, SPARSE], ids=lambda a: a.hint_block)
