@@ -274,6 +274,9 @@ def test_a_missing_path_is_asked_for(name: str, pairs: Path, single_base: Path, 
         ("log-every", 0),
         ("keep-checkpoints", 0),
         ("sample-count", 0),
+        ("draws-per-pair", 0),
+        ("warmup", -1),
+        ("min-snr-gamma", 0),
     ],
 )
 def test_a_number_out_of_range_is_named(setting: str, value: int, train: Train, tmp_path: Path) -> None:

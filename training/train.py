@@ -104,7 +104,7 @@ _IDENTITY = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args, settings, objective, batches, optimiser = _parse(arguments)
-    _check_settings(settings, batches)
+    _check_settings(settings, objective, batches, optimiser)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     accelerator = Accelerator(
@@ -153,7 +153,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check_settings(settings: TrainSettings, batches: BatchSettings) -> None:
+def _check_settings(
+    settings: TrainSettings,
+    objective: ObjectiveSettings,
+    batches: BatchSettings,
+    optimiser: OptimiserSettings,
+) -> None:
     for name in ("pairs", "base", "output"):
         if getattr(settings, name) == Path():
             raise OptionError(f"--{name} is needed")
@@ -165,6 +170,11 @@ def _check_settings(settings: TrainSettings, batches: BatchSettings) -> None:
     for name, value in counts.items():
         if value < 1:
             raise OptionError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    if optimiser.warmup < 0:
+        raise OptionError(f"--warmup must be at least 0, not {optimiser.warmup}")
+    gamma = objective.min_snr_gamma
+    if gamma is not None and gamma <= 0:
+        raise OptionError(f"--min-snr-gamma must be above 0 (leave it away for no weighting), not {gamma:g}")
 
 
 def _run_record(
