@@ -37,11 +37,11 @@ from .files import write_bytes_atomic, write_text_atomic
 _SIZES = range(32, 513, 8)
 _SERIES_LENGTH = 100_000  # phantoms per seed of `write_phantoms`; the stems have five digits
 
-# Lesion colours as RGB, each far from the mucosa it is painted on.
+# Lesion colours as RGB, each far from the mucosa in light and in shadow (a brown one is neither at night).
 _LESION_COLOURS = {
     "red": (0.70, 0.10, 0.12),
     "pale": (0.97, 0.76, 0.50),
-    "brown": (0.32, 0.14, 0.075),
+    "purple": (0.36, 0.13, 0.29),
     "white": (0.95, 0.88, 0.85),
 }
 # The two ends of the mucosa's range: fresh pink and orange red.

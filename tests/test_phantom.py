@@ -75,7 +75,7 @@ def test_prompts_name_every_count_size_colour_and_kind_in_plain_words() -> None:
     words = {word for seed in SEEDS for word in phantom_of(seed).prompt.split()}
     assert words == {
         *("a", "photo", "of", "two", "three", "polyp", "polyps"),
-        *("small", "medium", "large", "red", "pale", "brown", "white", "flat", "sessile", "pedunculated"),
+        *("small", "medium", "large", "red", "pale", "purple", "white", "flat", "sessile", "pedunculated"),
     }
     assert len({phantom_of(seed).prompt for seed in SEEDS}) > 25
 
