@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .architecture import LATENT_SCALE
 from .base import Base
 from .loop import cosine_rate, set_learning_rate
-from .schedule import add_noise, signal_to_noise, stratified_timesteps
+from .schedule import add_noise, snr_weights, stratified_timesteps
 from .seeds import epoch_order, generator, stream_seed
 from .settings import option
 from .text import tokenize
@@ -25,7 +25,7 @@ from .text import tokenize
 COARSE_SIDES = (2, 4, 8)
 """Blocks, in pixels, whose mean colours the VAE's loss compares besides the pixels themselves."""
 
-_WEIGHT_OFFSET = 0.01  # k of the timestep weights; the SNR falls from 1175 at t = 0 to 0.0047 at t = 999
+_SNR_EXPONENT = 0.5  # of the timestep weights
 
 StepFunction = Callable[[int], Mapping[str, Tensor]]
 
@@ -46,6 +46,10 @@ class VAESettings:
     )
     coarse_weight: float = option(1.0, "weight of the L1 of block means; colours of regions come out first")
     kl_weight: float = option(1e-4, "weight of the posterior's divergence from a unit Gaussian")
+    decoder_only: bool = option(False, "leave the encoder, and so the latents that a UNet knows, as they are")
+    latent_noise: float = option(
+        0.0, "up to this much noise, in deviations of the latents, that the decoder learns to look through"
+    )
 
     def full_size_batch(self, resolution: int) -> int:
         """Images per step at full size that cost about as much as ``batch_size`` crops."""
@@ -85,9 +89,13 @@ def vae_step_function(
         chosen = epoch_order(seed, k, count, len(images))
         pixels = random_crops(images[chosen], resolution if whole else crop, rng)
         pixels = pixels.to(accelerator.device).float() / 127.5 - 1.0
-        posterior = vae_moments(vae, pixels)
+        with torch.set_grad_enabled(not settings.decoder_only):
+            posterior = vae_moments(vae, pixels)
         noise = torch.randn(posterior.mean.shape, generator=rng).to(accelerator.device)
-        reconstruction = vae.decode(posterior.mean + posterior.std * noise).sample
+        latent = posterior.mean + posterior.std * noise
+        if settings.latent_noise:
+            latent = latent + _uneven_noise(latent.detach(), settings.latent_noise, rng)
+        reconstruction = vae.decode(latent).sample
         difference = reconstruction - pixels
         pixel_loss = difference.abs().mean()
         edge_loss = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
@@ -104,6 +112,13 @@ def vae_step_function(
         return {"l1": pixel_loss.detach(), "kl": kl.detach(), "psnr": psnr}
 
     return step
+
+
+def _uneven_noise(latent: Tensor, most: float, rng: torch.Generator) -> Tensor:
+    """Gaussian noise for ``latent``: 0 to ``most`` deviations of a channel, another share a sample."""
+    share = most * torch.rand(len(latent), 1, 1, 1, generator=rng)
+    noise = share * torch.randn(latent.shape, generator=rng)
+    return noise.to(latent) * latent.std(dim=(0, 2, 3), keepdim=True)
 
 
 def vae_moments(vae: AutoencoderKL, pixels: Tensor) -> Any:
@@ -159,15 +174,6 @@ def normalise_latents(vae: AutoencoderKL, moments: Tensor) -> Tensor:
     return moments * gain.cpu().view(1, 1, -1, 1, 1)
 
 
-def timestep_weights(timesteps: Tensor) -> Tensor:
-    """Weights of the base's squared errors, ``(B,)``: ``(SNR + k) ** -0.5``.
-
-    On latents as small as these, what an image shows where is settled at high timesteps, where the plain
-    loss is least. This is P2 weighting (Choi et al. 2022, arXiv 2204.00227, eq. 8) with other constants.
-    """
-    return (signal_to_noise(timesteps) + _WEIGHT_OFFSET).rsqrt()
-
-
 def unet_step_function(
     unet: nn.Module,
     text_encoder: nn.Module,
@@ -199,7 +205,7 @@ def unet_step_function(
         noisy = add_noise(latent, noise, timesteps).to(device)
         prediction = unet(noisy, timesteps.to(device), text_encoder(ids)[0]).sample
         errors = (prediction - noise.to(device)).square().mean(dim=(1, 2, 3))
-        accelerator.backward((timestep_weights(timesteps).to(device) * errors).mean())
+        accelerator.backward((snr_weights(timesteps, _SNR_EXPONENT).to(device) * errors).mean())
         norm = accelerator.clip_grad_norm_(parameters, 1.0)
         set_learning_rate(optimizer, cosine_rate(settings.learning_rate, k, settings.steps, settings.warmup))
         optimizer.step()

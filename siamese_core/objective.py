@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from .schedule import add_noise, renoise, signal_to_noise
+from .schedule import add_noise, renoise, snr_weights
 from .settings import option
 
 
@@ -18,9 +18,8 @@ class ObjectiveSettings:
     """Weights and gates; the defaults are the paper's.
 
     ``branches="mask"`` trains on the mask alone (the ablation's baseline): only the first term remains.
-    A weight of 0 for consistency or augmentation removes that term and its work. ``min_snr_gamma`` weighs
-    all terms of a sample by min(SNR, gamma) / SNR, SNR = abar / (1 - abar) (Hang et al. 2023, arXiv
-    2303.09556).
+    A weight of 0 for consistency or augmentation removes that term and its work. ``snr_exponent`` weighs
+    all terms of a sample as :func:`schedule.snr_weights` says.
     """
 
     branches: Literal["siamese", "mask"] = option("siamese", "siamese, or the mask branch alone (ablation)")
@@ -29,8 +28,9 @@ class ObjectiveSettings:
     augmentation_weight: float = option(1.0, "w_a, weight of the online augmentation; 0 leaves it out")
     augmentation_start: float = option(1 / 3, "K_tau as a share of N: augmentation runs after it")
     augmentation_max_timestep: int = option(200, "T_tau: augmentation takes samples up to this timestep")
-    min_snr_gamma: float | None = option(
-        None, "min-SNR weighting; the paper has none, 5 is usual, less for small latents"
+
+    snr_exponent: float = option(
+        0.0, "weigh samples by (SNR + 0.01) ** -this: 0 is the paper, 0.5 what small latents want"
     )
 
     def image_weight(self, step: int, total_steps: int) -> float:
@@ -39,10 +39,7 @@ class ObjectiveSettings:
 
     def sample_weights(self, timesteps: Tensor) -> Tensor:
         """Weight of each sample's terms, (B,) float32, for ``timesteps`` (B,)."""
-        if self.min_snr_gamma is None:
-            return torch.ones_like(timesteps, dtype=torch.float32)
-        ratio = signal_to_noise(timesteps)
-        return ratio.clamp(max=self.min_snr_gamma) / ratio
+        return snr_weights(timesteps, self.snr_exponent)
 
     def augments(self, step: int, total_steps: int) -> bool:
         """Whether step k is past the gate: ``k > K_tau``, strictly."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 TRAIN_TIMESTEPS = 1000
 BETA_START, BETA_END = 0.00085, 0.012
+_WEIGHT_OFFSET = 0.01  # k of `snr_weights`; the SNR falls from 1175 at t = 0 to 0.0047 at t = 999
 BETA_SCHEDULE = "scaled_linear"
 
 
@@ -32,6 +33,16 @@ def signal_to_noise(timesteps: Tensor) -> Tensor:
     """abar_t / (1 - abar_t) for ``timesteps`` (B,): ``(B,)`` float32."""
     abar = alphas_cumprod().to(timesteps.device)[timesteps]
     return abar / (1.0 - abar)
+
+
+def snr_weights(timesteps: Tensor, exponent: float) -> Tensor:
+    """Weights of squared errors, ``(B,)`` float32: ``(SNR + k) ** -exponent`` for ``timesteps`` (B,).
+
+    On small latents, what an image shows where is settled at high timesteps, where the plain loss is least.
+    This is P2 weighting (Choi et al. 2022, arXiv 2204.00227, eq. 8) with another k; an exponent of 0 weighs
+    all alike.
+    """
+    return (signal_to_noise(timesteps) + _WEIGHT_OFFSET) ** -exponent
 
 
 def stratified_timesteps(count: int, rng: torch.Generator) -> Tensor:

@@ -108,12 +108,27 @@ def test_a_vae_can_be_taken_as_it_is_and_the_rest_started_anew(
     assert outcome.status == 0, outcome.errors
     before, after = (load_model(path) for path in (start, run / "base.safetensors"))
     assert after.architecture.unet.widths == (64, 64, 64, 64)
-    # The latents of the same images are normalised already: the VAE changes by rounding only.
     for key, weight in before.parts["vae"].items():
-        torch.testing.assert_close(after.parts["vae"][key].float(), weight.float(), rtol=0.02, atol=0.02)
+        assert torch.equal(after.parts["vae"][key], weight)
     text = "text_model.embeddings.token_embedding.weight"
     key = next(name for name in before.parts["text"] if name.endswith(text))
     assert not torch.equal(after.parts["text"][key], before.parts["text"][key])
+
+
+def test_a_decoder_alone_can_be_improved(made: Path, pairs: Path, tmp_path: Path) -> None:
+    start, run = made / "base.safetensors", tmp_path / "run"
+
+    outcome = make(
+        pairs, run, "--init", start, "--vae-decoder-only", "--vae-latent-noise", 0.3, "--unet-steps", 0
+    )
+
+    assert outcome.status == 0, outcome.errors
+    before, after = (load_model(path).parts for path in (start, run / "base.safetensors"))
+    changed = {key for key, weight in before["vae"].items() if not torch.equal(after["vae"][key], weight)}
+    assert "decoder.conv_in.weight" in changed
+    assert not [key for key in changed if key.startswith(("encoder.", "quant_conv."))]
+    for part in ("unet", "text"):
+        assert all(torch.equal(after[part][key], weight) for key, weight in before[part].items())
 
 
 @pytest.mark.slow
@@ -196,12 +211,14 @@ def test_a_folder_without_images_is_refused_and_leaves_the_output_folder_unused(
         ),
         (("--resolution", 100), "--resolution must be a positive multiple of 64, not 100"),
         (("--vae-steps", 0), "--vae-steps must be at least 1, or 0 with --init, not 0"),
-        (("--unet-steps", 0), "--unet-steps must be at least 1, not 0"),
+        (("--unet-steps", 0), "--unet-steps must be at least 1, or 0 with --init and its UNet, not 0"),
+        (("--vae-decoder-only",), "--vae-decoder-only needs --init"),
+        (("--vae-latent-noise", -1), "--vae-latent-noise must be 0 or more, not -1"),
         (("--restart-unet",), "--restart-unet needs --init"),
         (("--resolution", 0), "--resolution must be a positive multiple of 64, not 0"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_cannot_be_built_are_refused(
+def test_settings_that_cannot_work_are_refused(
     flags: tuple[object, ...], message: str, pairs: Path, tmp_path: Path
 ) -> None:
     assert make(pairs, tmp_path / "run", *flags).refusal.startswith(message)

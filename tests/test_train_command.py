@@ -276,7 +276,7 @@ def test_a_missing_path_is_asked_for(name: str, pairs: Path, single_base: Path, 
         ("sample-count", 0),
         ("draws-per-pair", 0),
         ("warmup", -1),
-        ("min-snr-gamma", 0),
+        ("snr-exponent", -1),
     ],
 )
 def test_a_number_out_of_range_is_named(setting: str, value: int, train: Train, tmp_path: Path) -> None:

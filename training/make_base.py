@@ -6,7 +6,8 @@ DIR is a folder of images, a folder with images/ and masks/, or one with a promp
 has its own prompt). Written: OUTPUT/diffusers (a diffusers model folder), OUTPUT/base.safetensors (the
 single file), and pictures of what the VAE and the UNet have learnt. A good VAE takes hours on a CPU: stop at
 any time with Ctrl-C and go on with --resume. --init starts from another base instead of random weights; with
---vae-steps 0 its VAE stays as it is.
+--vae-steps 0 its VAE stays as it is, with --unet-steps 0 its UNet does, and --vae-decoder-only improves the
+VAE's decoder alone, which any UNet and any Siamese model trained on that base can go on with.
 
 Meant for one process: `accelerate launch` with several is refused.
 """
@@ -103,8 +104,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "unet": asdict(unet_settings),
     }
     try:
-        moments = _train_vae(base, images, settings, vae_settings, record, args, accelerator)
-        _train_unet(base, moments, prompts, settings, unet_settings, record, args, accelerator)
+        if vae_settings.steps:
+            is_last = unet_settings.steps == 0
+            _train_vae(base, images, settings, vae_settings, is_last, record, args, accelerator)
+        # A VAE whose encoder was not trained keeps the scale that its UNet knows.
+        fold_scale = vae_settings.steps > 0 and not vae_settings.decoder_only
+        if fold_scale or unet_settings.steps:
+            moments = encode_moments(base.vae, torch.cat([images, images.flip(-1)]))
+        if fold_scale:
+            moments = normalise_latents(base.vae, moments)
+        if unet_settings.steps:
+            _train_unet(base, moments, prompts, settings, unet_settings, record, args, accelerator)
     except Interrupted as stop:
         print(f"\nstopped after {stop.step} steps, all saved; go on with the same command and --resume")
         return 128 + stop.signal_number
@@ -118,21 +128,23 @@ def _train_vae(
     images: Tensor,
     settings: MakeBaseSettings,
     vae_settings: VAESettings,
+    is_last: bool,
     record: dict[str, Any],
     args: argparse.Namespace,
     accelerator: Accelerator,
-) -> Tensor:
-    """Train ``base``'s VAE; return the normalised moments of the images and their mirror images."""
+) -> None:
     store = CheckpointStore(args.output / "checkpoints" / "vae", record)
     vae = base.vae.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        vae.parameters(), lr=vae_settings.learning_rate, betas=(0.9, 0.99), weight_decay=0
-    )
+    if vae_settings.decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=vae_settings.learning_rate, betas=(0.9, 0.99), weight_decay=0)
     model, prepared = accelerator.prepare(vae, optimizer)
     first = store.restore(accelerator) if args.resume and store.exists() else 0
     run_steps(
         vae_step_function(model, prepared, images, vae_settings, settings.seed, accelerator),
-        LoopSettings(vae_settings.steps, settings.save_every, is_last=False),
+        LoopSettings(vae_settings.steps, settings.save_every, is_last=is_last),
         accelerator=accelerator,
         checkpoints=store,
         log_path=args.output / "vae.jsonl",
@@ -140,11 +152,8 @@ def _train_vae(
         label="vae",
     )
     accelerator.free_memory()
-    base.vae.eval()
-    both_ways = torch.cat([images, images.flip(-1)])
-    moments = normalise_latents(base.vae, encode_moments(base.vae, both_ways))
+    base.vae.eval().requires_grad_(True)
     _save_reconstructions(base, images, args.output / "reconstructions.png")
-    return moments
 
 
 def _train_unet(
@@ -247,10 +256,17 @@ def _check_settings(
         raise OptionError("--restart-unet needs --init, the base whose VAE is to be taken")
     if vae.steps < 0 or (vae.steps == 0 and not continued):
         raise OptionError(f"--vae-steps must be at least 1, or 0 with --init, not {vae.steps}")
+    if unet.steps < 0 or (unet.steps == 0 and (not continued or settings.restart_unet)):
+        raise OptionError(f"--unet-steps must be at least 1, or 0 with --init and its UNet, not {unet.steps}")
+    if vae.steps == unet.steps == 0:
+        raise OptionError("--vae-steps 0 with --unet-steps 0 trains nothing")
+    if vae.decoder_only and not continued:
+        raise OptionError("--vae-decoder-only needs --init, the base whose encoder is to stay")
+    if vae.latent_noise < 0:
+        raise OptionError(f"--vae-latent-noise must be 0 or more, not {vae.latent_noise}")
     at_least_one = {
         "save-every": settings.save_every,
         "vae-batch-size": vae.batch_size,
-        "unet-steps": unet.steps,
         "unet-batch-size": unet.batch_size,
     }
     for name, value in at_least_one.items():

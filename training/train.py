@@ -172,9 +172,8 @@ def _check_settings(
             raise OptionError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     if optimiser.warmup < 0:
         raise OptionError(f"--warmup must be at least 0, not {optimiser.warmup}")
-    gamma = objective.min_snr_gamma
-    if gamma is not None and gamma <= 0:
-        raise OptionError(f"--min-snr-gamma must be above 0 (leave it away for no weighting), not {gamma:g}")
+    if objective.snr_exponent < 0:
+        raise OptionError(f"--snr-exponent must be 0 or more, not {objective.snr_exponent:g}")
 
 
 def _run_record(
