@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from .architecture import LATENT_SCALE, Architecture, TextArchitecture, UNetArchitecture, VAEArchitecture
-from .checkpoint import ModelFile, load_model, save_model
+from .checkpoint import KIND_NAMES, ModelFile, load_model, save_model
 from .errors import UserError
 from .layouts import LayoutError, to_diffusers, to_ldm
 from .schedule import BETA_END, BETA_SCHEDULE, BETA_START, TRAIN_TIMESTEPS
@@ -117,9 +117,10 @@ def load_base(path: Path) -> Base:
 def base_from_file(model: ModelFile) -> Base:
     """The base inside a ``base`` or ``full`` model file."""
     arch = model.architecture
-    if model.kind == "adapter":
+    if model.kind not in ("base", "full"):
         raise BaseError(
-            "this is an adapter, which holds no VAE and no text encoder; give a base or a full model"
+            f"this is {KIND_NAMES[model.kind]}, which holds no VAE and no text encoder; give a base or a "
+            "full model"
         )
     with torch.device("meta"):
         unet, vae = build_unet(arch.unet, arch.resolution // 8), build_vae(arch.vae, arch.resolution)

@@ -29,16 +29,26 @@ from .layouts import (
     split_parts,
 )
 
-FileKind = Literal["full", "adapter", "base"]
+FileKind = Literal["full", "adapter", "control", "base"]
 """``full``: a whole model. ``adapter``: what training changes, the ControlNet and the UNet's decoder.
-``base``: a model before training, without a ControlNet."""
+``control``: the ControlNet alone. ``base``: a model before training, without a ControlNet."""
+
+KIND_NAMES: Mapping[FileKind, str] = {
+    "full": "a full model",
+    "adapter": "an adapter",
+    "control": "a ControlNet alone",
+    "base": "a base",
+}
+"""What messages call a file of each kind."""
 
 _PARTS: Mapping[FileKind, Mapping[str, Part]] = {
     "full": {"unet": "unet", "control": "control", "vae": "vae", "text": "text"},
     "adapter": {"unet": "decoder", "control": "control"},
+    "control": {"control": "control"},
     "base": {"unet": "unet", "vae": "vae", "text": "text"},
 }
 _SUFFIX = ".safetensors"
+_BARE_CONTROL = "zero_convs.0.0.weight"
 
 
 class CheckpointError(UserError):
@@ -106,7 +116,10 @@ def load_model(path: Path, *, num_heads: int | None = None) -> ModelFile:
     a model, and OSError when it cannot be opened. Pickled files are never opened.
     """
     with _open(path) as file, _explained(f"'{path}' does not hold a model that can be used here"):
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        stored = list(file.keys())
+        # A ControlNet is often saved by itself, without the prefix that it has in a merged file.
+        added = PREFIXES["control"] if _BARE_CONTROL in stored else ""
+        shapes = {added + key: tuple(file.get_slice(key).get_shape()) for key in stored}
         parts, ignored = split_parts(shapes)
         metadata = file.metadata() or {}
         if "siamese.kind" in metadata:
@@ -125,7 +138,7 @@ def load_model(path: Path, *, num_heads: int | None = None) -> ModelFile:
             training=training,
             run_id=metadata.get("siamese.run_id", ""),
             parts={
-                part: {key: file.get_tensor(PREFIXES[part] + key) for key in keys}
+                part: {key: file.get_tensor((PREFIXES[part] + key).removeprefix(added)) for key in keys}
                 for part, keys in parts.items()
             },
             ignored=ignored,
@@ -197,7 +210,9 @@ def _infer_kind(parts: Mapping[str, object]) -> FileKind:
         raise LayoutError(f"no key starts with {', '.join(PREFIXES.values())}")
     if "control" not in parts:
         return "base"
-    return "full" if "vae" in parts or "text" in parts else "adapter"
+    if "vae" in parts or "text" in parts:
+        return "full"
+    return "adapter" if "unet" in parts else "control"
 
 
 def _listed(parts: Mapping[str, object]) -> str:

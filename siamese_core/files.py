@@ -13,6 +13,9 @@ from pathlib import Path
 from .errors import UserError
 
 _DIGITS = re.compile(r"(\d+)", re.ASCII)
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+_RESERVED = re.compile(r"CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9]", re.IGNORECASE)
+_LONGEST_STEM = 120  # characters; most file systems take 255 bytes
 _BLOCK_BYTES = 1 << 20
 
 
@@ -64,6 +67,15 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """
     parts = (part for part in _DIGITS.split(name.casefold()) if part)
     return tuple((0, int(part), "") if _DIGITS.fullmatch(part) else (1, 0, part) for part in parts)
+
+
+def portable_stem(name: str) -> str:
+    """``name`` as a file name (without extension) that every system can store: what none can becomes ``_``.
+
+    Windows forbids some characters, names such as CON or LPT1, and a dot or space at the end.
+    """
+    stem = _FORBIDDEN.sub("_", name.strip()).rstrip(". ")[:_LONGEST_STEM] or "_"
+    return stem + "_" if _RESERVED.fullmatch(stem.partition(".")[0]) else stem
 
 
 def file_digest(path: Path) -> str:

@@ -92,8 +92,8 @@ def read_mask(path: Path, *, threshold: int = 127, label: int | None = None) -> 
     if image.format not in _LOSSY_FORMATS and _looks_like_labels(values, threshold, image.mode == "P"):
         raise MaskError(
             f"The mask '{path}' looks like a label map (values {_listed(np.unique(values))}) rather than "
-            "black and white; pick the label that is foreground with --mask-label, or set the threshold "
-            "to 0 to take every label."
+            "black and white; pick the label that is foreground (--mask-label, or label in the node), or set "
+            "the threshold to 0 to take every label."
         )
     mask = values > threshold
     if not mask.any():
@@ -284,7 +284,7 @@ def _label_values(image: Image.Image, path: Path) -> NDArray[np.integer]:
         colours = np.asarray(image.convert("RGB"))
         if (colours != values[..., None]).any():
             raise MaskError(
-                f"The mask '{path}' is a colour image, which holds no label numbers; leave out --mask-label, "
+                f"The mask '{path}' is a colour image, which holds no label numbers; leave out the label, "
                 "or save it as 8-bit grey or with a palette."
             )
     return values

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .base import Base, BaseError, base_from_file
-from .checkpoint import ModelFile
+from .checkpoint import KIND_NAMES, ModelFile
 from .layouts import to_diffusers
 from .networks import DHIControlNet, SiameseNetworks
 
@@ -37,7 +37,7 @@ def model_from_file(model: ModelFile) -> SiameseModel:
     """
     if model.kind != "full":
         raise BaseError(
-            f"this file is {'an adapter' if model.kind == 'adapter' else 'a base'}, not a full model; "
+            f"this file is {KIND_NAMES[model.kind]}, not a full model; "
             "training.train writes one with --export full"
         )
     base = base_from_file(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from .errors import UserError
 from .files import contained_path, write_bytes_atomic, write_text_atomic
@@ -31,11 +32,12 @@ class PairRecord:
 
     ``index`` is mask index * variants + variant and decides ``seed``; ``mask_file`` is the source mask's name
     and ``mask_digest`` its content's SHA-256; ``transform`` is None when the mask was used as it is.
+    ``seed`` is None, and texts are empty, where whoever writes the pair was not told.
     """
 
     index: int
     stem: str
-    seed: int
+    seed: int | None
     mask_file: str
     mask_digest: str
     prompt: str
@@ -48,37 +50,56 @@ class PairRecord:
 class PairWriter:
     """Writes pairs into one folder, each file whole or not at all; a pair is listed after its files exist.
 
-    The folder must be new or empty unless ``overwrite`` is set; then its two lists are started afresh and
-    pairs of the same stem replaced.
+    The folder must be new or empty unless ``overwrite`` or ``keep`` is set. With ``overwrite`` its two lists
+    are started afresh and pairs of the same stem replaced; with ``keep`` the lists are continued.
     """
 
-    def __init__(self, root: Path, *, overwrite: bool = False) -> None:
+    def __init__(self, root: Path, *, overwrite: bool = False, keep: bool = False) -> None:
         if root.exists() and not root.is_dir():
             raise WriteError(f"{root}: is a file; give a folder for the pairs")
-        if root.exists() and any(root.iterdir()) and not overwrite:
+        if root.exists() and any(root.iterdir()) and not (overwrite or keep):
             raise WriteError(f"{root}: not empty; give another folder, or --overwrite to replace its pairs")
         self.root = root
         for name in ("images", "masks"):
             (root / name).mkdir(parents=True, exist_ok=True)
         for name in (MANIFEST, PROMPTS):
-            write_text_atomic(root / name, "")
+            if not (keep and (root / name).exists()):
+                write_text_atomic(root / name, "")
 
-    def write(self, record: PairRecord, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> None:
+    def holds(self, stem: str) -> bool:
+        """Whether an image or a mask of this stem is there."""
+        return any(self._path(folder, stem).exists() for folder in ("images", "masks"))
+
+    def forget(self, stems: Collection[str]) -> None:
+        """Take the pairs of these stems off both lists; their files stay."""
+        masks = {f"masks/{stem}.png" for stem in stems}
+        _drop_lines(self.root / MANIFEST, lambda line: line.get("stem") in stems)
+        _drop_lines(self.root / PROMPTS, lambda line: line.get("source") in masks)
+
+    def write(
+        self,
+        record: PairRecord,
+        image: NDArray[np.uint8],
+        mask: NDArray[np.bool_],
+        text: Mapping[str, str] | None = None,
+    ) -> None:
         """Write ``image`` (H, W, 3) uint8 and ``mask`` (H, W) bool as lossless PNG, the mask as 0/255.
 
-        Raises WriteError when their sizes differ or the stem would leave the folder.
+        ``text`` goes into the image's file as PNG text. Raises WriteError when their sizes differ or the stem
+        would leave the folder.
         """
         if image.shape != (*mask.shape, 3) or image.dtype != np.uint8 or mask.dtype != np.bool_:
             raise WriteError(
                 f"{record.stem}: an image of {image.shape} {image.dtype} and a mask of {mask.shape} "
                 f"{mask.dtype} are no pair; (H, W, 3) uint8 and (H, W) bool are needed"
             )
-        for folder, pixels in (("images", image), ("masks", mask_to_uint8(mask))):
-            write_bytes_atomic(self._path(folder, record.stem), png_bytes(pixels))
+        write_bytes_atomic(self._path("images", record.stem), png_bytes(image, text))
+        write_bytes_atomic(self._path("masks", record.stem), png_bytes(mask_to_uint8(mask)))
         prompt_line = {
             "source": f"masks/{record.stem}.png",
             "target": f"images/{record.stem}.png",
-            "prompt": record.prompt,
+            # Without one, whoever reads the pairs falls back on a prompt of their own.
+            **({"prompt": record.prompt} if record.prompt else {}),
         }
         _append_line(self.root / PROMPTS, prompt_line)
         _append_line(self.root / MANIFEST, asdict(record))
@@ -94,11 +115,20 @@ def pair_stem(mask_stem: str, variant: int, variants: int) -> str:
     return mask_stem if variants == 1 else f"{mask_stem}_{variant}"
 
 
-def png_bytes(pixels: NDArray[np.uint8]) -> bytes:
-    """``pixels`` (H, W) or (H, W, 3) as a PNG file."""
+def png_bytes(pixels: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> bytes:
+    """``pixels`` (H, W) or (H, W, 3) as a PNG file that carries ``text``."""
+    info = PngInfo()
+    for key, value in (text or {}).items():
+        info.add_text(key, value)
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
+    Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()
+
+
+def _drop_lines(path: Path, dropped: Callable[[dict[str, Any]], bool]) -> None:
+    lines = path.read_text("utf-8").splitlines()
+    kept = [line for line in lines if line.strip() and not dropped(json.loads(line))]
+    write_text_atomic(path, "".join(line + "\n" for line in kept))
 
 
 def _append_line(path: Path, record: Mapping[str, Any]) -> None:

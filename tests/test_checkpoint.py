@@ -38,6 +38,7 @@ TRAINING = {
 KIND_PARTS: dict[FileKind, dict[str, Part]] = {
     "full": {"unet": "unet", "control": "control", "vae": "vae", "text": "text"},
     "adapter": {"unet": "decoder", "control": "control"},
+    "control": {"control": "control"},
     "base": {"unet": "unet", "vae": "vae", "text": "text"},
 }
 FC1_BIAS = "transformer.text_model.encoder.layers.0.mlp.fc1.bias"
@@ -69,7 +70,7 @@ def rewrite(path: Path, changes: dict[str, Tensor | None], *, metadata: dict[str
     save_file({key: value for key, value in tensors.items() if value is not None}, path, metadata)
 
 
-@pytest.mark.parametrize("kind", ["full", "adapter", "base"])
+@pytest.mark.parametrize("kind", ["full", "adapter", "control", "base"])
 def test_a_model_of_each_kind_survives_saving_and_loading(kind: FileKind, tmp_path: Path) -> None:
     path = tmp_path / "models" / "new" / "model.safetensors"
     model = make_model(kind)
@@ -249,7 +250,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         load_model(tmp_path / "absent.safetensors")
 
 
-@pytest.mark.parametrize("kind", ["full", "adapter", "base"])
+@pytest.mark.parametrize("kind", ["full", "adapter", "control", "base"])
 def test_kind_and_architecture_of_a_file_without_metadata_are_detected(
     kind: FileKind, tmp_path: Path
 ) -> None:
@@ -259,10 +260,19 @@ def test_kind_and_architecture_of_a_file_without_metadata_are_detected(
     loaded = load_model(path)
     assert loaded.kind == kind
     assert loaded.architecture.unet == replace(SMALL.unet, num_heads=8)
-    if kind != "adapter":
+    if kind in ("full", "base"):
         assert (loaded.architecture.vae, loaded.architecture.text) == (SMALL.vae, SMALL.text)
     assert (loaded.training, loaded.run_id, loaded.ignored) == ({}, "", ())
     assert load_model(path, num_heads=4).architecture.unet == SMALL.unet
+
+
+def test_a_controlnet_saved_without_its_prefix_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "control.safetensors"
+    weights = make_model("control").parts["control"]
+    save_file({key: value.clone() for key, value in weights.items()}, path)
+    loaded = load_model(path)
+    assert loaded.kind == "control"
+    assert all(torch.equal(loaded.parts["control"][key], weights[key]) for key in weights)
 
 
 def test_a_recorded_number_of_heads_is_not_overridden(saved: Path) -> None:

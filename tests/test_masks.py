@@ -232,7 +232,7 @@ def test_label_1_of_a_one_bit_mask_is_white(tmp_path: Path) -> None:
 
 def test_a_label_on_a_coloured_mask_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "red.png", LEFT[..., None] * np.array([255, 0, 0], np.uint8))
-    with pytest.raises(MaskError, match=r"red.png' is a colour image, .* leave out --mask-label"):
+    with pytest.raises(MaskError, match=r"red.png' is a colour image, .* leave out the label"):
         read_mask(path, label=1)
 
 

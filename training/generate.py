@@ -84,6 +84,7 @@ class Job:
     """One sample: the mask as read and as used by the model, both bool, and its place in the set."""
 
     record: PairRecord
+    seed: int
     source_mask: NDArray[np.bool_]
     mask: NDArray[np.bool_]
     image: NDArray[np.uint8] | None
@@ -143,7 +144,7 @@ def paint(
         contexts[-1:].expand(len(jobs), -1, -1),
         settings.guidance,
     )
-    seeds = [job.record.seed for job in jobs]
+    seeds = [job.seed for job in jobs]
     latents = sample_latents(predict, seeds, resolution, resolution, settings.steps, device)
     return to_uint8(base.vae.decode(latents / LATENT_SCALE).sample)
 
@@ -189,10 +190,11 @@ def _jobs(
         digest = file_digest(path)
         for variant in range(settings.per_mask):
             index = number * settings.per_mask + variant
+            seed = sample_seed(settings.seed, index)
             record = PairRecord(
                 index=index,
                 stem=pair_stem(path.stem, variant, settings.per_mask),
-                seed=sample_seed(settings.seed, index),
+                seed=seed,
                 mask_file=path.name,
                 mask_digest=digest,
                 prompt=prompt,
@@ -200,7 +202,8 @@ def _jobs(
                 checkpoint_digest=checkpoint_digest,
                 run_id=run_id,
             )
-            yield Job(record, reading.mask, resize_mask(reading.mask, side, settings.resize_mode), image)
+            mask = resize_mask(reading.mask, side, settings.resize_mode)
+            yield Job(record, seed, reading.mask, mask, image)
 
 
 def _chunks(jobs: Iterator[Job], size: int) -> Iterator[list[Job]]:

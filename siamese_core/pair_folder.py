@@ -1,0 +1,68 @@
+"""Adding pairs to a folder that may hold pairs of the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .files import portable_stem
+from .pair_writer import PairRecord, PairWriter
+
+IfExists = Literal["number", "skip", "overwrite"]
+"""What happens to a pair whose name is taken: it gets a number, is left out, or replaces the old one."""
+
+
+@dataclass(frozen=True)
+class NewPair:
+    """A pair to add: image (H, W, 3) uint8, mask (H, W) bool."""
+
+    record: PairRecord
+    image: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+
+
+def add_pairs(
+    root: Path,
+    pairs: Sequence[NewPair],
+    if_exists: IfExists = "number",
+    *,
+    text: Mapping[str, str] | None = None,
+    on_pair: Callable[[], None] | None = None,
+) -> list[str]:
+    """Add ``pairs`` to the folder ``root`` and return the stems written, in order.
+
+    Stems are made portable first. A stem that two of ``pairs`` share is numbered in any case, so that none of
+    them is lost. ``text`` goes into every image file; ``on_pair`` is called before each pair is written.
+    Raises WriteError as :meth:`PairWriter.write` does.
+    """
+    writer = PairWriter(root, keep=True)
+    mine: set[str] = set()
+    chosen: list[NewPair] = []
+    for pair in pairs:
+        stem = portable_stem(pair.record.stem)
+        if stem.casefold() in mine or (if_exists == "number" and writer.holds(stem)):
+            stem = _numbered(stem, mine, writer)
+        elif if_exists == "skip" and writer.holds(stem):
+            continue
+        mine.add(stem.casefold())
+        chosen.append(replace(pair, record=replace(pair.record, stem=stem)))
+    stems = [pair.record.stem for pair in chosen]
+    if if_exists == "overwrite":
+        writer.forget(stems)
+    for pair in chosen:
+        if on_pair is not None:
+            on_pair()
+        writer.write(pair.record, pair.image, pair.mask, text)
+    return stems
+
+
+def _numbered(stem: str, mine: set[str], writer: PairWriter) -> str:
+    number = 2
+    while f"{stem}_{number}".casefold() in mine or writer.holds(f"{stem}_{number}"):
+        number += 1
+    return f"{stem}_{number}"
