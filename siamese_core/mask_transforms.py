@@ -1,0 +1,349 @@
+"""Random masks from few: each is a scaled, moved, turned and bent copy of a mask that somebody drew.
+
+Lengths are in pixels of the mask, so that a turn keeps a shape's proportions in frames of any aspect ratio.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import UserError
+from .seeds import stream_seed
+from .settings import option
+
+Mask = NDArray[np.bool_]
+Field = NDArray[np.floating[Any]]
+
+FLIPS = ("none", "horizontal", "vertical", "both")
+
+# Control points of the elastic displacement along the shorter side. Displacements below 0.48 of the points'
+# distance fold a cubic B-spline nowhere, so at most 0.12 of the side keeps every object whole.
+_CELLS = 4
+_MOST_ELASTIC = 0.12
+# Interpolated edges that should be exactly one half must not depend on rounding.
+_HALF = 0.5 - 1e-6
+
+
+class TransformError(UserError):
+    """No transform within the allowed attempts met the constraints; the message says which failed and why."""
+
+
+@dataclass(frozen=True)
+class TransformSettings:
+    """Ranges of the random transforms, and constraints that each resulting mask has to meet.
+
+    The defaults move and turn shapes without bending them. Raises UserError for a value out of range.
+    """
+
+    scale: tuple[float, float] = option((0.7, 1.3), "least and most magnification, 0.1 to 10")
+    translate: float = option(0.15, "farthest move along each axis, as a fraction of that side, 0 to 1")
+    rotate: float = option(30.0, "largest turn either way in degrees, 0 to 180")
+    flip: str = option("both", "which mirrorings may happen: none, horizontal (left-right), vertical or both")
+    shear: float = option(0.0, "largest slant either way in degrees, 0 to 60")
+    elastic: float = option(0.0, "farthest bending of a point, as a fraction of the shorter side, 0 to 0.12")
+    morph: int = option(0, "pixels by which shapes may grow or shrink at most, 0 to 64")
+    area: tuple[float, float] = option((0.005, 0.6), "least and most foreground as a fraction of the frame")
+    inside: bool = option(False, "foreground must neither touch the frame's border nor leave the frame")
+    components: tuple[int, int] = option((0, 0), "fewest and most separate objects; 0 is no limit")
+    attempts: int = option(50, "draws per mask before giving up on the constraints, 1 to 10000")
+
+    def __post_init__(self) -> None:
+        _check_pair("scale", self.scale, 0.1, 10)
+        _check_number("translate", self.translate, 0, 1)
+        _check_number("rotate", self.rotate, 0, 180)
+        if self.flip not in FLIPS:
+            raise UserError(f"flip is '{self.flip}'; use one of {', '.join(FLIPS[:-1])} and {FLIPS[-1]}.")
+        _check_number("shear", self.shear, 0, 60)
+        _check_number("elastic", self.elastic, 0, _MOST_ELASTIC)
+        _check_number("morph", self.morph, 0, 64, whole=True)
+        _check_pair("area", self.area, 0, 1)
+        _check_components(self.components)
+        _check_number("attempts", self.attempts, 1, 10_000, whole=True)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A mask (H, W) bool made from mask number ``source``, whose variants count from 0; so do sources."""
+
+    mask: Mask
+    source: int
+    variant: int
+
+
+def transform_mask(mask: Mask, settings: TransformSettings, seed: int, other: Mask | None = None) -> Mask:
+    """A random transform of the (H, W) bool ``mask``, of the same shape; ``seed`` is any integer.
+
+    The mask is scaled, sheared, turned and mirrored about the centre of its foreground's bounding box, moved
+    by whole pixels, bent, and then grown or shrunk; beyond its frame it counts as background. ``other``, a
+    second mask of the same shape, is transformed by draws of its own and added. Draws that miss a constraint
+    are repeated. An empty mask never passes, even where ``area`` starts at 0.
+
+    Raises UserError for a mask without foreground and for masks of different shapes, and TransformError when
+    ``settings.attempts`` draws have missed the constraints.
+    """
+    return _transform(mask, settings, seed, other, "the mask")
+
+
+def expand_masks(
+    masks: Sequence[Mask],
+    settings: TransformSettings,
+    seed: int,
+    *,
+    variants: int = 1,
+    total: int | None = None,
+    others: Sequence[Mask] | None = None,
+    on_item: Callable[[int], None] | None = None,
+) -> list[Variant]:
+    """``variants`` transforms of each mask, or ``total`` altogether, in the order of their sources.
+
+    With ``total``, which overrides ``variants``, the first masks get one more where it does not divide
+    evenly. A variant depends on nothing but its mask, its second mask, the settings, ``seed``, and the
+    numbers of its source and of itself. ``others[source % len(others)]`` is the second mask. ``on_item`` is
+    called after each with the number finished; what it raises ends the work.
+
+    Raises UserError for no masks and counts below 1; all masks are checked, as :func:`transform_mask` does,
+    before the first is transformed.
+    """
+    name, count = ("variants", variants) if total is None else ("total", total)
+    _check_number(name, count, 1, math.inf, whole=True)
+    if not masks or (others is not None and not others):
+        raise UserError("There are no masks to transform; give at least one.")
+    seconds = [None if others is None else others[k % len(others)] for k in range(len(masks))]
+    names = [f"mask {k + 1} of {len(masks)}" for k in range(len(masks))]
+    for mask, second, name in zip(masks, seconds, names, strict=True):
+        _check_masks(mask, second, name)
+
+    results: list[Variant] = []
+    for source, (mask, second, name) in enumerate(zip(masks, seconds, names, strict=True)):
+        count = variants if total is None else (total + len(masks) - 1 - source) // len(masks)
+        source_seed = stream_seed(seed, "mask source", source)
+        for variant in range(count):
+            variant_seed = stream_seed(source_seed, "mask variant", variant)
+            results.append(Variant(_transform(mask, settings, variant_seed, second, name), source, variant))
+            if on_item is not None:
+                on_item(len(results))
+    return results
+
+
+def count_components(mask: Mask) -> int:
+    """Number of separate objects in the (H, W) bool ``mask``; pixels that meet at a corner are connected."""
+    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    ends = np.nonzero(edges == -1)[1]  # exclusive
+    # One key per row and column finds, for each run of pixels, the runs that it meets in the next row.
+    stride = mask.shape[1] + 2
+    first = np.searchsorted(rows * stride + ends, (rows + 1) * stride + starts, side="left")
+    stop = np.searchsorted(rows * stride + starts, (rows + 1) * stride + ends, side="right")
+
+    parents = list(range(len(rows)))
+
+    def root(run: int) -> int:
+        while parents[run] != run:
+            parents[run] = parents[parents[run]]
+            run = parents[run]
+        return run
+
+    for run, (low, high) in enumerate(zip(first.tolist(), stop.tolist(), strict=True)):
+        for neighbour in range(low, high):
+            parents[root(neighbour)] = root(run)
+    return sum(parent == run for run, parent in enumerate(parents))
+
+
+class _Drawn(NamedTuple):
+    """One draw, (H, W), and by how many pixels it reaches beyond the free border of one pixel (0: not)."""
+
+    mask: Mask
+    overshoot: float
+
+
+class _Miss(NamedTuple):
+    """A constraint that a draw missed, by how much, and the value that it had."""
+
+    constraint: str
+    distance: float
+    value: str
+
+
+def _transform(mask: Mask, settings: TransformSettings, seed: int, other: Mask | None, name: str) -> Mask:
+    _check_masks(mask, other, name)
+    misses: list[_Miss] = []
+    for attempt in range(settings.attempts):
+        drawn = _draw(mask, settings, stream_seed(seed, "mask", attempt))
+        if other is not None:
+            second = _draw(other, settings, stream_seed(seed, "other mask", attempt))
+            drawn = _Drawn(drawn.mask | second.mask, max(drawn.overshoot, second.overshoot))
+        missed = list(_missed(drawn, settings))
+        if not missed:
+            return drawn.mask
+        misses += missed
+
+    counts = Counter(miss.constraint for miss in misses)
+    # Sorted by distance, the last entry of a constraint's name is its nearest.
+    nearest = {miss.constraint: miss.value for miss in sorted(misses, key=lambda miss: -miss.distance)}
+    failures = [
+        f"{constraint} failed {_counted(count, 'time')} (nearest: {nearest[constraint]})"
+        for constraint, count in counts.most_common()
+    ]
+    worst = counts.most_common(1)[0][0].split()[0]
+    raise TransformError(
+        f"No transform of {name} met the constraints in {_counted(settings.attempts, 'attempt')}: "
+        f"{'; '.join(failures)}. Relax '{worst}', change the ranges of the transforms, or raise 'attempts'."
+    )
+
+
+def _missed(drawn: _Drawn, settings: TransformSettings) -> Iterator[_Miss]:
+    least, most = settings.area
+    area = float(drawn.mask.mean())
+    if not least <= area <= most or area == 0:
+        yield _Miss(f"area {least:g} to {most:g}", max(least - area, area - most), f"{area:.4g}")
+    if settings.inside and drawn.overshoot > 0:
+        pixels = _counted(math.ceil(drawn.overshoot), "pixel")
+        yield _Miss("inside", drawn.overshoot, f"{pixels} too far out")
+    fewest, highest = settings.components
+    if fewest or highest:
+        count = count_components(drawn.mask)
+        distance = max(fewest - count, count - highest if highest else 0)
+        if distance > 0:
+            limits = f"components {fewest} to {highest}" if highest else f"components {fewest} or more"
+            yield _Miss(limits, distance, str(count))
+
+
+def _draw(mask: Mask, settings: TransformSettings, seed: int) -> _Drawn:
+    """Transform ``mask`` once, whatever the constraints say."""
+    rng = np.random.default_rng(seed)
+    # Every number is drawn whether it is used or not, so that a setting changes its own transform alone.
+    unit = rng.random(8)
+    height, width = mask.shape
+    matrix = _affine(settings, unit[:5])
+    sides = np.array([width, height])
+    move = np.rint(settings.translate * sides * (2 * unit[5:7] - 1))
+    growth = int(unit[7] * (2 * settings.morph + 1)) - settings.morph
+    strength = settings.elastic * min(height, width)
+
+    points = np.stack(np.nonzero(mask)[::-1]).astype(np.float64)  # (x, y)
+    centre = (points.min(axis=1) + points.max(axis=1)) / 2
+
+    # Growing and shrinking see what lies just outside the frame, and `inside` sees what bending moved there.
+    margin = settings.morph
+    if settings.inside:
+        margin += math.ceil(strength + np.abs(matrix).sum(axis=1).max()) + 1
+    x, y = np.arange(-margin, width + margin), np.arange(-margin, height + margin)
+    from_x, from_y = np.meshgrid(x - centre[0] - move[0], y - centre[1] - move[1])
+    if strength:
+        spacing = min(height, width) / _CELLS
+        by_x, by_y = _spline(x, width, spacing), _spline(y, height, spacing)
+        angles = rng.uniform(0, 2 * np.pi, (by_y.shape[1], by_x.shape[1]))
+        from_x += strength * (by_y @ np.cos(angles) @ by_x.T)
+        from_y += strength * (by_y @ np.sin(angles) @ by_x.T)
+    (xx, xy), (yx, yy) = np.linalg.inv(matrix)
+    canvas = _sample(mask, centre[0] + xx * from_x + xy * from_y, centre[1] + yx * from_x + yy * from_y)
+    if growth:
+        canvas = _dilated(canvas, growth) if growth > 0 else ~_dilated(~canvas, -growth)
+    result = canvas[margin : margin + height, margin : margin + width].copy()
+    if not settings.inside:
+        return _Drawn(result, 0)
+
+    # What the canvas cannot show, far outside, shows before bending; that far is too far in any case.
+    moved = matrix @ (points - centre[:, None]) + (centre + move)[:, None]
+    overshoot = float(np.max([-moved.min(axis=1), moved.max(axis=1) - (sides - 1), [0, 0]]))
+    for axis, side in enumerate((width, height)):
+        places = np.flatnonzero(canvas.any(axis=axis)) - margin
+        if len(places):
+            overshoot = max(overshoot, 1 - int(places[0]), int(places[-1]) - (side - 2))
+    return _Drawn(result, overshoot)
+
+
+def _affine(settings: TransformSettings, unit: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The 2x2 matrix on (x, y) made of five numbers in [0, 1): mirror, then shear, turn and scale."""
+    scale = settings.scale[0] + (settings.scale[1] - settings.scale[0]) * unit[0]
+    turn = math.radians(settings.rotate * (2 * unit[1] - 1))
+    slant = math.tan(math.radians(settings.shear * (2 * unit[2] - 1)))
+    allowed = [settings.flip in (way, "both") for way in ("horizontal", "vertical")]
+    mirror = np.where(allowed & (unit[3:] < 0.5), -1.0, 1.0)
+    rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    shear = np.array([[1.0, slant], [0.0, 1.0]])
+    return scale * (rotation @ shear * mirror)
+
+
+def _spline(places: NDArray[np.integer], side: int, spacing: float) -> Field:
+    """Cubic B-spline weights (places, control points) of positions along a side, held beyond its ends."""
+    cell, f = np.divmod(np.clip(places, 0, side - 1) / spacing, 1)
+    weights = [(1 - f) ** 3, 3 * f**3 - 6 * f**2 + 4, 3 * f * (1 + f - f**2) + 1, f**3]
+    matrix = np.zeros((len(places), math.ceil(side / spacing) + 3))
+    for k, weight in enumerate(weights):
+        matrix[np.arange(len(places)), cell.astype(int) + k] = weight / 6
+    return matrix
+
+
+def _sample(mask: Mask, x: Field, y: Field) -> Mask:
+    """``mask`` interpolated linearly at the positions and cut at one half; background outside."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    near = (x > columns[0] - 1) & (x < columns[-1] + 1) & (y > rows[0] - 1) & (y < rows[-1] + 1)
+    padded = np.pad(mask, 1).astype(np.float32)
+    x, y = x[near] + 1, y[near] + 1
+    column, row = x.astype(np.intp), y.astype(np.intp)
+    right, down = x - column, y - row
+    above = padded[row, column] * (1 - right) + padded[row, column + 1] * right
+    below = padded[row + 1, column] * (1 - right) + padded[row + 1, column + 1] * right
+    result = np.zeros(near.shape, bool)
+    result[near] = above * (1 - down) + below * down >= _HALF
+    return result
+
+
+def _dilated(mask: Mask, radius: int) -> Mask:
+    """``mask`` grown by a disc of ``radius`` pixels, as a union of its rows."""
+    height = len(mask)
+    result = np.zeros_like(mask)
+    for shift in range(-radius, radius + 1):
+        reach = math.isqrt(radius**2 - shift**2)
+        counts = np.cumsum(np.pad(mask, ((0, 0), (reach + 1, reach))), axis=1, dtype=np.int32)
+        widened = counts[:, 2 * reach + 1 :] > counts[:, : mask.shape[1]]
+        start, stop = max(shift, 0), min(height, height + shift)
+        if start < stop:
+            result[start:stop] |= widened[start - shift : stop - shift]
+    return result
+
+
+def _check_masks(mask: Mask, other: Mask | None, name: str) -> None:
+    for label, values in ((name, mask), (f"the second mask of {name}", mask if other is None else other)):
+        if values.ndim != 2 or values.dtype != np.bool_:
+            raise ValueError(f"{label} must be (H, W) bool, not {values.shape} {values.dtype}")
+        if not values.any():
+            raise UserError(f"There is no foreground to transform in {label}; use a mask that has some.")
+        if values.shape != mask.shape:
+            (height, width), (needed_height, needed_width) = values.shape, mask.shape
+            raise UserError(
+                f"The size of {label} is {width} x {height} pixels; resize it to that of {name}, "
+                f"{needed_width} x {needed_height}."
+            )
+
+
+def _check_number(name: str, value: float, least: float, most: float, whole: bool = False) -> None:
+    if not isinstance(value, int if whole else (int, float)) or not least <= value <= most:
+        kind = "a whole number" if whole else "a number"
+        limits = f"from {least} to {most}" if most < math.inf else f"of {least} or more"
+        raise UserError(f"{name} is {value}; give {kind} {limits}.")
+
+
+def _check_pair(name: str, pair: tuple[float, float], least: float, most: float) -> None:
+    if not (len(pair) == 2 and least <= pair[0] <= pair[1] <= most):
+        raise UserError(f"{name} is {pair}; give two numbers from {least} to {most}, the smaller first.")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _check_components(pair: tuple[int, int]) -> None:
+    valid = len(pair) == 2 and all(isinstance(value, int) and value >= 0 for value in pair)
+    if not valid or 0 < pair[1] < pair[0]:
+        raise UserError(
+            f"components is {pair}; give two whole numbers of 0 or more, the smaller first (0 is no limit)."
+        )
