@@ -4,19 +4,25 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.14.1 torchvision==0.29.1
 READY := $(VENV)/.ready
+# A real ComfyUI to test in; a checkout of one's own, named by COMFYUI_PATH, takes its place.
+HOST := .host
+HOST_READY := $(HOST)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint host clean
 
 demo: $(READY)
 	$(BIN)/python -m training.demo
 
-test: $(READY)
+test: $(READY) $(if $(COMFYUI_PATH),,$(HOST_READY))
 	$(BIN)/python -m pytest
 
+# To ComfyUI the whole folder is one package, of which nodes is a part: build/pack stands for its name there.
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	mkdir -p build && ln -sfn .. build/pack
+	cd build && $(abspath $(BIN))/mypy --config-file ../pyproject.toml -p pack.nodes
 
 # torch first and alone, so that no other package's wish picks another build of it.
 $(READY): pyproject.toml
@@ -26,5 +32,10 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[train,eval,test]' $(TORCH)
 	touch $(READY)
 
+host: $(HOST_READY)
+
+$(HOST_READY): tests/host/install.py
+	$(PYTHON) tests/host/install.py $(HOST)
+
 clean:
-	rm -rf $(VENV) demo_output build *.egg-info
+	rm -rf $(VENV) $(HOST) demo_output build *.egg-info
