@@ -1,0 +1,106 @@
+"""Apply Siamese Adapter: ControlNet and tuned decoder of a training run, on a checkpoint of the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..siamese_core.checkpoint import CheckpointError, ModelFile, load_model
+from ..siamese_core.layouts import decoder_keys
+from .control import build_control
+from .host_models import RUN_ID
+
+_HOST_PREFIX = "diffusion_model."
+_NO_ADAPTER = "(no file in models/controlnet)"
+
+
+class ApplySiameseAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SiameseApplyAdapter",
+            display_name="Apply Siamese Adapter",
+            category="Siamese-Diffusion",
+            description="Put what Siamese training changes, the ControlNet and the UNet's decoder, onto a "
+            "Stable Diffusion checkpoint. Goes before LoRAs. A file with a ControlNet alone leaves the model "
+            "as it is.",
+            inputs=[
+                io.Model.Input("model", tooltip="The checkpoint that the adapter was trained on."),
+                io.Combo.Input(
+                    "adapter",
+                    options=folder_paths.get_filename_list("controlnet") or [_NO_ADAPTER],
+                    tooltip="An adapter written by training.train, in models/controlnet.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How much of the tuned decoder replaces the model's own: 1 all of it, 0 nothing.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The model with the tuned decoder."),
+                io.ControlNet.Output(tooltip="The ControlNet that reads masks."),
+                io.String.Output(id="note", display_name="note", tooltip="What was applied."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, adapter: str, strength: float) -> io.NodeOutput:
+        if adapter == _NO_ADAPTER:
+            raise CheckpointError(
+                "There is no adapter in models/controlnet; put one there and refresh the page (key R)."
+            )
+        path = Path(folder_paths.get_full_path_or_raise("controlnet", adapter))
+        file = load_model(path)
+        if "control" not in file.parts:
+            raise CheckpointError(f"'{path.name}' is a base without a ControlNet; give an adapter.")
+        _refuse_stock_control(path, file)
+        host_shapes = {key: tuple(value.shape) for key, value in model.model.state_dict().items()}
+        _check_base(path, file, host_shapes)
+        if file.kind == "control":
+            note = f"'{path.name}' holds a ControlNet alone: the model stays as it is."
+            return io.NodeOutput(model, build_control(file), note)
+        patched = apply_decoder(model, file, strength)
+        note = f"'{path.name}': tuned decoder at strength {strength:g}, and its ControlNet."
+        return io.NodeOutput(patched, build_control(file), note)
+
+
+def apply_decoder(model: Any, file: ModelFile, strength: float) -> Any:
+    """A clone of the MODEL whose decoder is (1 - strength) times its own plus strength times the file's."""
+    decoder = file.parts["unet"]
+    patches = {_HOST_PREFIX + key: (decoder[key],) for key in decoder_keys(decoder)}
+    patched = model.clone()
+    taken = patched.add_patches(patches, strength_patch=strength, strength_model=1.0 - strength)
+    if missed := sorted(patches.keys() - set(taken)):
+        raise CheckpointError(
+            f"The model has no '{missed[0]}' ({len(missed)} weights are missing); use the checkpoint that "
+            "the adapter was trained on."
+        )
+    patched.set_attachments(RUN_ID, file.run_id)
+    return patched
+
+
+def _refuse_stock_control(path: Path, file: ModelFile) -> None:
+    if file.architecture.hint_block == "sparse" and not file.training:
+        raise CheckpointError(
+            f"'{path.name}' is an ordinary ControlNet, not a Siamese one (it has no dense hint block); load "
+            "it with Load ControlNet Model, or choose an adapter written by training.train."
+        )
+
+
+def _check_base(path: Path, file: ModelFile, host: dict[str, tuple[int, ...]]) -> None:
+    """Compare the file's encoder copy and decoder with the model's, so that nothing is silently left out."""
+    found = {**file.parts["control"], **file.parts.get("unet", {})}
+    for key, value in found.items():
+        wanted = host.get(_HOST_PREFIX + key)
+        if wanted is not None and wanted != tuple(value.shape):
+            raise CheckpointError(
+                f"'{path.name}' was trained on a model of another size: '{key}' is {tuple(value.shape)} "
+                f"there and {wanted} in this model; load the checkpoint that it was trained on."
+            )

@@ -1,0 +1,150 @@
+"""The DHI ControlNet inside the host: its own module in the host's own ControlNet wrapper."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.model_detection
+import comfy.model_management
+import comfy.ops
+import comfy.utils
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import TimestepEmbedSequential
+from torch import Tensor
+
+from ..siamese_core.checkpoint import ModelFile
+from ..siamese_core.dhi import dense_hint_block, sparse_hint_block
+from ..siamese_core.errors import UserError
+
+_HINT_BLOCKS = {"dense": dense_hint_block, "sparse": sparse_hint_block}
+_DUMMY_SIDE = 64  # the host's Load Image gives a black mask of this side when a file has no alpha
+
+
+class ControlError(UserError):
+    """A hint that does not fit what is being sampled; the message says what to change."""
+
+
+class HintBlock(TimestepEmbedSequential):
+    """``input_hint_block`` that remembers its features for as long as a hint tensor lives.
+
+    The host calls it at every step with the same tensor, and it depends on neither timestep nor text. It is
+    most of the work for small models. The features are only read: the host adds them to another tensor.
+    """
+
+    def __init__(self, *modules: torch.nn.Module) -> None:
+        super().__init__(*modules)
+        self._features: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
+
+    def forward(self, hint: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        known = self._features.get(id(hint))
+        if known is not None and known[0]() is hint:
+            return known[1]
+        features: Tensor = super().forward(hint, *args, **kwargs)
+        key, store = id(hint), self._features
+        store[key] = (weakref.ref(hint, lambda _: store.pop(key, None)), features)
+        return features
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy on another device starts without features: those here lie on this one.
+        return {**self.__dict__, "_features": {}}
+
+
+class DHIControlNet(comfy.cldm.cldm.ControlNet):
+    """The host's ControlNet module with the hint block of the file."""
+
+    def __init__(self, hint_block: str, **config: Any) -> None:
+        super().__init__(hint_channels=3, **config)
+        modules = _HINT_BLOCKS[hint_block](
+            config["model_channels"], config["operations"], dtype=config["dtype"], device=config["device"]
+        )
+        self.input_hint_block = HintBlock(*modules)
+
+
+class SiameseControl(comfy.controlnet.ControlNet):
+    """CONTROL_NET that refuses hints which the host would silently cut, repeat or drop.
+
+    ``run_id`` names the training run of the weights.
+    """
+
+    run_id = ""
+
+    def get_control(
+        self, x_noisy: Tensor, t: Tensor, cond: Any, batched_number: int, transformer_options: Any
+    ) -> Any:
+        if self.cond_hint is None and self.cond_hint_original is not None:
+            check_hint(self.cond_hint_original, x_noisy, batched_number)
+        return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
+
+    def copy(self) -> SiameseControl:
+        twin = SiameseControl(
+            None,
+            global_average_pooling=self.global_average_pooling,
+            load_device=self.load_device,
+            manual_cast_dtype=self.manual_cast_dtype,
+        )
+        twin.control_model = self.control_model
+        twin.control_model_wrapped = self.control_model_wrapped
+        twin.run_id = self.run_id
+        self.copy_to(twin)
+        return twin
+
+
+def build_control(model: ModelFile) -> SiameseControl:
+    """CONTROL_NET of a file that holds a ControlNet."""
+    weights = model.parts["control"]
+    config = comfy.model_detection.detect_unet_config(weights, "")
+    for key in ("out_channels", "transformer_depth_output"):
+        config.pop(key, None)
+    management = comfy.model_management
+    load_device = management.get_torch_device()
+    dtype = management.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(weights), weight_dtype=comfy.utils.weight_dtype(weights)
+    )
+    cast = management.unet_manual_cast(dtype, load_device)
+    config.update(
+        num_heads=model.architecture.unet.num_heads,
+        num_head_channels=-1,
+        operations=comfy.ops.pick_operations(dtype, cast),
+        dtype=dtype,
+        device=management.unet_offload_device(),
+    )
+    network = DHIControlNet(model.architecture.hint_block, **config)
+    network.load_state_dict(weights, strict=True)
+    control = SiameseControl(network, load_device=load_device, manual_cast_dtype=cast)
+    control.run_id = model.run_id
+    return control
+
+
+def check_hint(hint: Tensor, x_noisy: Tensor, batched_number: int) -> None:
+    """Raise ControlError unless ``hint`` (N, 3, H, W) goes with the latents ``x_noisy`` (B, 4, h, w).
+
+    ``batched_number``: how many times the latents are repeated in the batch, for guidance.
+    """
+    count, (height, width) = len(hint), hint.shape[-2:]
+    latents, (latent_height, latent_width) = len(x_noisy) // batched_number, x_noisy.shape[-2:]
+    refuse_dummy(hint)
+    if count not in (1, latents):
+        raise ControlError(
+            f"There are {count} masks for {latents} latents; give as many latents as masks (Empty Latent "
+            "Image, batch_size), or a single mask for all."
+        )
+    # One latent pixel of rounding is all that two sizes of one aspect can differ by.
+    if abs(height * latent_width - width * latent_height) > max(height, width):
+        raise ControlError(
+            f"The mask is {width} x {height} pixels and the image to paint {latent_width * 8} x "
+            f"{latent_height * 8}: another aspect, so the host would cut the mask; resize the mask or change "
+            "the size of the empty latent."
+        )
+
+
+def refuse_dummy(mask: Tensor) -> None:
+    """Raise ControlError when ``mask`` (..., H, W) is what Load Image gives for a file without alpha."""
+    if tuple(mask.shape[-2:]) == (_DUMMY_SIDE, _DUMMY_SIDE) and not mask.any():
+        raise ControlError(
+            f"The mask is the black {_DUMMY_SIDE} x {_DUMMY_SIDE} one that Load Image gives for a file "
+            "without an alpha channel; read the mask with Load Masks, or with Load Image (as Mask) and its "
+            "channel 'red'."
+        )

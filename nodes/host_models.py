@@ -1,0 +1,126 @@
+"""A model file's networks as the host's own MODEL, CLIP and VAE objects, whatever their widths."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import comfy.model_detection
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models
+import comfy.utils
+from torch import Tensor
+
+from ..siamese_core.architecture import TextArchitecture, VAEArchitecture
+from ..siamese_core.checkpoint import ModelFile
+from ..siamese_core.layouts import PREFIXES
+
+RUN_ID = "siamese_run_id"
+"""Attachment of a MODEL: the training run its decoder comes from."""
+
+
+def build_model(model: ModelFile) -> Any:
+    """MODEL of a ``full`` file."""
+    prefix = PREFIXES["unet"]
+    weights = {prefix + key: value for key, value in model.parts["unet"].items()}
+    config = _SmallSD15(comfy.model_detection.detect_unet_config(weights, prefix))
+    # Weights cannot tell the number of heads; the host would take the 8 of Stable Diffusion.
+    config.unet_config["num_heads"] = model.architecture.unet.num_heads
+
+    management = comfy.model_management
+    load_device = management.get_torch_device()
+    parameters = comfy.utils.calculate_parameters(weights, prefix)
+    dtype = management.unet_dtype(
+        model_params=parameters,
+        supported_dtypes=config.supported_inference_dtypes,
+        weight_dtype=comfy.utils.weight_dtype(weights, prefix),
+    )
+    cast = management.unet_manual_cast(dtype, load_device, config.supported_inference_dtypes)
+    config.set_inference_dtype(dtype, cast)
+    network = config.get_model(weights, prefix, device=management.unet_inital_load_device(parameters, dtype))
+    patcher = core_model_patcher()(
+        network, load_device=load_device, offload_device=management.unet_offload_device()
+    )
+    _load(network, weights, prefix, patcher)
+    patcher.set_attachments(RUN_ID, model.run_id)
+    return patcher
+
+
+def build_clip(model: ModelFile, embeddings: list[str] | None) -> Any:
+    """CLIP of a ``full`` file; ``embeddings`` are the host's folders of textual inversions."""
+    prefix = PREFIXES["text"]
+    config = comfy.supported_models.SD15
+    weights = {prefix + key: value for key, value in model.parts["text"].items()}
+    weights = config.process_clip_state_dict(config, weights)
+    target = config.clip_target(config)
+    clip = comfy.sd.CLIP(
+        target,
+        embedding_directory=embeddings,
+        tokenizer_data=weights,
+        parameters=comfy.utils.calculate_parameters(weights),
+        model_options={"clip_l_model_config": _clip_config(model.architecture.text)},
+    )
+    clip.load_sd(weights, full_model=True)
+    return clip
+
+
+def build_vae(model: ModelFile) -> Any:
+    """VAE of a ``full`` file."""
+    vae = comfy.sd.VAE(sd=dict(model.parts["vae"]), config={"params": _vae_config(model.architecture.vae)})
+    vae.throw_exception_if_invalid()
+    return vae
+
+
+def core_model_patcher() -> Any:
+    """The host's preferred patcher; older hosts have one kind only, and newer ones rebind the name."""
+    return getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+
+
+class _SmallSD15(comfy.supported_models.SD15):
+    """Stable Diffusion 1.x of any width."""
+
+
+def _load(network: Any, weights: dict[str, Tensor], prefix: str, patcher: Any) -> None:
+    is_dynamic = getattr(patcher, "is_dynamic", None)
+    if is_dynamic is None:
+        network.load_model_weights(weights, prefix)
+    else:
+        network.load_model_weights(weights, prefix, assign=is_dynamic())
+
+
+def _clip_config(text: TextArchitecture) -> dict[str, Any]:
+    shape = asdict(text)
+    return {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        "eos_token_id": 49407,
+        "hidden_size": shape["hidden_size"],
+        "intermediate_size": shape["intermediate_size"],
+        "max_position_embeddings": shape["max_tokens"],
+        "num_attention_heads": shape["num_heads"],
+        "num_hidden_layers": shape["num_layers"],
+        "projection_dim": shape["hidden_size"],
+        "vocab_size": shape["vocab_size"],
+    }
+
+
+def _vae_config(vae: VAEArchitecture) -> dict[str, Any]:
+    return {
+        "embed_dim": vae.latent_channels,
+        "ddconfig": {
+            "double_z": True,
+            "z_channels": vae.latent_channels,
+            "resolution": 256,
+            "in_channels": 3,
+            "out_ch": 3,
+            "ch": vae.widths[0],
+            "ch_mult": [width // vae.widths[0] for width in vae.widths],
+            "num_res_blocks": vae.layers_per_block,
+            "attn_resolutions": [],
+            "dropout": 0.0,
+        },
+    }

@@ -1,0 +1,69 @@
+"""Between the host's tensors (masks [B, H, W], images [B, H, W, C], 0..1) and the core's arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..siamese_core.errors import UserError
+
+
+def binary_masks(mask: Tensor) -> Tensor:
+    """The host's MASK, ``[B, H, W]`` or ``[H, W]``, as bool ``[B, H, W]`` on the CPU: True above 0.5.
+
+    Raises UserError when it is no mask.
+    """
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim != 3 or 0 in mask.shape:
+        raise UserError(
+            f"A mask of shape {tuple(mask.shape)} cannot be used; connect a MASK of shape [B, H, W]."
+        )
+    return mask.cpu() > 0.5
+
+
+def mask_arrays(mask: Tensor) -> list[NDArray[np.bool_]]:
+    """The MASK as (H, W) bool arrays."""
+    return list(binary_masks(mask).numpy())
+
+
+def mask_batch(masks: list[NDArray[np.bool_]]) -> Tensor:
+    """Equally sized (H, W) bool arrays as a MASK, float32 0 or 1."""
+    return torch.from_numpy(np.stack(masks)).float()
+
+
+def image_arrays(image: Tensor) -> list[NDArray[np.uint8]]:
+    """The IMAGE as (H, W, 3) uint8 arrays, rounded; an alpha channel is dropped."""
+    pixels = (image[..., :3].float().clamp(0, 1) * 255).round()
+    return list(pixels.to(torch.uint8).cpu().numpy())
+
+
+def require_pairs(images: list[NDArray[np.uint8]], masks: list[NDArray[np.bool_]]) -> None:
+    """Raise UserError unless there is one mask of the same size for every image."""
+    if len(images) != len(masks):
+        raise UserError(
+            f"There are {len(images)} images and {len(masks)} masks; connect the IMAGE and the MASK of one "
+            "Mask-Diffusion Sampler, so that every image has its mask."
+        )
+    for number, (image, mask) in enumerate(zip(images, masks, strict=True), start=1):
+        if image.shape[:2] != mask.shape:
+            raise UserError(
+                f"Image {number} of {len(images)} is {image.shape[1]} x {image.shape[0]} pixels and its mask "
+                f"{mask.shape[1]} x {mask.shape[0]}; resize one of them (a pair has one size)."
+            )
+
+
+def names_of(text: str | None, count: int, fallback: str) -> list[str]:
+    """One name for each of ``count`` items from ``text``, one a line; without any, ``fallback_00000``, ...
+
+    Raises UserError when the numbers differ.
+    """
+    names = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    if names and len(names) != count:
+        raise UserError(
+            f"There are {len(names)} names for {count} {fallback}s; connect the names of the node that the "
+            "masks come from, one line each."
+        )
+    return names or [f"{fallback}_{number:05d}" for number in range(count)]

@@ -1,0 +1,182 @@
+"""Random Mask Transform: many masks from few."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.utils
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..siamese_core.mask_transforms import FLIPS, TransformSettings, expand_masks
+from ..siamese_core.pair_writer import pair_stem
+from .mask_tensors import mask_arrays, mask_batch, names_of
+
+_DEFAULTS = TransformSettings()
+
+
+class RandomMaskTransform(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SiameseRandomMaskTransform",
+            display_name="Random Mask Transform",
+            category="Siamese-Diffusion",
+            description="Make new masks from masks by scaling, moving, turning and bending them. Each result "
+            "depends on the seed, its mask and its number alone, and meets the limits below.",
+            inputs=[
+                io.Mask.Input("masks", tooltip="The masks to start from."),
+                io.Int.Input("variants", default=4, min=1, max=10_000, tooltip="New masks for each mask."),
+                io.Int.Input(
+                    "total",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    tooltip="Exactly this many new masks altogether, spread evenly; 0 goes by variants.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=42,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of all transforms.",
+                ),
+                _number("scale_min", _DEFAULTS.scale[0], 0.1, 10, "Least magnification."),
+                _number("scale_max", _DEFAULTS.scale[1], 0.1, 10, "Most magnification."),
+                _number("translate", _DEFAULTS.translate, 0, 1, "Farthest move, as a fraction of the side."),
+                _number("rotate", _DEFAULTS.rotate, 0, 180, "Largest turn either way, in degrees."),
+                io.Combo.Input(
+                    "flip", options=list(FLIPS), default=_DEFAULTS.flip, tooltip="Mirrorings that may happen."
+                ),
+                _number("shear", _DEFAULTS.shear, 0, 60, "Largest slant either way, in degrees."),
+                _number(
+                    "elastic",
+                    _DEFAULTS.elastic,
+                    0,
+                    0.12,
+                    "Bending: the farthest a point moves, as a fraction of the shorter side.",
+                ),
+                io.Int.Input(
+                    "morph",
+                    default=_DEFAULTS.morph,
+                    min=0,
+                    max=64,
+                    tooltip="Pixels by which shapes may grow or shrink at most.",
+                ),
+                _number(
+                    "area_min",
+                    _DEFAULTS.area[0],
+                    0,
+                    1,
+                    "Least foreground, as a fraction of the frame.",
+                    0.001,
+                ),
+                _number(
+                    "area_max", _DEFAULTS.area[1], 0, 1, "Most foreground, as a fraction of the frame.", 0.001
+                ),
+                io.Boolean.Input(
+                    "inside",
+                    default=_DEFAULTS.inside,
+                    tooltip="Whether shapes must stay whole and off the border of the frame.",
+                ),
+                io.Int.Input(
+                    "components_min", default=0, min=0, max=10_000, tooltip="Fewest objects; 0 is no limit."
+                ),
+                io.Int.Input(
+                    "components_max", default=0, min=0, max=10_000, tooltip="Most objects; 0 is no limit."
+                ),
+                io.Int.Input(
+                    "attempts",
+                    default=_DEFAULTS.attempts,
+                    min=1,
+                    max=10_000,
+                    tooltip="Draws per mask before giving up on the limits.",
+                ),
+                io.Mask.Input(
+                    "union",
+                    optional=True,
+                    tooltip="Second masks, transformed by themselves and added; taken in turn.",
+                ),
+                io.String.Input(
+                    "names",
+                    optional=True,
+                    force_input=True,
+                    tooltip="Names of the masks, one a line; the results get _0, _1 and so on.",
+                ),
+            ],
+            outputs=[
+                io.Mask.Output(tooltip="The new masks, strictly 0 or 1."),
+                io.String.Output(id="new_names", display_name="names", tooltip="Their names, one a line."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        masks: Tensor,
+        variants: int,
+        total: int,
+        seed: int,
+        scale_min: float,
+        scale_max: float,
+        translate: float,
+        rotate: float,
+        flip: str,
+        shear: float,
+        elastic: float,
+        morph: int,
+        area_min: float,
+        area_max: float,
+        inside: bool,
+        components_min: int,
+        components_max: int,
+        attempts: int,
+        union: Tensor | None = None,
+        names: str | None = None,
+    ) -> io.NodeOutput:
+        settings = TransformSettings(
+            scale=(scale_min, scale_max),
+            translate=translate,
+            rotate=rotate,
+            flip=flip,
+            shear=shear,
+            elastic=elastic,
+            morph=morph,
+            area=(area_min, area_max),
+            inside=inside,
+            components=(components_min, components_max),
+            attempts=attempts,
+        )
+        sources = mask_arrays(masks)
+        stems = names_of(names, len(sources), "mask")
+        progress = comfy.utils.ProgressBar(total or variants * len(sources))
+
+        def on_item(done: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            progress.update_absolute(done)
+
+        results = expand_masks(
+            sources,
+            settings,
+            seed,
+            variants=variants,
+            total=total or None,
+            others=None if union is None else mask_arrays(union),
+            on_item=on_item,
+        )
+        made = total > len(sources) if total else variants > 1
+        new_names = [pair_stem(stems[item.source], item.variant, 2 if made else 1) for item in results]
+        return io.NodeOutput(mask_batch([item.mask for item in results]), "\n".join(new_names))
+
+
+def _number(
+    name: str, default: float, least: float, most: float, tooltip: str, step: float | None = None
+) -> io.Float.Input:
+    return io.Float.Input(
+        name,
+        default=default,
+        min=least,
+        max=most,
+        step=step or (1.0 if most >= 60 else 0.01),
+        tooltip=tooltip,
+    )

@@ -1,0 +1,205 @@
+"""Mask-Diffusion Sampler: one image for every mask, through the host's own sampling."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..siamese_core.architecture import LATENT_STRIDE
+from ..siamese_core.seeds import sample_seed, starting_noise
+from .control import ControlError, refuse_dummy
+from .host_models import RUN_ID
+from .mask_tensors import binary_masks
+
+StepCallback = Callable[[int, Tensor, Tensor, int], None]
+
+
+class MaskDiffusionSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SiameseMaskDiffusionSampler",
+            display_name="Mask-Diffusion Sampler",
+            category="Siamese-Diffusion",
+            description="Paint one image for every mask. The image has the mask's size. Sample i depends on "
+            "the seed and i alone, not on the batch it is computed in.",
+            inputs=[
+                io.Model.Input("model", tooltip="From Load Siamese Checkpoint or Apply Siamese Adapter."),
+                io.ControlNet.Input("control_net", tooltip="The ControlNet of the same training run."),
+                io.Conditioning.Input("positive", tooltip="What the images show."),
+                io.Conditioning.Input("negative", tooltip="What they do not show; mostly an empty prompt."),
+                io.Vae.Input("vae", tooltip="Decodes the latents."),
+                io.Mask.Input("mask", tooltip="A batch of masks; white is painted as the lesion."),
+                io.Int.Input(
+                    "seed",
+                    default=42,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of the first sample; those of the others follow from it.",
+                ),
+                io.Int.Input("steps", default=50, min=1, max=999, tooltip="Sampling steps; the paper's 50."),
+                io.Float.Input(
+                    "cfg",
+                    default=9.0,
+                    min=1.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="Guidance scale; the paper's 9 is for Stable Diffusion 1.5. The bundled tiny "
+                    "model wants 3.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=list(comfy.samplers.KSampler.SAMPLERS),
+                    default="ddim",
+                    tooltip="The paper's ddim. Ancestral and SDE samplers draw noise for a batch as a whole, "
+                    "so that their samples do depend on the batch.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=list(comfy.samplers.KSampler.SCHEDULERS),
+                    default="ddim_uniform",
+                    tooltip="The paper's ddim_uniform.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="Weight of the mask's control; the paper's 1.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=4,
+                    min=1,
+                    max=256,
+                    tooltip="Samples computed at once: more is faster and takes more memory. With ddim and "
+                    "other samplers without noise of their own, the images stay the same within rounding.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(tooltip="The painted images."),
+                io.Mask.Output(tooltip="The masks that were used, strictly 0 or 1."),
+                io.Latent.Output(tooltip="The images' latents."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        control_net: Any,
+        positive: Any,
+        negative: Any,
+        vae: Any,
+        mask: Tensor,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        strength: float,
+        batch_size: int,
+    ) -> io.NodeOutput:
+        masks = binary_masks(mask)
+        _check_size(masks)
+        _warn_of_strangers(model, control_net)
+        starts = range(0, len(masks), batch_size)
+        progress = _Progress(model, steps, len(starts))
+        images, latents = [], []
+        for start in starts:
+            chunk = masks[start : start + batch_size]
+            hint = chunk[:, None].expand(-1, 3, -1, -1).float()
+            controlled = with_control(positive, negative, control_net, hint, strength)
+            height, width = (side // LATENT_STRIDE for side in chunk.shape[-2:])
+            seeds = [sample_seed(seed, start + row) for row in range(len(chunk))]
+            noise = torch.cat([starting_noise(s, height, width) for s in seeds])
+            samples = comfy.sample.sample(
+                model,
+                noise,
+                steps,
+                cfg,
+                sampler_name,
+                scheduler,
+                *controlled,
+                torch.zeros_like(noise),
+                callback=progress.next_chunk(),
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+                seed=seeds[0],
+            )
+            latents.append(samples)
+            images.append(vae.decode(samples))
+        return io.NodeOutput(torch.cat(images), masks.float(), {"samples": torch.cat(latents)})
+
+
+def with_control(
+    positive: Any, negative: Any, control_net: Any, hint: Tensor, strength: float
+) -> tuple[Any, Any]:
+    """Both conditionings under the control of ``hint`` (B, 3, H, W), before any control they have already."""
+    twins: dict[Any, Any] = {}
+
+    def controlled(conditioning: Any) -> list[Any]:
+        entries = []
+        for embedding, options in conditioning:
+            previous = options.get("control")
+            if previous not in twins:
+                twin = control_net.copy().set_cond_hint(hint, strength)
+                twins[previous] = twin.set_previous_controlnet(previous)
+            options = {**options, "control": twins[previous], "control_apply_to_uncond": False}
+            entries.append([embedding, options])
+        return entries
+
+    return controlled(positive), controlled(negative)
+
+
+class _Progress:
+    """One progress bar over all chunks, with the host's latent previews; stops a run between two steps."""
+
+    def __init__(self, model: Any, steps: int, chunks: int) -> None:
+        self._bar = comfy.utils.ProgressBar(steps * chunks)
+        self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+        self._steps, self._chunks, self._begun = steps, chunks, 0
+
+    def next_chunk(self) -> StepCallback:
+        begun = self._begun
+        self._begun += 1
+
+        def callback(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            preview = self._previewer.decode_latent_to_preview_image("JPEG", x0) if self._previewer else None
+            self._bar.update_absolute(begun * total + step + 1, self._chunks * total, preview)
+
+        return callback
+
+
+def _check_size(masks: Tensor) -> None:
+    refuse_dummy(masks)
+    height, width = masks.shape[-2:]
+    if height % 64 or width % 64:
+        raise ControlError(
+            f"The masks are {width} x {height} pixels, and both sides must be multiples of 64; set width and "
+            "height in Load Masks to the size the model was trained for."
+        )
+
+
+def _warn_of_strangers(model: Any, control_net: Any) -> None:
+    """The decoder and the ControlNet are two halves of one training run."""
+    decoder, control = model.get_attachment(RUN_ID), getattr(control_net, "run_id", "")
+    if decoder and control and decoder != control:
+        logging.warning(
+            "Siamese-Diffusion: the model's decoder and the ControlNet come from different training runs "
+            "(%s and %s); images may not follow the masks. Take both from one file.",
+            decoder[:8],
+            control[:8],
+        )

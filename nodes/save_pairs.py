@@ -1,0 +1,111 @@
+"""Save Pairs: images and masks as a dataset folder below ComfyUI's output folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, get_args
+
+import comfy.model_management
+import comfy.utils
+from comfy.cli_args import args as host_arguments
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..siamese_core.pair_folder import IfExists, NewPair, add_pairs
+from ..siamese_core.pair_writer import PairRecord
+from .folders import output_path
+from .mask_tensors import image_arrays, mask_arrays, names_of, require_pairs
+
+
+class SavePairs(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SiameseSavePairs",
+            display_name="Save Pairs",
+            category="Siamese-Diffusion",
+            description="Write images and masks as a labelled dataset: images/, masks/, prompt.json and "
+            "manifest.jsonl in a folder below ComfyUI's output folder. training.train reads it as it is.",
+            inputs=[
+                io.Image.Input("images", tooltip="The painted images."),
+                io.Mask.Input("masks", tooltip="Their masks, as many and of the same size."),
+                io.String.Input(
+                    "folder", default="siamese_pairs", tooltip="Folder below ComfyUI's output folder."
+                ),
+                io.Combo.Input(
+                    "if_exists",
+                    options=list(get_args(IfExists)),
+                    default="number",
+                    tooltip="When a pair of that name is there: give the new one a number, skip the new "
+                    "one, or overwrite the old one.",
+                ),
+                io.String.Input(
+                    "names",
+                    optional=True,
+                    force_input=True,
+                    tooltip="Names of the pairs, one a line, as Load Masks and Random Mask Transform give "
+                    "them. Without, pairs are called pair_00000 and so on.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    optional=True,
+                    default="",
+                    multiline=True,
+                    tooltip="The prompt of the images, for prompt.json.",
+                ),
+            ],
+            outputs=[io.String.Output(id="saved_to", display_name="saved_to", tooltip="The folder written.")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: Tensor,
+        masks: Tensor,
+        folder: str,
+        if_exists: IfExists,
+        names: str | None = None,
+        prompt: str = "",
+    ) -> io.NodeOutput:
+        pictures, areas = image_arrays(images), mask_arrays(masks)
+        require_pairs(pictures, areas)
+        stems = names_of(names, len(pictures), "pair")
+        root = output_path(folder)
+        pairs = [
+            NewPair(_record(index, stem, mask.tobytes(), prompt), image, mask)
+            for index, (stem, image, mask) in enumerate(zip(stems, pictures, areas, strict=True))
+        ]
+        progress = comfy.utils.ProgressBar(len(pairs))
+
+        def on_pair() -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            progress.update(1)
+
+        written = add_pairs(root, pairs, if_exists, text=cls._graph(), on_pair=on_pair)
+        report = f"{len(written)} of {len(pairs)} pairs written to {root}"
+        return io.NodeOutput(str(root), ui={"text": (report,)})
+
+    @classmethod
+    def _graph(cls) -> dict[str, str]:
+        """The graph, for the image files, so that dropping one on the page brings it back."""
+        if host_arguments.disable_metadata:
+            return {}
+        graph: dict[str, Any] = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
+        return {key: json.dumps(value) for key, value in graph.items() if value is not None}
+
+
+def _record(index: int, stem: str, mask: bytes, prompt: str) -> PairRecord:
+    return PairRecord(
+        index=index,
+        stem=stem,
+        seed=None,
+        mask_file=stem,
+        mask_digest=hashlib.sha256(mask).hexdigest(),
+        prompt=prompt,
+        sampler={},
+        checkpoint_digest="",
+        run_id="",
+    )

@@ -1,0 +1,95 @@
+"""The control and the adapter inside the host: equal to the recordings, and safe under model management."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from goldens import FOLDER, load_goldens
+from safetensors.torch import load_file, save_file
+
+from siamese_core.checkpoint import ModelFile, load_model, save_model
+from siamese_core.layouts import decoder_keys, split_parts
+
+from .conftest import ROOT
+from .server import Installation
+
+BUNDLED = ROOT / "siamese_core" / "assets" / "tiny-siamese.safetensors"
+
+
+def inside(installation: Installation, function: str, *files: Path) -> Any:
+    """The result of a function of inside.py."""
+    script = Path(__file__).with_name("inside.py")
+    command = [installation.python, script, installation.comfyui, ROOT, function, *files]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=files[0].parent)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter for the bundled model, its decoder a little different from the model's."""
+    return write_adapter(tmp_path_factory.mktemp("adapter") / "adapter.safetensors")
+
+
+def write_adapter(path: Path) -> Path:
+    full = load_model(BUNDLED)
+    unet = full.parts["unet"]
+    decoder = {key: unet[key] * 0.9 for key in decoder_keys(unet)}
+    parts = {"unet": decoder, "control": full.parts["control"]}
+    save_model(path, replace(full, kind="adapter", parts=parts, run_id="another-run"))
+    return path
+
+
+def test_the_control_equals_the_recording(installation: Installation, tmp_path: Path) -> None:
+    goldens = load_goldens()
+    parts, _ = split_parts(goldens.weights)
+    model = ModelFile("control", goldens.architecture(), {}, "", {"control": parts["control"]})
+    save_model(tmp_path / "control.safetensors", model, dtype=torch.float32)
+    rich = "net.x" in goldens.modules
+    names = (
+        {"x": "net.x", "hint": "net.hint", "timesteps": "net.t", "context": "net.context"}
+        if rich
+        else {"x": "x_start", "hint": "hint_mask", "timesteps": "t", "context": "context"}
+    )
+    source = goldens.modules if rich else goldens.inputs
+    inputs = {name: source[key].contiguous() for name, key in names.items()}
+    inputs["timesteps"] = inputs["timesteps"].float()
+    save_file(inputs, tmp_path / "inputs.safetensors")
+
+    files = (tmp_path / name for name in ("control.safetensors", "inputs.safetensors", "out.safetensors"))
+    result = inside(installation, "control_outputs", *files)
+
+    outputs = load_file(tmp_path / "out.safetensors")
+    compared = 0
+    for index, output in outputs.items():
+        if rich:
+            wanted = goldens.modules[f"net.control.{index}"]
+        elif f"control.{index}" in goldens.modules:
+            wanted, output = goldens.modules[f"control.{index}"], output[:, ::8]
+        else:
+            continue
+        compared += 1
+        assert (output - wanted).abs().max() <= 1e-4, f"{FOLDER.name}: control {index}"
+    assert compared >= 2
+    assert len(outputs) == 13
+    # The hint block ran once for both calls, and its features went with the hint.
+    assert result == {"equal_again": 1, "kept": 1, "kept_after": 0}
+
+
+def test_partial_loading_and_unloading_leave_the_model_as_it_was(
+    installation: Installation, adapter: Path
+) -> None:
+    result = inside(installation, "model_management", BUNDLED, adapter)
+
+    assert {"BaseModel", "DHIControlNet"} <= set(result["managed"])
+    assert result["decoder_error"] <= 1e-6
+    assert result["model_in_part"] and result["control_in_part"]
+    assert result["part_error"] <= 1e-4
+    assert result["changed_by_adapter"] > 1e-3
+    assert result["restored"]
