@@ -121,6 +121,11 @@ def saved_latent(source: tuple[str, int], name: str) -> Node:
     return node("SaveLatent", samples=source, filename_prefix=name)
 
 
+def saved_pairs(images: tuple[str, int], masks: tuple[str, int], folder: str, **more: Any) -> Node:
+    inputs = {"images": images, "masks": masks, "folder": folder, "if_exists": "number", "prompt": ""}
+    return node("SiameseSavePairs", **{**inputs, **more})
+
+
 def preview(mask: tuple[str, int]) -> Graph:
     """Nodes 90 and 91: something that makes the host compute a mask."""
     return {"90": node("MaskToImage", mask=mask), "91": node("PreviewImage", images=("90", 0))}

@@ -221,15 +221,7 @@ def test_windows_habits_and_foreign_names_work(host: Host) -> None:
     graph = {
         "4": graphs.masks("Ordner mit Leerzeichen\\маски 遮罩"),
         "5": graphs.node("MaskToImage", mask=("4", 0)),
-        "6": graphs.node(
-            "SiameseSavePairs",
-            images=("5", 0),
-            masks=("4", 0),
-            names=("4", 1),
-            folder="ziel\\unter ordner",
-            if_exists="number",
-            prompt="",
-        ),
+        "6": graphs.saved_pairs(("5", 0), ("4", 0), "ziel\\unter ordner", names=("4", 1)),
     }
     host.run(graph)
     saved = host.output_dir / "ziel" / "unter ordner"
@@ -241,15 +233,7 @@ def test_random_masks_are_strictly_binary_and_counted(host: Host) -> None:
         "4": graphs.masks(count=3),
         "5": graphs.transform(("4", 0), total=7, elastic=0.05, names=("4", 1)),
         "6": graphs.node("MaskToImage", mask=("5", 0)),
-        "7": graphs.node(
-            "SiameseSavePairs",
-            images=("6", 0),
-            masks=("5", 0),
-            names=("5", 1),
-            folder="random",
-            if_exists="number",
-            prompt="p",
-        ),
+        "7": graphs.saved_pairs(("6", 0), ("5", 0), "random", names=("5", 1), prompt="p"),
     }
     host.run(graph)
     stems = sorted(path.stem for path in (host.output_dir / "random" / "masks").iterdir())

@@ -39,9 +39,10 @@ def page(host: Host) -> Iterator[Any]:
     browser = next((found for name in (named, *BROWSERS) if name and (found := shutil.which(name))), None)
     if browser is None:
         pytest.skip(f"no browser found ({', '.join(BROWSERS)}); name one in SIAMESE_BROWSER")
+    # A workflow names these, and a file that is not there counts as an error of its node.
     for model in ("checkpoints/v1-5-pruned-emaonly.safetensors", "controlnet/adapter.safetensors"):
         (host.models_dir / model).parent.mkdir(parents=True, exist_ok=True)
-        (host.models_dir / model).touch()  # a workflow names them; a file that is not there counts as an error
+        (host.models_dir / model).touch()
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser, args=FLAGS)
         opened = chromium.new_page(viewport={"width": 1600, "height": 1000})

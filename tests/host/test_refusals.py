@@ -93,14 +93,7 @@ def test_saving_outside_of_the_output_folder(host: Host, folder: str) -> None:
     graph = {
         "4": graphs.masks(count=1),
         "5": graphs.node("MaskToImage", mask=("4", 0)),
-        "6": graphs.node(
-            "SiameseSavePairs",
-            images=("5", 0),
-            masks=("4", 0),
-            folder=folder,
-            if_exists="number",
-            prompt="",
-        ),
+        "6": graphs.saved_pairs(("5", 0), ("4", 0), folder),
     }
     refused(
         host, graph, r"leads outside of the folder|is an absolute path; give a name|has no name; give one"
@@ -145,14 +138,7 @@ def test_images_and_masks_of_unequal_size(host: Host) -> None:
         "4": graphs.masks(count=1),
         "5": graphs.masks(count=1, width=64),
         "6": graphs.node("MaskToImage", mask=("5", 0)),
-        "7": graphs.node(
-            "SiameseSavePairs",
-            images=("6", 0),
-            masks=("4", 0),
-            folder="refused",
-            if_exists="number",
-            prompt="",
-        ),
+        "7": graphs.saved_pairs(("6", 0), ("4", 0), "refused"),
     }
     refused(host, graph, r"Image 1 of 1 is 64 x 128 pixels and its mask 128 x 128; resize one of them")
 
