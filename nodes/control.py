@@ -15,6 +15,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import TimestepEmbedSequential
 from torch import Tensor
 
+from ..siamese_core.architecture import LATENT_STRIDE
 from ..siamese_core.checkpoint import ModelFile
 from ..siamese_core.dhi import dense_hint_block, sparse_hint_block
 from ..siamese_core.errors import UserError
@@ -133,10 +134,10 @@ def check_hint(hint: Tensor, x_noisy: Tensor, batched_number: int) -> None:
         )
     # One latent pixel of rounding is all that two sizes of one aspect can differ by.
     if abs(height * latent_width - width * latent_height) > max(height, width):
+        to_paint = f"{latent_width * LATENT_STRIDE} x {latent_height * LATENT_STRIDE}"
         raise ControlError(
-            f"The mask is {width} x {height} pixels and the image to paint {latent_width * 8} x "
-            f"{latent_height * 8}: another aspect, so the host would cut the mask; resize the mask or change "
-            "the size of the empty latent."
+            f"The mask is {width} x {height} pixels and the image to paint {to_paint}: another aspect, so "
+            "the host would cut the mask; resize the mask or change the size of the empty latent."
         )
 
 

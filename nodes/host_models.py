@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import comfy.model_detection
@@ -25,7 +24,8 @@ def build_model(model: ModelFile) -> Any:
     """MODEL of a ``full`` file."""
     prefix = PREFIXES["unet"]
     weights = {prefix + key: value for key, value in model.parts["unet"].items()}
-    config = _SmallSD15(comfy.model_detection.detect_unet_config(weights, prefix))
+    # Made directly: the host would look for a model of Stable Diffusion's own width.
+    config = comfy.supported_models.SD15(comfy.model_detection.detect_unet_config(weights, prefix))
     # Weights cannot tell the number of heads; the host would take the 8 of Stable Diffusion.
     config.unet_config["num_heads"] = model.architecture.unet.num_heads
 
@@ -78,10 +78,6 @@ def core_model_patcher() -> Any:
     return getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
 
 
-class _SmallSD15(comfy.supported_models.SD15):
-    """Stable Diffusion 1.x of any width."""
-
-
 def _load(network: Any, weights: dict[str, Tensor], prefix: str, patcher: Any) -> None:
     is_dynamic = getattr(patcher, "is_dynamic", None)
     if is_dynamic is None:
@@ -91,20 +87,19 @@ def _load(network: Any, weights: dict[str, Tensor], prefix: str, patcher: Any) -
 
 
 def _clip_config(text: TextArchitecture) -> dict[str, Any]:
-    shape = asdict(text)
     return {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",
         "hidden_act": "quick_gelu",
         "layer_norm_eps": 1e-5,
         "eos_token_id": 49407,
-        "hidden_size": shape["hidden_size"],
-        "intermediate_size": shape["intermediate_size"],
-        "max_position_embeddings": shape["max_tokens"],
-        "num_attention_heads": shape["num_heads"],
-        "num_hidden_layers": shape["num_layers"],
-        "projection_dim": shape["hidden_size"],
-        "vocab_size": shape["vocab_size"],
+        "hidden_size": text.hidden_size,
+        "intermediate_size": text.intermediate_size,
+        "max_position_embeddings": text.max_tokens,
+        "num_attention_heads": text.num_heads,
+        "num_hidden_layers": text.num_layers,
+        "projection_dim": text.hidden_size,
+        "vocab_size": text.vocab_size,
     }
 
 

@@ -94,9 +94,10 @@ class LoadMasks(io.ComfyNode):
     def fingerprint_inputs(cls, folder: str, **_: object) -> str:
         try:
             files = discover_masks(_folder(folder))
-            facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+            stats = [file.stat() for file in files]
         except (UserError, OSError) as error:
             return f"unreadable: {error}"
+        facts = [(file.name, stat.st_size, stat.st_mtime_ns) for file, stat in zip(files, stats, strict=True)]
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     @classmethod

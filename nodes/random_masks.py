@@ -44,11 +44,11 @@ class RandomMaskTransform(io.ComfyNode):
                 _number("scale_min", _DEFAULTS.scale[0], 0.1, 10, "Least magnification."),
                 _number("scale_max", _DEFAULTS.scale[1], 0.1, 10, "Most magnification."),
                 _number("translate", _DEFAULTS.translate, 0, 1, "Farthest move, as a fraction of the side."),
-                _number("rotate", _DEFAULTS.rotate, 0, 180, "Largest turn either way, in degrees."),
+                _number("rotate", _DEFAULTS.rotate, 0, 180, "Largest turn either way, in degrees.", 1.0),
                 io.Combo.Input(
                     "flip", options=list(FLIPS), default=_DEFAULTS.flip, tooltip="Mirrorings that may happen."
                 ),
-                _number("shear", _DEFAULTS.shear, 0, 60, "Largest slant either way, in degrees."),
+                _number("shear", _DEFAULTS.shear, 0, 60, "Largest slant either way, in degrees.", 1.0),
                 _number(
                     "elastic",
                     _DEFAULTS.elastic,
@@ -170,13 +170,13 @@ class RandomMaskTransform(io.ComfyNode):
 
 
 def _number(
-    name: str, default: float, least: float, most: float, tooltip: str, step: float | None = None
+    name: str, default: float, least: float, most: float, tooltip: str, step: float = 0.01
 ) -> io.Float.Input:
     return io.Float.Input(
         name,
         default=default,
         min=least,
         max=most,
-        step=step or (1.0 if most >= 60 else 0.01),
+        step=step,
         tooltip=tooltip,
     )

@@ -169,7 +169,7 @@ class _Progress:
     def __init__(self, model: Any, steps: int, chunks: int) -> None:
         self._bar = comfy.utils.ProgressBar(steps * chunks)
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-        self._steps, self._chunks, self._begun = steps, chunks, 0
+        self._chunks, self._begun = chunks, 0
 
     def next_chunk(self) -> StepCallback:
         begun = self._begun

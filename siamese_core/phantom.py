@@ -37,7 +37,7 @@ from .files import write_bytes_atomic, write_text_atomic
 _SIZES = range(32, 513, 8)
 _SERIES_LENGTH = 100_000  # phantoms per seed of `write_phantoms`; the stems have five digits
 
-# Lesion colours as RGB, each far from the mucosa in light and in shadow (a brown one is neither at night).
+# Lesion colours as RGB, each far from the mucosa in light and in shadow (brown is a dark fold's own).
 _LESION_COLOURS = {
     "red": (0.70, 0.10, 0.12),
     "pale": (0.97, 0.76, 0.50),

@@ -84,7 +84,6 @@ class Job:
     """One sample: the mask as read and as used by the model, both bool, and its place in the set."""
 
     record: PairRecord
-    seed: int
     source_mask: NDArray[np.bool_]
     mask: NDArray[np.bool_]
     image: NDArray[np.uint8] | None
@@ -144,7 +143,7 @@ def paint(
         contexts[-1:].expand(len(jobs), -1, -1),
         settings.guidance,
     )
-    seeds = [job.seed for job in jobs]
+    seeds = [sample_seed(settings.seed, job.record.index) for job in jobs]
     latents = sample_latents(predict, seeds, resolution, resolution, settings.steps, device)
     return to_uint8(base.vae.decode(latents / LATENT_SCALE).sample)
 
@@ -190,11 +189,10 @@ def _jobs(
         digest = file_digest(path)
         for variant in range(settings.per_mask):
             index = number * settings.per_mask + variant
-            seed = sample_seed(settings.seed, index)
             record = PairRecord(
                 index=index,
                 stem=pair_stem(path.stem, variant, settings.per_mask),
-                seed=seed,
+                seed=sample_seed(settings.seed, index),
                 mask_file=path.name,
                 mask_digest=digest,
                 prompt=prompt,
@@ -203,7 +201,7 @@ def _jobs(
                 run_id=run_id,
             )
             mask = resize_mask(reading.mask, side, settings.resize_mode)
-            yield Job(record, seed, reading.mask, mask, image)
+            yield Job(record, reading.mask, mask, image)
 
 
 def _chunks(jobs: Iterator[Job], size: int) -> Iterator[list[Job]]:
