@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def replace_folder(temporary: Path, target: Path) -> None:
+    """Sync every file of the folder ``temporary`` to the disk, then rename it to its sibling ``target``.
+
+    A folder ``target`` is replaced: it stays until the new one is whole. Raises OSError; whatever is then
+    at ``target`` is whole.
+    """
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            _sync_file(path)
+    # A folder cannot be renamed over one that holds files.
+    old = target.with_name(f".tmp-old-{target.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    temporary.rename(target)
+    _sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:

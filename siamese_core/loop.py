@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -20,11 +19,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
 from .errors import UserError
-from .files import write_text_atomic
+from .files import replace_folder, write_text_atomic
+from .processes import highest
 
 RECORD_NAME = "record.json"
 
@@ -55,22 +56,34 @@ class CheckpointStore:
     keep: int = 2
 
     def save(self, accelerator: Accelerator, step: int) -> None:
+        """Write the checkpoint of ``step`` done steps; to be called by all processes.
+
+        Raises ResumeError when it cannot be written, on a full disk for instance; older ones are unharmed.
+        """
         target = self.folder / f"step-{step:08d}"
         temporary = self.folder / f".tmp-step-{step:08d}"
         if accelerator.is_main_process:
-            for torn in self.folder.glob(".tmp-step-*"):  # left by a run that was killed while saving
+            for torn in self.folder.glob(".tmp-*"):  # left by a run that was killed while saving
                 shutil.rmtree(torn, ignore_errors=True)
         accelerator.wait_for_everyone()
-        accelerator.save_state(str(temporary))
-        accelerator.wait_for_everyone()
-        if not accelerator.is_main_process:
-            return
-        write_text_atomic(temporary / RECORD_NAME, json.dumps({**self.record, "step": step}, indent=1))
-        _sync_tree(temporary)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        for old in self._finished()[: -self.keep]:
-            shutil.rmtree(old)
+        try:
+            accelerator.save_state(str(temporary))
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                record = json.dumps({**self.record, "step": step}, indent=1)
+                write_text_atomic(temporary / RECORD_NAME, record)
+                replace_folder(temporary, target)
+                for old in self._finished()[: -self.keep]:
+                    shutil.rmtree(old)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own
+            shutil.rmtree(temporary, ignore_errors=True)
+            kept = self._finished()
+            advice = f"--resume goes on from {kept[-1].name}" if kept else "no earlier checkpoint is there"
+            raise ResumeError(
+                f"{target}: the checkpoint could not be written ({error}); make room on the disk or mend the "
+                f"folder: {advice}"
+            ) from error
+        accelerator.wait_for_everyone()  # a process that ended early would have the launcher end the others
 
     def restore(self, accelerator: Accelerator, may_differ: tuple[str, ...] = ()) -> int:
         """Load the newest checkpoint into the prepared objects and return its step.
@@ -140,18 +153,28 @@ def run_steps(
     """Call ``step_function(k)`` for k in ``first .. steps - 1`` and log the scalars it returns.
 
     ``step_function`` returns detached 0-d tensors; they are read (one device synchronisation) only every
-    ``log_every`` steps. ``after_step(k + 1)`` runs after each step, on every process. On SIGINT or SIGTERM
-    the step is finished, a checkpoint saved and Interrupted raised.
+    ``log_every`` steps, as means over all processes. ``after_step(k + 1)`` runs after each step, on every
+    process. On SIGINT or SIGTERM to any process the step is finished, a checkpoint saved and Interrupted
+    raised in all of them.
     """
     is_main = accelerator.is_main_process
     log = _StepLog(log_path, first) if is_main else None
     pending: list[tuple[int, Mapping[str, Tensor]]] = []
     progress = tqdm(total=settings.steps, initial=first, desc=label, disable=not is_main, mininterval=1.0)
+    highest_of_all = highest(accelerator)
 
     def flush() -> None:
-        rows = [{"step": k, **{name: float(value) for name, value in row.items()}} for k, row in pending]
+        if not pending:
+            return
+        names = list(pending[0][1])
+        table = torch.stack([torch.stack([row[name].float() for name in names]) for _, row in pending])
+        values = accelerator.reduce(table, "mean").tolist()  # the one read from the device
+        rows = [
+            {"step": k, **dict(zip(names, line, strict=True))}
+            for (k, _), line in zip(pending, values, strict=True)
+        ]
         pending.clear()
-        if log is None or not rows:
+        if log is None:
             return
         log.write(rows)
         scalars = {name: value for name, value in rows[-1].items() if name != "step"}
@@ -166,8 +189,8 @@ def run_steps(
             pending.append((k, step_function(k)))
             done = k + 1
             progress.update()
-            stop = bool(requests)
-            saving = done % settings.save_every == 0 or done == settings.steps or stop
+            stop = highest_of_all(requests[0] if requests else 0)
+            saving = done % settings.save_every == 0 or done == settings.steps or stop > 0
             if done % settings.log_every == 0 or saving:  # a checkpoint never knows more than the log
                 flush()
             if after_step is not None:
@@ -175,7 +198,7 @@ def run_steps(
             if saving:
                 checkpoints.save(accelerator, done)
             if stop and not (settings.is_last and done == settings.steps):
-                raise Interrupted(done, requests[0])
+                raise Interrupted(done, stop)
 
 
 def cosine_rate(peak: float, step: int, steps: int, warmup: int = 0) -> float:
@@ -227,10 +250,3 @@ def _stop_requests() -> Iterator[list[int]]:
     finally:
         for number, old in previous.items():
             signal.signal(number, old)
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
-from .schedule import add_noise, renoise, snr_weights
+from .architecture import LATENT_STRIDE
+from .schedule import add_noise, min_snr_weights, renoise, snr_weights
 from .settings import option
 
 
@@ -32,6 +35,10 @@ class ObjectiveSettings:
     snr_exponent: float = option(
         0.0, "weigh samples by (SNR + 0.01) ** -this: 0 is the paper, 0.5 what small latents want"
     )
+    min_snr_gamma: float = option(0.0, "min-SNR weighting with this gamma (5 is usual); 0 leaves it out")
+    lesion_balance: float = option(
+        0.0, "weigh pixels so that lesion and background count alike (1), or part of the way; 0 is the paper"
+    )
 
     def image_weight(self, step: int, total_steps: int) -> float:
         """w_i = k / N, weight of the image's control in the mix."""
@@ -39,7 +46,23 @@ class ObjectiveSettings:
 
     def sample_weights(self, timesteps: Tensor) -> Tensor:
         """Weight of each sample's terms, (B,) float32, for ``timesteps`` (B,)."""
-        return snr_weights(timesteps, self.snr_exponent)
+        weights = snr_weights(timesteps, self.snr_exponent)
+        return weights * min_snr_weights(timesteps, self.min_snr_gamma) if self.min_snr_gamma else weights
+
+    def pixel_weights(self, mask_hint: Tensor) -> Tensor | None:
+        """Weights of squared errors by latent pixel, (B, 1, h, w), for hints (B, 3, 8h, 8w); None: all alike.
+
+        Their mean over an image is 1. At a balance of 1 lesion and background have half of it each, whatever
+        their areas (after the lesion/background ratio of arXiv 2507.23652); an image without a lesion, or of
+        nothing else, weighs all pixels alike.
+        """
+        if not self.lesion_balance:
+            return None
+        lesion = avg_pool2d(mask_hint[:, :1], LATENT_STRIDE)
+        area = lesion.mean(dim=(1, 2, 3), keepdim=True)
+        balanced = 0.5 * lesion / area + 0.5 * (1.0 - lesion) / (1.0 - area)
+        balanced = torch.where((area > 0) & (area < 1), balanced, torch.ones_like(lesion))
+        return 1.0 + self.lesion_balance * (balanced - 1.0)
 
     def augments(self, step: int, total_steps: int) -> bool:
         """Whether step k is past the gate: ``k > K_tau``, strictly."""
@@ -62,6 +85,24 @@ class TrainingBatch:
     context: Tensor
     mask_hint: Tensor
     image_hint: Tensor
+
+    def parts(self, count: int) -> list[TrainingBatch]:
+        """The batch in at most ``count`` parts of whole pairs, in order."""
+        pairs = len(self.mask_hint)
+        per_pair = len(self.timesteps) // pairs
+        bounds = pairwise(pairs * part // count for part in range(count + 1))
+        return [
+            TrainingBatch(
+                latent=self.latent[first * per_pair : last * per_pair],
+                noise=self.noise[first * per_pair : last * per_pair],
+                timesteps=self.timesteps[first * per_pair : last * per_pair],
+                context=self.context[first * per_pair : last * per_pair],
+                mask_hint=self.mask_hint[first:last],
+                image_hint=self.image_hint[first:last],
+            )
+            for first, last in bounds
+            if first < last
+        ]
 
 
 @dataclass(frozen=True)
@@ -92,6 +133,7 @@ class Networks(Protocol):
     control: Any
     decoder: Any
     shadow: Any
+    checkpointing: bool
 
     def encode(self, latent: Tensor, timesteps: Tensor, context: Tensor) -> Any: ...
 
@@ -113,31 +155,25 @@ def siamese_step(
     """
     z_t = add_noise(batch.latent, batch.noise, batch.timesteps)
     encoded = networks.encode(z_t, batch.timesteps, batch.context)
-    # The hint block's graph is shared by mask branch and augmentation: they meet in this leaf, and the
-    # gradient collected there goes through the hint block once, at the end.
-    mask_features = networks.control.hint_features(batch.mask_hint)
-    features = _per_sample(mask_features, batch).detach().requires_grad_()
-    control_mask = networks.control.control(z_t, batch.timesteps, batch.context, features)
-
+    mask_features = _HintFeatures(networks, batch.mask_hint, len(batch.timesteps))
+    control_mask = networks.control.control(z_t, batch.timesteps, batch.context, mask_features.per_sample)
     weights = settings.sample_weights(batch.timesteps)
+    pixels = settings.pixel_weights(_per_sample(batch.mask_hint, len(batch.timesteps)))
     zeros = torch.zeros_like(batch.timesteps, dtype=torch.float32)
     image = consistency = augmentation = zeros
     noise_image: Tensor | None = None
     if settings.branches == "siamese":
-        noise_image, image_loss = _image_branch(
-            networks, batch, settings, z_t, encoded, control_mask, settings.image_weight(step, total_steps)
+        image_weight = settings.image_weight(step, total_steps)
+        noise_image, image = _image_branch(
+            networks, batch, settings, z_t, encoded, control_mask, image_weight, pixels, backward
         )
-        if image_loss.requires_grad:
-            backward((weights * image_loss).mean())
-        image = image_loss.detach()
-        del image_loss
 
     noise_mask = networks.decoder(encoded, batch.context, control_mask)
     del control_mask
-    mask_loss = per_sample_error(noise_mask, batch.noise)
+    mask_loss = per_sample_error(noise_mask, batch.noise, pixels)
     part = mask_loss
     if noise_image is not None:
-        consistency_loss = per_sample_error(noise_mask, noise_image)
+        consistency_loss = per_sample_error(noise_mask, noise_image, pixels)
         consistency = consistency_loss.detach()
         if settings.consistency_weight:
             part = part + settings.consistency_weight * consistency_loss
@@ -147,9 +183,10 @@ def siamese_step(
     del mask_loss, part, encoded
 
     if noise_image is not None and settings.augments(step, total_steps):
-        augmentation = _augmentation_branch(networks, batch, settings, z_t, noise_image, features, backward)
-    if features.grad is not None:
-        _per_sample(mask_features, batch).backward(features.grad)
+        augmentation = _augmentation_branch(
+            networks, batch, settings, z_t, noise_image, mask_features, pixels, backward
+        )
+    mask_features.backward()
 
     total = mask + image + settings.consistency_weight * consistency
     total = total + settings.augmentation_weight * augmentation
@@ -164,14 +201,43 @@ def siamese_step(
     )
 
 
-def per_sample_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each sample, (B,), in float32."""
-    return (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
+def per_sample_error(prediction: Tensor, target: Tensor, pixel_weights: Tensor | None = None) -> Tensor:
+    """Mean squared error of each sample, (B,), in float32; ``pixel_weights`` (B, 1, h, w) of mean 1."""
+    squares = (prediction.float() - target.float()).square()
+    if pixel_weights is not None:
+        squares = pixel_weights * squares
+    return squares.mean(dim=(1, 2, 3))
 
 
-def _per_sample(features: Tensor, batch: TrainingBatch) -> Tensor:
-    """Hint features of P pairs (P, C, h, w), repeated for the samples of each pair: (B, C, h, w)."""
-    return features.repeat_interleave(len(batch.timesteps) // len(features), dim=0)
+def _per_sample(values: Tensor, samples: int) -> Tensor:
+    """Values of P pairs, (P, ...), repeated for the samples of each pair: (samples, ...)."""
+    return values.repeat_interleave(samples // len(values), dim=0)
+
+
+class _HintFeatures:
+    """The features of ``hint`` (P, 3, H, W), and the way of their gradients back through the hint block.
+
+    Branches read ``per_sample`` (B, C, h, w), a leaf: whatever gradients they leave there go through the
+    block once, in :meth:`backward`. With ``networks.checkpointing`` the block's graph is not kept, which at
+    full resolution is the largest of all, but built again pair by pair.
+    """
+
+    def __init__(self, networks: Networks, hint: Tensor, samples: int) -> None:
+        self._block, self._hint = networks.control.hint_features, hint
+        with torch.set_grad_enabled(not networks.checkpointing):
+            self._features = self._block(hint)
+        self.per_sample = _per_sample(self._features, samples).detach().requires_grad_()
+
+    def backward(self) -> None:
+        """Accumulate the hint block's gradients; no branch may use the features any more."""
+        if self.per_sample.grad is None:
+            return
+        gradient = self.per_sample.grad.unflatten(0, (len(self._hint), -1)).sum(dim=1)
+        if self._features.requires_grad:
+            self._features.backward(gradient)
+            return
+        for hint, part in zip(self._hint.split(1), gradient.split(1), strict=True):
+            self._block(hint).backward(part)
 
 
 def _image_branch(
@@ -182,15 +248,25 @@ def _image_branch(
     encoded: Any,
     control_mask: list[Tensor],
     image_weight: float,
+    pixels: Tensor | None,
+    backward: Callable[[Tensor], None],
 ) -> tuple[Tensor, Tensor]:
-    """eps_mix, detached, and L_i (B,) with its graph, from c_mix = w_m sg(c_m) + w_i c_i."""
+    """eps_mix and L_i (B,), both detached, of c_mix = w_m sg(c_m) + w_i c_i."""
     mix = [settings.mask_weight * part.detach() for part in control_mask]
-    if image_weight:  # at k = 0 the image has no say and gets no gradient
-        features = _per_sample(networks.control.hint_features(batch.image_hint), batch)
-        control_image = networks.control.control(z_t, batch.timesteps, batch.context, features)
-        mix = [mask + image_weight * image for mask, image in zip(mix, control_image, strict=True)]
+    if not image_weight:  # at k = 0 the image has no say and gets no gradient
+        with torch.no_grad():
+            prediction = networks.shadow(encoded, batch.context, mix)
+        return prediction, per_sample_error(prediction, batch.noise, pixels)
+    features = _HintFeatures(networks, batch.image_hint, len(batch.timesteps))
+    control_image = networks.control.control(z_t, batch.timesteps, batch.context, features.per_sample)
+    mix = [mask + image_weight * image for mask, image in zip(mix, control_image, strict=True)]
+    del control_image
     prediction = networks.shadow(encoded, batch.context, mix)
-    return prediction.detach(), per_sample_error(prediction, batch.noise)
+    del mix
+    error = per_sample_error(prediction, batch.noise, pixels)
+    backward((settings.sample_weights(batch.timesteps) * error).mean())
+    features.backward()
+    return prediction.detach(), error.detach()
 
 
 def _augmentation_branch(
@@ -199,7 +275,8 @@ def _augmentation_branch(
     settings: ObjectiveSettings,
     z_t: Tensor,
     noise_image: Tensor,
-    features: Tensor,
+    features: _HintFeatures,
+    pixels: Tensor | None,
     backward: Callable[[Tensor], None],
 ) -> Tensor:
     """L_m' (B,), detached: the mask branch on latents re-noised from the image branch's clean prediction."""
@@ -210,8 +287,9 @@ def _augmentation_branch(
     timesteps, context, noise = batch.timesteps[chosen], batch.context[chosen], batch.noise[chosen]
     z_new = renoise(z_t[chosen], noise, noise_image[chosen], timesteps)
     encoded = networks.encode(z_new, timesteps, context)
-    control = networks.control.control(z_new, timesteps, context, features[chosen])
-    error = per_sample_error(networks.decoder(encoded, context, control), noise)
+    control = networks.control.control(z_new, timesteps, context, features.per_sample[chosen])
+    prediction = networks.decoder(encoded, context, control)
+    error = per_sample_error(prediction, noise, None if pixels is None else pixels[chosen])
     weighted = settings.augmentation_weight * settings.sample_weights(timesteps) * error
     # The mean divides by the whole batch, not by the number of qualifying samples.
     backward(weighted.sum() / len(batch.timesteps))

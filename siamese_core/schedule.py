@@ -45,6 +45,15 @@ def snr_weights(timesteps: Tensor, exponent: float) -> Tensor:
     return (signal_to_noise(timesteps) + _WEIGHT_OFFSET) ** -exponent
 
 
+def min_snr_weights(timesteps: Tensor, gamma: float) -> Tensor:
+    """Weights of squared noise errors, ``(B,)`` float32: ``min(SNR, gamma) / SNR`` for ``timesteps`` (B,).
+
+    Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", arXiv 2303.09556.
+    """
+    snr = signal_to_noise(timesteps)
+    return snr.clamp(max=gamma) / snr
+
+
 def stratified_timesteps(count: int, rng: torch.Generator) -> Tensor:
     """``(count,)`` timesteps, one in each of ``count`` equal bins of 0..999, in random order.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -53,6 +54,11 @@ def epoch_order(seed: int, step: int, batch_size: int, count: int) -> list[int]:
     position = step * batch_size
     while len(indices) < batch_size:
         epoch, offset = divmod(position + len(indices), count)
-        order = torch.randperm(count, generator=generator(stream_seed(seed, "order", epoch)))
+        order = _shuffled(seed, epoch, count)
         indices += order[offset : offset + batch_size - len(indices)].tolist()
     return indices
+
+
+@lru_cache(maxsize=2)
+def _shuffled(seed: int, epoch: int, count: int) -> Tensor:
+    return torch.randperm(count, generator=generator(stream_seed(seed, "order", epoch)))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from numpy.lib import format
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from .architecture import LATENT_SCALE
 from .base import Base
 from .base_training import encode_moments
-from .files import atomic_path
+from .files import replace_folder
 from .masks import ResizeMode
 from .objective import TrainingBatch
 from .pairs import Pair, load_pair
@@ -26,7 +28,8 @@ from .seeds import epoch_order, generator, stream_seed
 from .settings import option
 from .text import encode_prompts
 
-_KEY = "siamese.cache"  # the metadata entry that says what an encoded set was made from
+_KEY_FILE = "made_from.json"
+_CHUNK = 8  # pairs, or prompts, encoded at a time
 
 
 @dataclass(frozen=True)
@@ -62,24 +65,38 @@ class TrainingSet:
         return len(self.images)
 
     def batch(
-        self, seed: int, step: int, settings: BatchSettings, device: torch.device | str
+        self,
+        seed: int,
+        step: int,
+        settings: BatchSettings,
+        device: torch.device | str,
+        process: int = 0,
+        processes: int = 1,
     ) -> TrainingBatch:
-        """The batch of step k: a pure function of the set and the arguments.
+        """The batch of step k, a pure function of the set and the arguments; of it, the part of a process.
 
-        Latents are drawn from the cached posterior anew each step; a share ``prompt_dropout`` of the samples
-        gets the empty prompt.
+        Everything is drawn for the batch of all processes together, so that a step's samples are the same
+        however many share them. Latents are drawn from the cached posterior anew each step; a share
+        ``prompt_dropout`` of the samples gets the empty prompt.
         """
-        pairs = epoch_order(seed, step, settings.batch_size, len(self))
+        pairs = epoch_order(seed, step, settings.batch_size * processes, len(self))
+        own_pairs = slice(process * settings.batch_size, (process + 1) * settings.batch_size)
+        count = len(pairs) * settings.draws_per_pair
+        own = slice(own_pairs.start * settings.draws_per_pair, own_pairs.stop * settings.draws_per_pair)
+
         rng = generator(stream_seed(seed, "batch", step))
+        shape = (count, *self.moments.shape[2:])
+        posterior, noise = torch.randn(shape, generator=rng)[own], torch.randn(shape, generator=rng)[own]
+        if settings.timestep_sampling == "stratified":
+            timesteps = stratified_timesteps(count, rng)[own]
+        else:
+            timesteps = torch.randint(TRAIN_TIMESTEPS, (count,), generator=rng)[own]
+        dropped = (torch.rand(count, generator=rng) < settings.prompt_dropout)[own]
+
+        pairs = pairs[own_pairs]
         chosen = torch.tensor(pairs).repeat_interleave(settings.draws_per_pair)
         mean, std = self.moments[chosen].unbind(dim=1)
-        latent = (mean + std * torch.randn(mean.shape, generator=rng)) * LATENT_SCALE
-        noise = torch.randn(mean.shape, generator=rng)
-        if settings.timestep_sampling == "stratified":
-            timesteps = stratified_timesteps(len(chosen), rng)
-        else:
-            timesteps = torch.randint(TRAIN_TIMESTEPS, (len(chosen),), generator=rng)
-        dropped = torch.rand(len(chosen), generator=rng) < settings.prompt_dropout
+        latent = (mean + std * posterior) * LATENT_SCALE
         prompts = self.prompt_index[chosen].masked_fill(dropped, len(self.contexts) - 1)
         return TrainingBatch(
             latent=latent.to(device),
@@ -102,6 +119,8 @@ def image_hint(images: Tensor) -> Tensor:
 
 
 def encode_pairs(
+    folder: Path,
+    key: str,
     base: Base,
     pairs: Sequence[Pair],
     resolution: int,
@@ -109,42 +128,87 @@ def encode_pairs(
     threshold: int = 127,
     label: int | None = None,
     default_prompt: str = "",
-) -> TrainingSet:
-    """Read, resize and encode ``pairs`` with ``base``'s VAE and text encoder, on their device."""
-    loaded = [
-        load_pair(pair, size=(resolution, resolution), mode=mode, threshold=threshold, label=label)
-        for pair in tqdm(pairs, desc="reading pairs", mininterval=1.0)
-    ]
-    images = torch.from_numpy(np.stack([pair.image for pair in loaded])).permute(0, 3, 1, 2).contiguous()
-    masks = torch.from_numpy(np.stack([pair.mask for pair in loaded]))
+) -> None:
+    """Read, resize and encode ``pairs`` into ``folder`` with ``base``'s VAE and text encoder.
+
+    They run on the device they lie on, on a few pairs at a time. ``key`` says what the set was made from; an
+    older set in ``folder`` is replaced when the new one is whole. Raises PairError for a pair that cannot be
+    read and OSError when the set cannot be written.
+    """
     prompts = [pair.prompt if pair.prompt is not None else default_prompt for pair in pairs]
     distinct = [*sorted(set(prompts)), ""]
-    return TrainingSet(
-        images=images,
-        masks=masks,
-        moments=encode_moments(base.vae, images, batch_size=8),
-        contexts=encode_prompts(base.text_encoder, base.tokenizer, distinct).cpu(),
-        prompt_index=torch.tensor([distinct.index(prompt) for prompt in prompts]),
-    )
-
-
-def save_training_set(path: Path, data: TrainingSet, key: str) -> None:
-    """Write the encoded set to one file; ``key`` says what it was made from."""
-    with atomic_path(path) as temporary:
-        save_file(vars(data), temporary, {_KEY: key})
-
-
-def load_training_set(path: Path, key: str) -> TrainingSet | None:
-    """The encoded set at ``path``, memory-mapped, or None when there is none made from ``key``.
-
-    A file that is damaged or of another kind counts as none, because it can be made again.
-    """
-    if not path.exists():
-        return None
+    places = {prompt: place for place, prompt in enumerate(distinct[:-1])}
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+    temporary.mkdir(parents=True)
     try:
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get(_KEY) != key:
-                return None
-            return TrainingSet(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except SafetensorError:
+        with contextlib.ExitStack() as files:
+
+            def rows(name: str, count: int) -> _Rows:
+                return files.enter_context(_Rows(temporary / f"{name}.npy", count))
+
+            contexts = rows("contexts", len(distinct))
+            for start in range(0, len(distinct), _CHUNK):
+                chunk = distinct[start : start + _CHUNK]
+                contexts.append(encode_prompts(base.text_encoder, base.tokenizer, chunk).cpu().numpy())
+            rows("prompt_index", len(pairs)).append(np.array([places[prompt] for prompt in prompts]))
+
+            images, masks, moments = (rows(name, len(pairs)) for name in ("images", "masks", "moments"))
+            size = (resolution, resolution)
+            starts = range(0, len(pairs), _CHUNK)
+            for start in tqdm(starts, desc="encoding pairs", disable=len(starts) < 10, mininterval=1.0):
+                loaded = [
+                    load_pair(pair, size=size, mode=mode, threshold=threshold, label=label)
+                    for pair in pairs[start : start + _CHUNK]
+                ]
+                pixels = np.stack([pair.image for pair in loaded]).transpose(0, 3, 1, 2)
+                images.append(pixels)
+                masks.append(np.stack([pair.mask for pair in loaded]))
+                chunk_of_images = torch.from_numpy(np.ascontiguousarray(pixels))
+                moments.append(encode_moments(base.vae, chunk_of_images).numpy())
+        (temporary / _KEY_FILE).write_text(key, "utf-8")
+        replace_folder(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+class _Rows:
+    """A ``.npy`` file of ``count`` rows, written a few at a time; complete when the block ends."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._file = path.open("wb")
+        self._count = count
+        self._started = False
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Add ``rows`` (n, ...); all of a file have the shape and type of the first."""
+        if not self._started:
+            self._started = True
+            shape = (self._count, *rows.shape[1:])
+            header = {"descr": format.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": shape}
+            format.write_array_header_2_0(self._file, header)
+        # Not through a memory map: on a full disk that would kill the process instead of raising.
+        self._file.write(np.ascontiguousarray(rows).data)
+
+    def __enter__(self) -> _Rows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def load_training_set(folder: Path, key: str) -> TrainingSet | None:
+    """The encoded set in ``folder``, memory-mapped, or None when there is none made from ``key``.
+
+    A set that is damaged or of another kind counts as none, because it can be made again.
+    """
+    try:
+        if (folder / _KEY_FILE).read_text("utf-8") != key:
+            return None
+        names = [field.name for field in fields(TrainingSet)]
+        # Copy on write: nothing is ever written, but tensors on read-only memory bring a warning.
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in names}
+    except (OSError, ValueError, EOFError):
         return None
+    return TrainingSet(**{name: torch.from_numpy(array) for name, array in arrays.items()})

@@ -23,7 +23,7 @@ from siamese_core.phantom import write_phantoms
 from training import train as train_command
 
 STEPS = 6
-TERMS = {"loss", "mask", "image", "consistency", "augmentation"}
+TERMS = {"loss", "mask", "image", "consistency", "augmentation", "skipped"}
 REPOSITORY = Path(__file__).parents[1]
 
 Train = Callable[..., Outcome]

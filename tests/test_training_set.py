@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from small_models import SIDE, small_base
 
 from siamese_core.architecture import LATENT_SCALE
 from siamese_core.base_training import encode_moments
 from siamese_core.objective import TrainingBatch
-from siamese_core.pairs import Pair
+from siamese_core.pairs import Pair, PairError
 from siamese_core.seeds import epoch_order, generator
 from siamese_core.text import encode_prompts
 from siamese_core.training_set import (
@@ -23,7 +24,6 @@ from siamese_core.training_set import (
     image_hint,
     load_training_set,
     mask_hint,
-    save_training_set,
 )
 
 
@@ -146,69 +146,129 @@ def test_image_hints_span_zero_to_one() -> None:
     torch.testing.assert_close(image_hint(images).flatten(), torch.tensor([0.0, 0.2, 1.0]))
 
 
-def test_pairs_are_encoded_as_the_base_sees_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [batches(2, 0.5), batches(2, 0.5, draws_per_pair=3)])
+@pytest.mark.parametrize("sampling", ["independent", "stratified"])
+def test_processes_share_the_batch_that_one_would_have(settings: BatchSettings, sampling: Any) -> None:
+    settings = replace(settings, timestep_sampling=sampling)
+    data = small_set()
+    alone = data.batch(42, 3, replace(settings, batch_size=6), "cpu")
+    shares = [data.batch(42, 3, settings, "cpu", process, 3) for process in range(3)]
+
+    for name, whole in vars(alone).items():
+        assert torch.equal(torch.cat([getattr(share, name) for share in shares]), whole), name
+
+
+def test_a_set_smaller_than_the_batch_of_all_processes_is_repeated() -> None:
+    data = small_set(count=3)
+    shares = [data.batch(42, 0, batches(4), "cpu", process, 2) for process in range(2)]
+
+    assert all(len(share.latent) == 4 for share in shares)
+    assert len(torch.cat([share.noise for share in shares]).unique(dim=0)) == 8
+
+
+def test_a_batch_comes_apart_in_whole_pairs() -> None:
+    batch = small_set().batch(42, 0, batches(5, draws_per_pair=2), "cpu")
+    parts = batch.parts(3)
+
+    assert [len(part.mask_hint) for part in parts] == [1, 2, 2]
+    assert [len(part.latent) for part in parts] == [2, 4, 4]
+    for name, whole in vars(batch).items():
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), whole), name
+    assert len(batch.parts(9)) == 5
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[Pair]:
+    """Eleven pairs of random content, more than are encoded at a time; the second has no prompt."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
-    masks = rng.random((3, SIDE, SIDE)) > 0.5
-    pairs = []
-    for index, prompt in enumerate(["b", None, "a"]):
-        paths = (tmp_path / f"{index}.png", tmp_path / f"{index}_mask.png")
-        Image.fromarray(images[index]).save(paths[0])
-        Image.fromarray(masks[index].astype(np.uint8) * 255).save(paths[1])
-        pairs.append(Pair(str(index), *paths, prompt))
+    (tmp_path / "pairs").mkdir()
+    found = []
+    for index in range(11):
+        paths = (tmp_path / "pairs" / f"{index}.png", tmp_path / "pairs" / f"{index}_mask.png")
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(paths[0])
+        Image.fromarray((rng.random((SIDE, SIDE)) > 0.5).astype(np.uint8) * 255).save(paths[1])
+        found.append(Pair(str(index), *paths, None if index == 1 else "ba"[index % 2]))
+    return found
+
+
+def test_pairs_are_encoded_as_the_base_sees_them(tmp_path: Path, pairs: list[Pair]) -> None:
     base = small_base()
+    encode_pairs(tmp_path / "encoded", "key", base, pairs, SIDE, default_prompt="d")
+    data = load_training_set(tmp_path / "encoded", "key")
 
-    data = encode_pairs(base, pairs, SIDE, default_prompt="d")
-
-    assert len(data) == 3
+    assert data is not None
+    assert len(data) == 11
+    images = np.stack([np.asarray(Image.open(pair.image)) for pair in pairs])
+    masks = np.stack([np.asarray(Image.open(pair.mask)) > 127 for pair in pairs])
     assert np.array_equal(data.images.permute(0, 2, 3, 1).numpy(), images)
     assert np.array_equal(data.masks.numpy(), masks)
     torch.testing.assert_close(data.moments, encode_moments(base.vae, data.images))
-    expected = encode_prompts(base.text_encoder, base.tokenizer, ["b", "d", "a"])
+    prompts = [pair.prompt or "d" for pair in pairs]
+    expected = encode_prompts(base.text_encoder, base.tokenizer, prompts)
     torch.testing.assert_close(data.contexts[data.prompt_index], expected)
     empty = encode_prompts(base.text_encoder, base.tokenizer, [""])
     torch.testing.assert_close(data.contexts[-1:], empty)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoded", "pairs"]
 
 
-def test_a_cached_set_comes_back_equal(tmp_path: Path) -> None:
-    save_training_set(tmp_path / "encoded.safetensors", small_set(), "key 1")
+def test_a_set_made_from_something_else_is_ignored_and_can_be_replaced(
+    tmp_path: Path, pairs: list[Pair]
+) -> None:
+    folder = tmp_path / "encoded"
+    encode_pairs(folder, "key 1", small_base(), pairs, SIDE)
+    assert load_training_set(folder, "key 2") is None
 
-    found = load_training_set(tmp_path / "encoded.safetensors", "key 1")
-
-    assert found is not None
-    assert_equal(found, small_set())
-    assert_equal(found.batch(1, 2, batches(3, 0.5), "cpu"), small_set().batch(1, 2, batches(3, 0.5), "cpu"))
-
-
-def test_a_cache_made_from_something_else_is_ignored_and_can_be_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "encoded.safetensors"
-    save_training_set(path, small_set(), "key 1")
-
-    assert load_training_set(path, "key 2") is None
-    save_training_set(path, small_set(count=2), "key 2")
-    found = load_training_set(path, "key 2")
+    encode_pairs(folder, "key 2", small_base(), pairs[:2], SIDE)
+    found = load_training_set(folder, "key 2")
     assert found is not None
     assert len(found) == 2
-    assert [file.name for file in tmp_path.iterdir()] == ["encoded.safetensors"]
+    assert load_training_set(folder, "key 1") is None
 
 
-def test_no_cache_is_no_set(tmp_path: Path) -> None:
-    assert load_training_set(tmp_path / "encoded.safetensors", "key") is None
+def test_a_pair_that_cannot_be_read_leaves_the_earlier_set_as_it_is(
+    tmp_path: Path, pairs: list[Pair]
+) -> None:
+    folder = tmp_path / "encoded"
+    encode_pairs(folder, "key 1", small_base(), pairs[:2], SIDE)
+    pairs[10].image.write_bytes(b"no image")
+
+    with pytest.raises(PairError, match=re.escape("10.png")):
+        encode_pairs(folder, "key 2", small_base(), pairs, SIDE)
+    found = load_training_set(folder, "key 1")
+    assert found is not None
+    assert len(found) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoded", "pairs"]
 
 
+def test_what_a_killed_run_left_is_replaced(tmp_path: Path, pairs: list[Pair]) -> None:
+    torn = tmp_path / ".tmp-encoded"
+    torn.mkdir()
+    (torn / "images.npy").write_bytes(b"half")
+    assert load_training_set(tmp_path / "encoded", "key") is None
+
+    encode_pairs(tmp_path / "encoded", "key", small_base(), pairs[:2], SIDE)
+    assert load_training_set(tmp_path / "encoded", "key") is not None
+    assert not torn.exists()
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(TrainingSet)])
 @pytest.mark.parametrize("kept", [0, 7, 100, -5])
-def test_a_torn_cache_counts_as_none(tmp_path: Path, kept: int) -> None:
-    path = tmp_path / "encoded.safetensors"
-    save_training_set(path, small_set(), "key")
+def test_a_torn_set_counts_as_none(tmp_path: Path, pairs: list[Pair], name: str, kept: int) -> None:
+    folder = tmp_path / "encoded"
+    encode_pairs(folder, "key", small_base(), pairs[:2], SIDE)
+    path = folder / f"{name}.npy"
     path.write_bytes(path.read_bytes()[:kept])
 
-    assert load_training_set(path, "key") is None
+    assert load_training_set(folder, "key") is None
 
 
-def test_foreign_files_count_as_none(tmp_path: Path) -> None:
-    (tmp_path / "text.safetensors").write_text("not tensors at all, but long enough for a header")
-    save_file({"weight": torch.zeros(2)}, tmp_path / "weights.safetensors")
-    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors", {"siamese.cache": "not json"})
+def test_a_set_is_read_from_the_disk_when_it_is_used(tmp_path: Path, pairs: list[Pair]) -> None:
+    encode_pairs(tmp_path / "encoded", "key", small_base(), pairs, SIDE)
+    data = load_training_set(tmp_path / "encoded", "key")
 
-    for path in tmp_path.iterdir():
-        assert load_training_set(path, "key") is None
+    assert data is not None
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("needs Linux's list of mapped files")
+    assert "encoded/images.npy" in maps.read_text()
+    assert "encoded/moments.npy" in maps.read_text()

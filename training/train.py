@@ -39,16 +39,16 @@ from siamese_core.loop import CheckpointStore, Interrupted, LoopSettings, run_st
 from siamese_core.masks import ResizeMode
 from siamese_core.objective import ObjectiveSettings
 from siamese_core.pairs import Pair, check_pairs, find_pairs, pairs_fingerprint
+from siamese_core.processes import refuse_sharded_weights, wait_for
 from siamese_core.sampling import to_uint8
 from siamese_core.settings import option
-from siamese_core.siamese_training import OptimiserSettings, Trainer
+from siamese_core.siamese_training import Diverged, ExecutionSettings, OptimiserSettings, Trainer
 from siamese_core.training_set import (
     BatchSettings,
     TrainingSet,
     encode_pairs,
     load_training_set,
     mask_hint,
-    save_training_set,
 )
 
 from .options import (
@@ -103,40 +103,48 @@ _IDENTITY = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args, settings, objective, batches, optimiser = _parse(arguments)
-    _check_settings(settings, objective, batches, optimiser)
+    args, settings, objective, batches, optimiser, execution = _parse(arguments)
+    _check_settings(settings, objective, batches, optimiser, execution)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision, log_with="tensorboard", project_dir=str(settings.output)
     )
-    if accelerator.num_processes > 1:
-        raise OptionError("training runs in one process so far; start it without accelerate launch")
+    refuse_sharded_weights(accelerator)
+    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise OptionError("--mixed-precision fp16 needs a GPU; use bf16 or no on a CPU")
 
     pairs = find_pairs(settings.pairs, default_prompt=settings.prompt)
-    for note in check_pairs(pairs, threshold=settings.mask_threshold, label=settings.mask_label):
-        print(f"note: {note}")
-    record = _run_record(settings, pairs, objective, batches, optimiser)
+    if accelerator.is_main_process:
+        for note in check_pairs(pairs, threshold=settings.mask_threshold, label=settings.mask_label):
+            print(f"note: {note}")
+    processes = accelerator.num_processes
+    record = _run_record(settings, pairs, objective, batches, optimiser, processes)
     store = CheckpointStore(settings.output / "checkpoints", record, settings.keep_checkpoints)
     base = load_base(settings.base)  # before the folder is made: a refusal leaves nothing in the way
-    run_id = _open_run(settings.output, store, record, args.resume)
+    run_id = ""
+    if accelerator.is_main_process:
+        run_id = _open_run(settings.output, store, record, args.resume)
     accelerator.init_trackers("tensorboard")
 
-    trainer = Trainer.create(base, settings.hint_block, optimiser, settings.seed, accelerator)
+    trainer = Trainer.create(base, settings.hint_block, optimiser, settings.seed, accelerator, execution)
+    data = _encoded(trainer, pairs, settings, record)
+    del pairs  # of a large set, the only thing whose memory grows with the number of pairs
     first = 0
     if args.resume:
         first = store.restore(accelerator, may_differ=("steps",) if args.change_steps else ())
         if first > settings.steps:
             raise OptionError(f"--steps {settings.steps} is too low: {first} steps are done already")
-        print(f"resuming after step {first}")
-    data = _encoded(trainer, pairs, settings, record)
-    print(
-        f"{len(data)} pairs at {settings.resolution} px, "
-        f"steps {first} to {settings.steps} on {accelerator.device}"
+        accelerator.print(f"resuming after step {first}")
+    accelerator.print(
+        f"{len(data)} pairs at {settings.resolution} px, {batches.batch_size * processes} a step, "
+        f"steps {first} to {settings.steps} on {processes} x {accelerator.device.type}"
     )
     try:
         run_steps(
-            trainer.step_function(data, objective, batches, optimiser, settings.steps, settings.seed),
+            trainer.step_function(
+                data, objective, batches, optimiser, settings.steps, settings.seed, execution.micro_batches
+            ),
             LoopSettings(settings.steps, settings.save_every, settings.log_every),
             accelerator=accelerator,
             checkpoints=store,
@@ -146,10 +154,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             after_step=_sampler(trainer, data, settings),
         )
     except Interrupted as stop:
-        print(f"\nstopped after step {stop.step}, all saved; go on with the same command and --resume")
+        accelerator.print(
+            f"\nstopped after step {stop.step}, all saved; go on with the same command and --resume"
+        )
         return 128 + stop.signal_number
+    except Diverged as error:
+        failed = CheckpointStore(settings.output / "diverged", record)
+        failed.save(accelerator, error.step)
+        raise Diverged(error.step, f"{error}. The state it ended in is in {failed.folder}") from error
+    if accelerator.is_main_process:
+        with trainer.averaged_weights():
+            _export(trainer, settings, record, run_id)
     accelerator.end_training()
-    _export(trainer, settings, record, run_id)
     return 0
 
 
@@ -158,13 +174,18 @@ def _check_settings(
     objective: ObjectiveSettings,
     batches: BatchSettings,
     optimiser: OptimiserSettings,
+    execution: ExecutionSettings,
 ) -> None:
     for name in ("pairs", "base", "output"):
         if getattr(settings, name) == Path():
             raise OptionError(f"--{name} is needed")
     if settings.resolution <= 0 or settings.resolution % 64:
         raise OptionError(f"--resolution must be a positive multiple of 64, not {settings.resolution}")
-    counts = {"batch_size": batches.batch_size, "draws_per_pair": batches.draws_per_pair}
+    counts = {
+        "batch_size": batches.batch_size,
+        "draws_per_pair": batches.draws_per_pair,
+        "micro_batches": execution.micro_batches,
+    }
     for name in ("steps", "save_every", "keep_checkpoints", "log_every", "sample_count"):
         counts[name] = getattr(settings, name)
     for name, value in counts.items():
@@ -172,8 +193,15 @@ def _check_settings(
             raise OptionError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     if optimiser.warmup < 0:
         raise OptionError(f"--warmup must be at least 0, not {optimiser.warmup}")
-    if objective.snr_exponent < 0:
-        raise OptionError(f"--snr-exponent must be 0 or more, not {objective.snr_exponent:g}")
+    for name in ("snr_exponent", "min_snr_gamma"):
+        if getattr(objective, name) < 0:
+            raise OptionError(
+                f"--{name.replace('_', '-')} must be 0 or more, not {getattr(objective, name):g}"
+            )
+    if not 0 <= objective.lesion_balance <= 1:
+        raise OptionError(f"--lesion-balance must lie in 0..1, not {objective.lesion_balance:g}")
+    if not 0 <= optimiser.ema_decay < 1:
+        raise OptionError(f"--ema-decay must lie in 0..1 and below 1, not {optimiser.ema_decay:g}")
 
 
 def _run_record(
@@ -182,13 +210,18 @@ def _run_record(
     objective: ObjectiveSettings,
     batches: BatchSettings,
     optimiser: OptimiserSettings,
+    processes: int,
 ) -> dict[str, Any]:
-    """What identifies the run; stored in checkpoints and in the finished file."""
+    """What identifies the run; stored in checkpoints and in the finished file.
+
+    ``batch_size`` is that of all processes together: how many share it, and in which parts, may change.
+    """
     return {
         "command": "train",
         **{name: getattr(settings, name) for name in _IDENTITY},
         **asdict(objective),
         **asdict(batches),
+        "batch_size": batches.batch_size * processes,
         **asdict(optimiser),
         "prompt": settings.prompt or Counter(pair.prompt or "" for pair in pairs).most_common(1)[0][0],
         "pairs": len(pairs),
@@ -228,23 +261,27 @@ def _open_run(output: Path, store: CheckpointStore, record: Mapping[str, Any], r
 def _encoded(
     trainer: Trainer, pairs: list[Pair], settings: TrainSettings, record: Mapping[str, Any]
 ) -> TrainingSet:
-    """The encoded training set, from the run's cache when it was made from the same data and base."""
-    path = settings.output / "encoded.safetensors"
+    """The encoded training set, from the run's cache when it was made from the same data and base.
+
+    The main process makes it; the others wait as long as that takes.
+    """
+    folder = settings.output / "encoded"
     made_from = ("pairs_fingerprint", "base", "prompt", "prompts_digest", "resolution", "resize_mode")
     key = json.dumps([record[name] for name in (*made_from, "mask_threshold", "mask_label")])
-    data = load_training_set(path, key)
-    if data is None:
-        data = encode_pairs(
-            trainer.base,
-            pairs,
-            settings.resolution,
-            settings.resize_mode,
-            settings.mask_threshold,
-            settings.mask_label,
-            settings.prompt,
-        )
-        save_training_set(path, data, key)
-    return data
+    if trainer.accelerator.is_main_process and load_training_set(folder, key) is None:
+        with trainer.frozen_on_device() as base:
+            encode_pairs(
+                folder,
+                key,
+                base,
+                pairs,
+                settings.resolution,
+                settings.resize_mode,
+                settings.mask_threshold,
+                settings.mask_label,
+                settings.prompt,
+            )
+    return wait_for(lambda: load_training_set(folder, key))
 
 
 def _sampler(trainer: Trainer, data: TrainingSet, settings: TrainSettings) -> Callable[[int], None]:
@@ -253,23 +290,28 @@ def _sampler(trainer: Trainer, data: TrainingSet, settings: TrainSettings) -> Ca
     folder = settings.output / "samples"
 
     def after_step(done: int) -> None:
-        if not settings.sample_every or (done % settings.sample_every and done != settings.steps):
+        due = settings.sample_every and (done % settings.sample_every == 0 or done == settings.steps)
+        if not due or not trainer.accelerator.is_main_process:
             return
         folder.mkdir(exist_ok=True)
         device = trainer.accelerator.device
-        contexts = data.contexts.to(device)
-        with torch.no_grad(), trainer.accelerator.autocast():
+        with (
+            torch.no_grad(),
+            trainer.averaged_weights(),
+            trainer.frozen_on_device() as base,
+            trainer.accelerator.autocast(),
+        ):
             predict = controlled_noise_predictor(
                 trainer.networks,
                 [(mask_hint(data.masks[chosen]).to(device), 1.0)],
-                contexts[data.prompt_index[chosen]],
-                contexts[-1:].expand(len(chosen), -1, -1),
+                data.contexts[data.prompt_index[chosen]].to(device),
+                data.contexts[-1:].expand(len(chosen), -1, -1).to(device),
                 guidance_scale=settings.sample_guidance,
             )
             side = settings.resolution
             seeds = range(settings.seed, settings.seed + len(chosen))
             latents = sample_latents(predict, seeds, side, side, steps=20, device=device)
-            images = to_uint8(trainer.base.vae.decode(latents / LATENT_SCALE).sample)
+            images = to_uint8(base.vae.decode(latents / LATENT_SCALE).sample)
         masks = data.masks[chosen].numpy()
         real = data.images[chosen].permute(0, 2, 3, 1).numpy()
         over = [outlined(image, mask) for image, mask in zip(images, masks, strict=True)]
@@ -310,7 +352,14 @@ def _versions() -> dict[str, str]:
 
 def _parse(
     arguments: Sequence[str] | None,
-) -> tuple[argparse.Namespace, TrainSettings, ObjectiveSettings, BatchSettings, OptimiserSettings]:
+) -> tuple[
+    argparse.Namespace,
+    TrainSettings,
+    ObjectiveSettings,
+    BatchSettings,
+    OptimiserSettings,
+    ExecutionSettings,
+]:
     parser = argparse.ArgumentParser(
         prog="python -m training.train",
         description=__doc__,
@@ -323,9 +372,10 @@ def _parse(
     add_flags(parser.add_argument_group("objective (paper, section 3)"), ObjectiveSettings)
     add_flags(parser.add_argument_group("batch"), BatchSettings)
     add_flags(parser.add_argument_group("optimiser"), OptimiserSettings)
+    add_flags(parser.add_argument_group("execution (the result is the same)"), ExecutionSettings)
     args = parser.parse_args(arguments)
     table = read_toml(args.config)
-    groups = (TrainSettings, ObjectiveSettings, BatchSettings, OptimiserSettings)
+    groups = (TrainSettings, ObjectiveSettings, BatchSettings, OptimiserSettings, ExecutionSettings)
     refuse_unknown(table, set().union(*map(field_names, groups)), args.config)
     return (
         args,
@@ -333,6 +383,7 @@ def _parse(
         build(ObjectiveSettings, args, table),
         build(BatchSettings, args, table),
         build(OptimiserSettings, args, table),
+        build(ExecutionSettings, args, table),
     )
 
 

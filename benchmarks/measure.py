@@ -1,0 +1,101 @@
+"""What benchmarks measure with: peak memory of a piece of work, operations, this machine's peak rate."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import torch
+from torch.utils import flop_counter
+
+T = TypeVar("T")
+
+_SHAPE = 1024  # side of the matrices of the peak rate
+_CONVOLUTION = (8, 256, 32)  # batch, channels, side of those of its convolution
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def interleaved(works: dict[str, Callable[[], Any]], repeats: int, what: str) -> dict[str, float]:
+    """Median wall seconds of each of ``works``, run in turns ``repeats`` times after whatever warmed them."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for repeat in range(repeats):
+        for name, work in works.items():
+            times[name].append(seconds(work))
+            note(f"{what}, round {repeat + 1} of {repeats}, {name}: {times[name][-1]:.2f} s")
+    return {name: median(values) for name, values in times.items()}
+
+
+def note(text: str) -> None:
+    """A line of progress, apart from the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process after giving free blocks back to the system. Linux."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return _status("VmRSS")
+
+
+def peak_bytes(work: Callable[[], Any]) -> int:
+    """Highest resident memory of this process while ``work`` runs. Linux."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    work()
+    return _status("VmHWM")
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def count_flops(work: Callable[[], T]) -> tuple[T, int]:
+    """The result of one call, and its operations in matrix products, convolutions and attentions."""
+    aten = torch.ops.aten
+    # The CPU's attention kernels are not in the counter's own table.
+    attention = {
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    }
+    with flop_counter.FlopCounterMode(display=False, custom_mapping=attention) as counter:
+        result = work()
+    return result, counter.get_total_flops()
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return flop_counter.sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flops(
+    gradient: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    return flop_counter.sdpa_backward_flop_count(gradient, query, key, value)
+
+
+def peak_flops() -> float:
+    """Operations a second that this machine reaches now: the better of a matrix product and a convolution."""
+    square = torch.randn(_SHAPE, _SHAPE)
+    batch, channels, side = _CONVOLUTION
+    pixels, kernel = torch.randn(batch, channels, side, side), torch.randn(channels, channels, 3, 3)
+    works: dict[str, tuple[Callable[[], Any], float]] = {
+        "product": (lambda: square @ square, 2.0 * _SHAPE**3),
+        "convolution": (
+            lambda: torch.conv2d(pixels, kernel, padding=1),
+            2.0 * batch * (channels * side * 3) ** 2,
+        ),
+    }
+    rates = []
+    for work, flops in works.values():
+        work()
+        rates.append(flops / min(seconds(work) for _ in range(5)))
+    return max(rates)

@@ -1,0 +1,187 @@
+"""One training step: this project's schedule against the published one.
+
+    python -m benchmarks.training_step --json
+
+Same networks, same batch (five samples, one at t <= 200), float32, CPU, losses and gradients only. Compared
+are the published schedule (see benchmarks/published.py) and ours, ``fast`` and ``lean`` (with gradient
+checkpointing). A run spends a third of its steps without the augmentation and two thirds with it.
+
+Keys for each width, for ``fast`` at the top level and again under ``lean``: speedup (of a run),
+speedup_plain, speedup_augmented (published time over ours, ratios of medians of steps run in turns),
+memory_ratio (peak resident memory over a run above the resident model, ours over the published). At the top
+the lower speed-up and the higher memory of the widths. difference: largest relative difference of loss and
+gradients from the published schedule's. flops, and peak_share, the share of the machine's best rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from siamese_core.architecture import Architecture, UNetArchitecture
+from siamese_core.networks import SiameseNetworks
+from siamese_core.objective import ObjectiveSettings, TrainingBatch, siamese_step
+
+from .measure import count_flops, interleaved, note, peak_bytes, peak_flops, resident_bytes
+from .published import as_published, published_step, random_networks
+
+SIDE = 32  # of the latents
+TIMESTEPS = (100, 400, 500, 700, 900)
+TOTAL_STEPS = 30
+STEPS = {"plain": 5, "augmented": 20}  # k before and after the gate at a third
+KINDS = ("published", "fast", "lean")
+SETTINGS = ObjectiveSettings()
+
+
+def architecture(width: int) -> Architecture:
+    """Stable Diffusion 1.x topology at ``width`` channels."""
+    return Architecture(unet=UNetArchitecture(widths=(width, 2 * width, 4 * width, 4 * width)))
+
+
+def random_batch() -> TrainingBatch:
+    rng = torch.Generator().manual_seed(1)
+    count = len(TIMESTEPS)
+    mask = torch.rand(count, 1, 8 * SIDE, 8 * SIDE, generator=rng) > 0.5
+    return TrainingBatch(
+        latent=torch.randn(count, 4, SIDE, SIDE, generator=rng),
+        noise=torch.randn(count, 4, SIDE, SIDE, generator=rng),
+        timesteps=torch.tensor(TIMESTEPS),
+        context=torch.randn(count, 77, 768, generator=rng),
+        mask_hint=mask.expand(-1, 3, -1, -1).float(),
+        image_hint=torch.rand(count, 3, 8 * SIDE, 8 * SIDE, generator=rng),
+    )
+
+
+def networks_of_kind(kind: str, width: int) -> SiameseNetworks:
+    networks = random_networks(architecture(width))
+    if kind == "published":
+        as_published(networks)
+    elif kind == "lean":
+        networks.checkpoint_gradients()
+    return networks
+
+
+def run_step(kind: str, networks: SiameseNetworks, batch: TrainingBatch, step: int) -> Tensor:
+    """Losses and gradients of training step k; the loss."""
+    for parameter in networks.trained_parameters():
+        parameter.grad = None
+    if kind == "published":
+        return published_step(networks, batch, SETTINGS, step, TOTAL_STEPS)
+    return siamese_step(networks, batch, SETTINGS, step, TOTAL_STEPS, Tensor.backward).loss
+
+
+def peak_memory(kind: str, width: int, threads: int) -> int:
+    """Bytes that the steps of a run need above the networks' weights; to be called in a fresh process."""
+    _prepare(threads)
+    networks, batch = networks_of_kind(kind, width), random_batch()
+    resident = resident_bytes()
+    return max(peak_bytes(partial(run_step, kind, networks, batch, k)) for k in STEPS.values()) - resident
+
+
+def compare(width: int, repeats: int, threads: int) -> dict[str, Any]:
+    """The figures of one width."""
+    context = multiprocessing.get_context("spawn")
+    memory = {}
+    for kind in KINDS:
+        with context.Pool(1) as pool:  # a fresh process each: freed memory of one would hide in the next
+            memory[kind] = pool.apply(peak_memory, (kind, width, threads))
+        note(f"width {width}, {kind}: {memory[kind] / 2**20:.0f} MiB above the model")
+
+    batch = random_batch()
+    networks = {kind: networks_of_kind(kind, width) for kind in KINDS}
+    flops: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
+    difference = 0.0
+    for name, k in STEPS.items():
+        results = {}
+        for kind in KINDS:
+            loss, flops[kind][name] = count_flops(partial(run_step, kind, networks[kind], batch, k))
+            results[kind] = [loss, *_gradients(networks[kind])]
+        difference = max(
+            difference, *(_difference(results[kind], results["published"]) for kind in KINDS[1:])
+        )
+        note(f"width {width}, {name}: losses and gradients differ by at most {difference:.1e}")
+
+    works: dict[str, Callable[[], Any]] = {
+        f"{kind} {name}": partial(run_step, kind, networks[kind], batch, k)
+        for name, k in STEPS.items()
+        for kind in KINDS
+    }
+    times = interleaved(works, repeats, f"width {width}")
+    rate = peak_flops()
+    figures: dict[str, Any] = {}
+    for kind in KINDS:
+        time = {name: times[f"{kind} {name}"] for name in STEPS}
+        figures[kind] = {
+            "seconds": {**time, "run": _run(time)},
+            "flops": {**flops[kind], "run": _run(flops[kind])},
+            "peak_share": _run(flops[kind]) / _run(time) / rate,
+            "memory_bytes": memory[kind],
+        }
+    for kind in KINDS[1:]:
+        published, ours = figures["published"]["seconds"], figures[kind]["seconds"]
+        figures[kind] |= {
+            "speedup": published["run"] / ours["run"],
+            "speedup_plain": published["plain"] / ours["plain"],
+            "speedup_augmented": published["augmented"] / ours["augmented"],
+            "memory_ratio": memory[kind] / memory["published"],
+        }
+    return {"difference": difference, "peak_flops": rate, **figures}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--widths", type=int, nargs="+", default=[96, 192], help="channels of the first level"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of the comparison")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    args = parser.parse_args(arguments)
+    _prepare(args.threads)
+    widths = {width: compare(width, args.repeats, args.threads) for width in args.widths}
+    summary = {kind: _summary([figures[kind] for figures in widths.values()]) for kind in KINDS[1:]}
+    result = {**summary["fast"], "lean": summary["lean"], "threads": args.threads, "widths": widths}
+    if args.json:
+        print(json.dumps(result, indent=1))
+        return
+    for kind, figures in summary.items():
+        print(kind, ", ".join(f"{name} {value:.2f}" for name, value in figures.items()))
+
+
+def _summary(figures: list[dict[str, Any]]) -> dict[str, float]:
+    """The worse of the widths, figure by figure."""
+    worst = {"speedup": min, "speedup_plain": min, "speedup_augmented": min, "memory_ratio": max}
+    return {name: pick(found[name] for found in figures) for name, pick in worst.items()}
+
+
+def _run(figures: dict[str, Any]) -> float:
+    """Mean over a run: a third of the steps comes before the gate of the augmentation."""
+    return (figures["plain"] + 2 * figures["augmented"]) / 3
+
+
+def _gradients(networks: SiameseNetworks) -> list[Tensor]:
+    return [weight.grad for weight in networks.trained_parameters() if weight.grad is not None]
+
+
+def _difference(found: list[Tensor], wanted: list[Tensor]) -> float:
+    """Largest difference relative to the largest value of each tensor."""
+    pairs = zip(found, wanted, strict=True)
+    return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for a, b in pairs)
+
+
+def _prepare(threads: int) -> None:
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # as the training loop does
+
+
+if __name__ == "__main__":
+    main()
