@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -190,13 +188,6 @@ class SiameseNetworks:
                 if hasattr(block, "gradient_checkpointing"):
                     block.gradient_checkpointing = True
                     block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
-
-    def compile_blocks(self) -> None:
-        """Compile residual and transformer blocks on their first use, one kind at a time (torch.compile)."""
-        for network in (self.control, self.encoder, self.decoder, self.shadow):
-            for block in network.modules():
-                if isinstance(block, (ResnetBlock2D, BasicTransformerBlock)):
-                    block.compile(dynamic=True)
 
     @torch.no_grad()
     def encode(self, latent: Tensor, timesteps: Tensor, context: Tensor) -> Encoded:

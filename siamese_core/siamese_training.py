@@ -117,12 +117,11 @@ class Trainer:
         networks = SiameseNetworks.assemble(base.unet, control)
         if execution.gradient_checkpointing:
             networks.checkpoint_gradients()
-        if execution.compile:
-            networks.compile_blocks()
         optimizer = _optimizer(_parameter_groups(networks, settings), settings)
-        # Registered for checkpoints, not wrapped: the branches call the networks' own methods.
-        accelerator.prepare_model(networks.control, evaluation_mode=True)
-        accelerator.prepare_model(networks.decoder, evaluation_mode=True)
+        # Registered for checkpoints, not wrapped, because the branches call the networks' own methods; nor
+        # moved (from "cpu" to "cpu:0", for instance), because the shadow decoder would keep the old storage.
+        for network in (networks.control, networks.decoder):
+            accelerator.prepare_model(network, device_placement=False, evaluation_mode=True)
         ema = None
         if settings.ema_decay:
             ema = EMAModel(networks.trained_parameters(), decay=settings.ema_decay)

@@ -101,6 +101,75 @@ def test_the_signal_to_noise_ratio_weighs_the_terms_of_each_sample(
     assert sum(parts) == pytest.approx(terms.loss.item(), rel=1e-5)
 
 
+def test_min_snr_weighs_easy_timesteps_less(networks: SiameseNetworks, batch: TrainingBatch) -> None:
+    plain, _, _ = run(networks, batch)
+    terms, parts, _ = run(networks, batch, ObjectiveSettings(min_snr_gamma=5.0))
+
+    abar = alphas_cumprod()[batch.timesteps]
+    snr = abar / (1 - abar)
+    expected = torch.minimum(snr, torch.tensor(5.0)) / snr
+    assert expected[0] < 0.1
+    assert expected[-1] == 1
+    sums = plain.mask + plain.image + plain.consistency + plain.augmentation
+    assert terms.loss.item() == pytest.approx((expected * sums).mean().item(), rel=1e-5)
+    assert sum(parts) == pytest.approx(terms.loss.item(), rel=1e-5)
+
+
+def test_balanced_pixels_give_lesion_and_background_half_of_the_loss_each() -> None:
+    hint = torch.zeros(4, 3, 32, 32)
+    hint[0, :, :8, :8] = 1  # one latent pixel of sixteen
+    hint[1, :, :8, :4] = 1  # half of one
+    hint[2] = 1
+    whole = ObjectiveSettings(lesion_balance=1.0).pixel_weights(hint)
+    part = ObjectiveSettings(lesion_balance=0.25).pixel_weights(hint)
+
+    assert whole is not None
+    assert part is not None
+    assert whole.shape == (4, 1, 4, 4)
+    assert whole[0, 0, 0, 0] == 8.0
+    torch.testing.assert_close(whole[0, 0, 1:], torch.full((3, 4), 0.5 / (15 / 16)))
+    assert whole[1, 0, 0, 0].item() == pytest.approx(0.5 * 0.5 / (1 / 32) + 0.5 * 0.5 / (31 / 32))
+    assert (whole[2:] == 1).all()  # nothing to balance
+    torch.testing.assert_close(whole.mean(dim=(1, 2, 3)), torch.ones(4))
+    torch.testing.assert_close(part, 1 + 0.25 * (whole - 1))
+    assert ObjectiveSettings().pixel_weights(hint) is None
+
+
+def test_the_balance_of_pixels_enters_every_term(networks: SiameseNetworks, batch: TrainingBatch) -> None:
+    settings = ObjectiveSettings(lesion_balance=1.0)
+    hint = torch.zeros_like(batch.mask_hint)
+    hint[:, :, :8, :8] = 1
+    batch = replace(batch, mask_hint=hint)
+    weights = settings.pixel_weights(hint)
+    terms, parts, _ = run(networks, batch, settings)
+
+    expected = per_sample_error(terms.noise_mask, batch.noise, weights)
+    assert not torch.allclose(expected, per_sample_error(terms.noise_mask, batch.noise))
+    torch.testing.assert_close(terms.mask, expected)
+    torch.testing.assert_close(terms.image, per_sample_error(terms.noise_image, batch.noise, weights))
+    torch.testing.assert_close(
+        terms.consistency, per_sample_error(terms.noise_mask, terms.noise_image, weights)
+    )
+    plain, _, _ = run(networks, batch)
+    qualifying = batch.timesteps <= 200
+    assert not torch.allclose(terms.augmentation[qualifying], plain.augmentation[qualifying])
+    assert sum(parts) == pytest.approx(terms.loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("step", [0, LATE])
+def test_checkpointing_changes_no_loss_and_no_gradient(step: int, batch: TrainingBatch) -> None:
+    kept, repeated = small_networks(DENSE), small_networks(DENSE)
+    repeated.checkpoint_gradients()
+    terms, _, _ = run(kept, batch, step=step)
+    expected = gradients(kept)
+    again, _, calls = run(repeated, batch, step=step)
+
+    torch.testing.assert_close(vars(again), vars(terms))
+    torch.testing.assert_close(gradients(repeated), expected)
+    # hint features once as they are, and once pair by pair with their graph
+    assert [count for name, count in calls if name == "hint"].count(1) == (8 if step else 4)
+
+
 def one_shot_loss(
     networks: SiameseNetworks, batch: TrainingBatch, settings: ObjectiveSettings, step: int
 ) -> Tensor:

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import copy
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+import torch
 from accelerate import Accelerator
+from gradients_worker import TOTAL_STEPS, GradientRecorder, random_trainer, training_data
 from small_models import small_base
+from test_training_set import small_set
+from torch import Tensor
 
-from siamese_core.siamese_training import OptimiserSettings, Trainer
+from siamese_core.errors import UserError
+from siamese_core.objective import ObjectiveSettings
+from siamese_core.siamese_training import (
+    MOST_SKIPPED,
+    Diverged,
+    OptimiserSettings,
+    Trainer,
+)
+from siamese_core.training_set import BatchSettings, TrainingSet
+
+Step = Callable[[int], dict[str, Tensor]]
+AFTER_GATE = TOTAL_STEPS // 2
 
 
 def trainer(settings: OptimiserSettings) -> Trainer:
@@ -42,3 +60,105 @@ def test_rates_rise_in_the_warmup_and_then_stay_or_fall() -> None:
     assert constant.rate_factor(99, 100) == 1.0
     assert falling.rate_factor(52, 100) == pytest.approx(0.5)
     assert OptimiserSettings().rate_factor(0, 100) == 1.0
+
+
+def small_data() -> TrainingSet:
+    """Pairs of 64 px that the small base can be trained on."""
+    data = small_set(count=5, side=64)
+    return replace(data, contexts=torch.linspace(-1, 1, 3 * 77 * 32).view(3, 77, 32))
+
+
+def step_of(
+    made: Trainer, data: TrainingSet, settings: OptimiserSettings, batch_size: int = 2, micro_batches: int = 1
+) -> Step:
+    batches = BatchSettings(batch_size=batch_size)
+    return made.step_function(data, ObjectiveSettings(), batches, settings, TOTAL_STEPS, 42, micro_batches)
+
+
+def weights_of(made: Trainer) -> list[Tensor]:
+    return [weight.detach().clone() for weight in made.networks.trained_parameters()]
+
+
+def test_a_batch_in_parts_has_the_gradients_and_losses_of_the_whole() -> None:
+    made, data = random_trainer(), training_data()
+    recorder = made.optimizer = GradientRecorder(made)
+
+    def gradients(micro_batches: int) -> tuple[Tensor, dict[str, Tensor]]:
+        step = step_of(made, data, OptimiserSettings(), batch_size=3, micro_batches=micro_batches)
+        terms = step(AFTER_GATE)
+        return torch.cat([gradient.flatten() for gradient in recorder.gradients]), terms
+
+    whole, terms = gradients(1)
+    parts, terms_of_parts = gradients(2)
+    assert (parts - whole).norm() <= 1e-5 * whole.norm()
+    torch.testing.assert_close(terms_of_parts, terms, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_without_finite_values_changes_nothing_and_is_counted() -> None:
+    settings, data = OptimiserSettings(learning_rate=1e-3), small_data()
+    made = trainer(settings)
+    before = weights_of(made)
+    spoilt = replace(data, moments=torch.full_like(data.moments, torch.nan))
+
+    assert step_of(made, spoilt, settings)(0)["skipped"] == 1
+    assert all(torch.equal(*both) for both in zip(weights_of(made), before, strict=True))
+    assert not made.optimizer.state
+    assert step_of(made, data, settings)(1)["skipped"] == 0
+    assert not all(torch.equal(*both) for both in zip(weights_of(made), before, strict=True))
+    assert made.skipped_in_a_row == 0
+
+
+def test_gradients_that_overflow_are_skipped_too() -> None:
+    settings, data = OptimiserSettings(), small_data()
+    made = trainer(settings)
+    before = weights_of(made)
+    step = step_of(made, data, settings)
+    first = made.networks.control.conv_in.weight
+    first.register_hook(lambda gradient: gradient * torch.inf)
+
+    terms = step(0)
+    assert torch.isfinite(terms["loss"])
+    assert terms["skipped"] == 1
+    assert all(torch.equal(*both) for both in zip(weights_of(made), before, strict=True))
+
+
+def test_a_run_that_stays_without_finite_values_is_stopped() -> None:
+    settings, data = OptimiserSettings(), small_data()
+    step = step_of(trainer(settings), replace(data, moments=data.moments * torch.nan), settings)
+
+    for k in range(MOST_SKIPPED - 1):
+        step(k)
+    with pytest.raises(Diverged, match=r"has diverged\. Lower --learning-rate") as stop:
+        step(MOST_SKIPPED - 1)
+    assert stop.value.step == MOST_SKIPPED - 1
+
+
+def test_the_moving_average_follows_the_weights_and_gives_them_back() -> None:
+    settings = OptimiserSettings(learning_rate=1e-3, ema_decay=0.5)
+    made = trainer(settings)
+    step, average = step_of(made, small_data(), settings), weights_of(made)
+    for k in range(3):
+        step(k)
+        share = min(0.5, (1 + k) / (10 + k))  # the average of few steps forgets the start sooner
+        average = [
+            share * old + (1 - share) * new for old, new in zip(average, weights_of(made), strict=True)
+        ]
+    after = weights_of(made)
+
+    with made.averaged_weights():
+        torch.testing.assert_close(weights_of(made), average)
+    assert all(torch.equal(*both) for both in zip(weights_of(made), after, strict=True))
+    assert trainer(OptimiserSettings()).ema is None
+
+
+def test_the_eight_bit_optimiser_asks_for_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(UserError, match="needs the package bitsandbytes: pip install"):
+        trainer(OptimiserSettings(optimiser="adamw8bit"))
+
+
+def test_frozen_networks_leave_the_device_after_their_work() -> None:
+    made = trainer(OptimiserSettings())
+    with made.frozen_on_device() as base:
+        assert base.vae.device == base.text_encoder.device == made.accelerator.device
+    assert made.base.vae.device == made.base.text_encoder.device == torch.device("cpu")

@@ -1,0 +1,70 @@
+"""The gradients that one process has after training steps; torchrun passes batch size, folder and steps."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from small_models import small_base
+from test_training_set import small_set
+
+from siamese_core.objective import ObjectiveSettings
+from siamese_core.siamese_training import OptimiserSettings, Trainer
+from siamese_core.training_set import BatchSettings, TrainingSet
+
+TOTAL_STEPS = 60
+
+
+class GradientRecorder:
+    """Stands where the optimiser is, and keeps the gradients it is asked to apply."""
+
+    step_was_skipped = False
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.param_groups = trainer.optimizer.param_groups
+        self._weights = trainer.networks.trained_parameters()
+        self.gradients: list[torch.Tensor] = []
+
+    def step(self) -> None:
+        self.gradients = [weight.grad.clone() for weight in self._weights if weight.grad is not None]
+
+    def zero_grad(self, set_to_none: bool) -> None:
+        for weight in self._weights:
+            weight.grad = None
+
+
+def training_data() -> TrainingSet:
+    """Seven pairs, large enough that normalising the deepest features does not blow up rounding errors."""
+    data = small_set(count=7, side=128)
+    return TrainingSet(**{**vars(data), "contexts": torch.linspace(-1, 1, 3 * 77 * 32).view(3, 77, 32)})
+
+
+def random_trainer(settings: OptimiserSettings = OptimiserSettings()) -> Trainer:  # noqa: B008
+    """A trainer whose zero convolutions are not zero, so that every term and gradient counts."""
+    trainer = Trainer.create(copy.deepcopy(small_base()), "dense", settings, 1, Accelerator(cpu=True))
+    rng = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in trainer.networks.control.parameters():
+            if not weight.any():
+                weight.normal_(std=0.05, generator=rng)
+    return trainer
+
+
+def write_gradients(batch_size: int, folder: Path, steps: Sequence[int]) -> None:
+    """Write ``folder/<k>-<process>.pt``, one vector, for each training step k from the same weights."""
+    trainer = random_trainer()
+    recorder = trainer.optimizer = GradientRecorder(trainer)
+    batches, settings = BatchSettings(batch_size=batch_size), OptimiserSettings()
+    step = trainer.step_function(training_data(), ObjectiveSettings(), batches, settings, TOTAL_STEPS, 42)
+    for k in steps:
+        step(k)
+        gradients = torch.cat([gradient.flatten() for gradient in recorder.gradients])
+        torch.save(gradients, folder / f"{k}-{trainer.accelerator.process_index}.pt")
+
+
+if __name__ == "__main__":
+    write_gradients(int(sys.argv[1]), Path(sys.argv[2]), [int(k) for k in sys.argv[3:]])
