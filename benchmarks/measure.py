@@ -19,6 +19,12 @@ _SHAPE = 1024  # side of the matrices of the peak rate
 _CONVOLUTION = (8, 256, 32)  # batch, channels, side of those of its convolution
 
 
+def prepare(threads: int) -> None:
+    """Set this process up for a measurement."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # as the training loop does
+
+
 def seconds(work: Callable[[], Any]) -> float:
     """Wall time of one call."""
     start = time.perf_counter()

@@ -29,7 +29,7 @@ from siamese_core.architecture import Architecture, UNetArchitecture
 from siamese_core.networks import SiameseNetworks
 from siamese_core.objective import ObjectiveSettings, TrainingBatch, siamese_step
 
-from .measure import count_flops, interleaved, note, peak_bytes, peak_flops, resident_bytes
+from .measure import count_flops, interleaved, note, peak_bytes, peak_flops, prepare, resident_bytes
 from .published import as_published, published_step, random_networks
 
 SIDE = 32  # of the latents
@@ -79,7 +79,7 @@ def run_step(kind: str, networks: SiameseNetworks, batch: TrainingBatch, step: i
 
 def peak_memory(kind: str, width: int, threads: int) -> int:
     """Bytes that the steps of a run need above the networks' weights; to be called in a fresh process."""
-    _prepare(threads)
+    prepare(threads)
     networks, batch = networks_of_kind(kind, width), random_batch()
     resident = resident_bytes()
     return max(peak_bytes(partial(run_step, kind, networks, batch, k)) for k in STEPS.values()) - resident
@@ -119,9 +119,9 @@ def compare(width: int, repeats: int, threads: int) -> dict[str, Any]:
     for kind in KINDS:
         time = {name: times[f"{kind} {name}"] for name in STEPS}
         figures[kind] = {
-            "seconds": {**time, "run": _run(time)},
-            "flops": {**flops[kind], "run": _run(flops[kind])},
-            "peak_share": _run(flops[kind]) / _run(time) / rate,
+            "seconds": {**time, "run": mean_of_run(time)},
+            "flops": {**flops[kind], "run": mean_of_run(flops[kind])},
+            "peak_share": mean_of_run(flops[kind]) / mean_of_run(time) / rate,
             "memory_bytes": memory[kind],
         }
     for kind in KINDS[1:]:
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     args = parser.parse_args(arguments)
-    _prepare(args.threads)
+    prepare(args.threads)
     widths = {width: compare(width, args.repeats, args.threads) for width in args.widths}
     summary = {kind: _summary([figures[kind] for figures in widths.values()]) for kind in KINDS[1:]}
     result = {**summary["fast"], "lean": summary["lean"], "threads": args.threads, "widths": widths}
@@ -163,7 +163,7 @@ def _summary(figures: list[dict[str, Any]]) -> dict[str, float]:
     return {name: pick(found[name] for found in figures) for name, pick in worst.items()}
 
 
-def _run(figures: dict[str, Any]) -> float:
+def mean_of_run(figures: dict[str, Any]) -> float:
     """Mean over a run: a third of the steps comes before the gate of the augmentation."""
     return (figures["plain"] + 2 * figures["augmented"]) / 3
 
@@ -176,11 +176,6 @@ def _difference(found: list[Tensor], wanted: list[Tensor]) -> float:
     """Largest difference relative to the largest value of each tensor."""
     pairs = zip(found, wanted, strict=True)
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for a, b in pairs)
-
-
-def _prepare(threads: int) -> None:
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # as the training loop does
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import AutocastKwargs
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
@@ -64,9 +65,6 @@ class ExecutionSettings:
     )
     gradient_checkpointing: bool = option(
         False, "repeat forward passes in the backward pass: a third slower, a third of the memory"
-    )
-    compile: bool = option(
-        False, "compile the networks' blocks (torch.compile); the first steps take minutes"
     )
 
 
@@ -171,6 +169,8 @@ class Trainer:
         row raise Diverged.
         """
         accelerator = self.accelerator
+        # With checkpointing, casts of weights are not kept either: they would take the memory that it saves.
+        casts = AutocastKwargs(cache_enabled=not self.networks.checkpointing)
 
         def step(k: int) -> dict[str, Tensor]:
             process, processes = accelerator.process_index, accelerator.num_processes
@@ -182,7 +182,7 @@ class Trainer:
                 def backward(loss: Tensor, share: float = share) -> None:
                     accelerator.backward(share * loss)
 
-                with accelerator.autocast():
+                with accelerator.autocast(casts):
                     terms = siamese_step(self.networks, part, objective, k, total_steps, backward)
                 for name, value in terms.means().items():
                     means[name] = means.get(name, 0.0) + share * value

@@ -43,9 +43,10 @@ def training_data() -> TrainingSet:
     return TrainingSet(**{**vars(data), "contexts": torch.linspace(-1, 1, 3 * 77 * 32).view(3, 77, 32)})
 
 
-def random_trainer(settings: OptimiserSettings = OptimiserSettings()) -> Trainer:  # noqa: B008
+def random_trainer(mixed_precision: str = "no") -> Trainer:
     """A trainer whose zero convolutions are not zero, so that every term and gradient counts."""
-    trainer = Trainer.create(copy.deepcopy(small_base()), "dense", settings, 1, Accelerator(cpu=True))
+    accelerator = Accelerator(cpu=True, mixed_precision=mixed_precision)
+    trainer = Trainer.create(copy.deepcopy(small_base()), "dense", OptimiserSettings(), 1, accelerator)
     rng = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for weight in trainer.networks.control.parameters():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from gradients_worker import TOTAL_STEPS, GradientRecorder, random_trainer, training_data
 from small_models import small_base
 from test_training_set import small_set
@@ -92,6 +93,27 @@ def test_a_batch_in_parts_has_the_gradients_and_losses_of_the_whole() -> None:
     parts, terms_of_parts = gradients(2)
     assert (parts - whole).norm() <= 1e-5 * whole.norm()
     torch.testing.assert_close(terms_of_parts, terms, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def other_precision() -> Iterator[None]:
+    """Let a test have an Accelerator of another precision: it is a matter of the whole process."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.usefixtures("other_precision")
+def test_checkpointing_loses_no_gradient_in_mixed_precision() -> None:
+    made = random_trainer(mixed_precision="bf16")
+    made.networks.checkpoint_gradients()
+    recorder = made.optimizer = GradientRecorder(made)
+    hint_block = made.networks.control.controlnet_cond_embedding
+    places = {id(weight): place for place, weight in enumerate(made.networks.trained_parameters())}
+    step_of(made, small_data(), OptimiserSettings())(AFTER_GATE)
+
+    assert len(recorder.gradients) == len(places)
+    assert all(recorder.gradients[places[id(weight)]].any() for weight in hint_block.parameters())
 
 
 def test_a_step_without_finite_values_changes_nothing_and_is_counted() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
 import signal
 import subprocess
@@ -193,6 +195,44 @@ def test_a_stopped_and_resumed_run_repeats_the_uninterrupted_one(
 
 
 @pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(
+    train: Train, pairs: Path, single_base: Path, tmp_path: Path
+) -> None:
+    kills, run, whole = int(os.environ.get("SIAMESE_KILLS", "4")), tmp_path / "run", tmp_path / "whole"
+    rng = random.Random(kills)
+    steps = ("--prompt", "a photo", "--steps", 3 * kills, "--log-every", 1)
+    log, checkpoints = run / "log.jsonl", run / "checkpoints"
+    killed_while_writing = 0
+    for kill in range(kills):
+        resume = ("--resume",) if run.exists() else ()
+        command = [sys.executable, "-m", "training.train"]
+        command += map(str, flags(pairs, single_base, run, *steps, *resume))
+        before = log.stat().st_mtime_ns if log.exists() else 0
+        with (tmp_path / "output").open("w") as output:
+            process = subprocess.Popen(command, cwd=REPOSITORY, stdout=output, stderr=output)
+        while not (log.exists() and log.stat().st_mtime_ns != before):  # until it trains
+            assert process.poll() is None, (tmp_path / "output").read_text()
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 3.0))
+        if kill % 2:
+            while not list(checkpoints.glob(".tmp-step-*")):
+                assert process.poll() is None, (tmp_path / "output").read_text()
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0.0, 0.05))
+        process.kill()
+        process.wait()
+        killed_while_writing += bool(list(checkpoints.glob(".tmp-*")))
+    assert killed_while_writing
+
+    resumed = train(run, *steps, "--resume")
+    assert resumed.status == 0, resumed.errors
+    uninterrupted = train(whole, *steps)
+    assert uninterrupted.status == 0, uninterrupted.errors
+    assert_same_training(run, whole)
+    assert not list(checkpoints.glob(".tmp-*"))
+
+
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_checkpoint(
     finished: tuple[Path, Outcome], train: Train, pairs: Path, single_base: Path, tmp_path: Path
 ) -> None:
@@ -213,6 +253,17 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
     resumed = train(run, "--prompt", "a photo", "--resume")
     assert resumed.status == 0, resumed.errors
     assert_same_training(run, finished[0])
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again_with_the_same_settings_only(
+    finished: tuple[Path, Outcome], train: Train, run_copy: Path
+) -> None:
+    shutil.rmtree(run_copy / "checkpoints")
+    more = ("--prompt", "a photo", "--resume")
+    assert "seed was 42 and is now 7" in train(run_copy, *more, "--seed", 7).refusal
+
+    assert train(run_copy, *more).status == 0
+    assert_same_training(run_copy, finished[0])
 
 
 def test_resuming_without_a_checkpoint_is_refused(train: Train, tmp_path: Path) -> None:

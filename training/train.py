@@ -35,7 +35,7 @@ from siamese_core.checkpoint import save_model
 from siamese_core.contact_sheet import grid, outlined
 from siamese_core.files import file_digest, write_text_atomic
 from siamese_core.generation import controlled_noise_predictor, sample_latents
-from siamese_core.loop import CheckpointStore, Interrupted, LoopSettings, run_steps
+from siamese_core.loop import CheckpointStore, Interrupted, LoopSettings, check_record, run_steps
 from siamese_core.masks import ResizeMode
 from siamese_core.objective import ObjectiveSettings
 from siamese_core.pairs import Pair, check_pairs, find_pairs, pairs_fingerprint
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data = _encoded(trainer, pairs, settings, record)
     del pairs  # of a large set, the only thing whose memory grows with the number of pairs
     first = 0
-    if args.resume:
+    if args.resume and store.exists():
         first = store.restore(accelerator, may_differ=("steps",) if args.change_steps else ())
         if first > settings.steps:
             raise OptionError(f"--steps {settings.steps} is too low: {first} steps are done already")
@@ -248,8 +248,13 @@ def _open_run(output: Path, store: CheckpointStore, record: Mapping[str, Any], r
     """Make or reopen the run's folder and return its run id."""
     run_file = output / "run.json"
     if resume:
-        store.latest()  # refuses early, before minutes of encoding, when there is none
-        return str(json.loads(run_file.read_text("utf-8"))["run_id"])
+        if not run_file.exists():
+            store.latest()  # refuses, before minutes of encoding
+        found = json.loads(run_file.read_text("utf-8"))
+        run_id = str(found.pop("run_id"))
+        if not store.exists():  # killed before its first checkpoint: it begins again
+            check_record(run_file, found, record)
+        return run_id
     if output.exists() and any(output.iterdir()):
         raise OptionError(f"{output}: not empty; give another --output, or --resume to go on with that run")
     output.mkdir(parents=True, exist_ok=True)

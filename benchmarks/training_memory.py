@@ -1,0 +1,125 @@
+"""Memory that training Stable Diffusion 1.5 needs on a GPU, estimated by counting tensors.
+
+    python -m benchmarks.training_memory --json
+
+A step runs on tensors without content (torch's FakeTensorMode), which takes no memory and no GPU; counted
+are the storages that are alive at a time, bfloat16 copies of weights under autocast included, and the
+optimiser's state. What only a GPU has is left out: its context (about half a GiB), workspaces of kernels,
+fragmentation. So this is an estimate, and a low one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from siamese_core.architecture import SD15
+from siamese_core.base import build_unet
+from siamese_core.networks import DHIControlNet, SiameseNetworks
+from siamese_core.objective import ObjectiveSettings, TrainingBatch, siamese_step
+from siamese_core.schedule import alphas_cumprod
+
+STATE_BYTES = {"adamw": 8, "adamw8bit": 2}
+"""Bytes of optimiser state for a weight: two float32 moments, or two of 8 bits."""
+
+# The augmentation's branch holds at most what the mask's branch held before it, so it can be left out: which
+# samples take part is a question of content, and these tensors have none.
+SETTINGS = ObjectiveSettings(augmentation_weight=0.0)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of all tensors that are alive, now and at most, from the start of the block on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: Any = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage())
+        return result
+
+    def _add(self, storage: Any) -> None:
+        if storage in self._known:
+            return
+        self._known[storage] = True
+        size = storage.nbytes()
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._remove, size)
+
+    def _remove(self, size: int) -> None:
+        self.now -= size
+
+
+def step_bytes(batch_size: int, side: int, checkpointing: bool) -> dict[str, int]:
+    """Figures of a step on ``batch_size`` samples of ``side`` pixels.
+
+    ``weights``: bytes of all of the UNet's and the control network's. ``trained``: number of trained ones.
+    ``step``: bytes that the step holds at most above the weights, gradients included.
+    """
+    alphas_cumprod()  # is kept for later calls, which want a real one
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        unet = build_unet(SD15.unet)
+        networks = SiameseNetworks.assemble(unet, DHIControlNet.initialised_from(unet, SD15))
+        if checkpointing:
+            networks.checkpoint_gradients()
+        latent = torch.empty(batch_size, 4, side // 8, side // 8)
+        hint = torch.empty(batch_size, 3, side, side)
+        context = torch.empty(batch_size, 77, SD15.unet.context_dim)
+        timesteps = torch.full((batch_size,), 500)
+        batch = TrainingBatch(latent, latent.clone(), timesteps, context, hint, hint.clone())
+        autocast = torch.autocast("cpu", torch.bfloat16, cache_enabled=not checkpointing)  # as the trainer
+        with LiveBytes() as live, autocast:
+            siamese_step(networks, batch, SETTINGS, step=1, total_steps=3, backward=Tensor.backward)
+        trained = sum(weight.numel() for weight in networks.trained_parameters())
+        frozen = sum(weight.numel() for weight in networks.encoder.parameters())
+    return {"weights": 4 * (trained + frozen), "trained": trained, "step": live.most}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--resolution", type=int, default=384, help="image side in pixels")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 3, 6], help="samples at a time")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    args = parser.parse_args(arguments)
+    rows = []
+    for checkpointing, batch_size in itertools.product((False, True), args.batches):
+        counted = step_bytes(batch_size, args.resolution, checkpointing)
+        for optimiser, state in STATE_BYTES.items():
+            total = counted["weights"] + state * counted["trained"] + counted["step"]
+            rows.append(
+                {
+                    "batch_size": batch_size,
+                    "gradient_checkpointing": checkpointing,
+                    "optimiser": optimiser,
+                    "gib": total / 2**30,
+                    **counted,
+                }
+            )
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        checkpointed = "checkpointing" if row["gradient_checkpointing"] else "no checkpointing"
+        print(f"{row['batch_size']} at a time, {checkpointed}, {row['optimiser']}: {row['gib']:.1f} GiB")
+
+
+if __name__ == "__main__":
+    main()
