@@ -168,8 +168,10 @@ def encode_pairs(
                 moments.append(encode_moments(base.vae, chunk_of_images).numpy())
         (temporary / _KEY_FILE).write_text(key, "utf-8")
         replace_folder(temporary, folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(folder)  # writing to an open file does not say which
         raise
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from conftest import read_tree
 from torch import Tensor, nn
 
 from siamese_core.loop import (
@@ -213,6 +214,27 @@ def test_a_torn_checkpoint_is_ignored_and_removed_with_the_next_one(tmp_path: Pa
         run.store.latest()
     run.go(2)
     assert run.names() == ["step-00000002"]
+
+
+def test_a_full_disk_ends_the_run_clearly_and_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")  # not on Windows
+    run = Run(tmp_path)
+    run.go(2)
+    before = read_tree(run.store.folder)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails as on a full disk
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+        with pytest.raises(ResumeError) as refusal:
+            run.store.save(run.accelerator, 4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+    message = str(refusal.value)
+    assert message.startswith(f"{run.store.folder / 'step-00000004'}: the checkpoint could not be written (")
+    assert message.endswith("--resume goes on from step-00000002")
+    assert read_tree(run.store.folder) == before
 
 
 def test_a_checkpoint_without_its_record_does_not_count(tmp_path: Path) -> None:

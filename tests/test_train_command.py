@@ -266,6 +266,20 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_with_the_same_set
     assert_same_training(run_copy, finished[0])
 
 
+def test_a_run_that_diverges_stops_with_advice_and_keeps_its_state_apart(
+    train: Train, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    steps = ("--steps", 20, "--learning-rate", 1e30, "--save-every", 1, "--log-every", 1)
+    refusal = train(run, "--prompt", "a photo", *steps).refusal
+
+    assert "not finite in 8 steps in a row (loss nan); the training has diverged. Lower --learning" in refusal
+    assert refusal.endswith(f"The state it ended in is in {run / 'diverged'}")
+    assert [row["skipped"] for row in log_rows(run)][:2] == [0, 1]
+    assert [path.name for path in (run / "diverged").iterdir()] == ["step-00000008"]
+    assert not (run / "model.safetensors").exists()
+
+
 def test_resuming_without_a_checkpoint_is_refused(train: Train, tmp_path: Path) -> None:
     assert "no checkpoint to resume from" in train(tmp_path / "run", "--resume").refusal
 
@@ -328,11 +342,15 @@ def test_a_missing_path_is_asked_for(name: str, pairs: Path, single_base: Path, 
         ("draws-per-pair", 0),
         ("warmup", -1),
         ("snr-exponent", -1),
+        ("min-snr-gamma", -1),
+        ("lesion-balance", 2),
+        ("ema-decay", 1),
+        ("micro-batches", 0),
     ],
 )
 def test_a_number_out_of_range_is_named(setting: str, value: int, train: Train, tmp_path: Path) -> None:
     refusal = train(tmp_path / "run", f"--{setting}", value).refusal
-    assert refusal.startswith(f"--{setting} must be")
+    assert refusal.startswith(f"--{setting} must ")
     assert refusal.endswith(f"not {value}")
 
 

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from siamese_core.architecture import LATENT_SCALE
 from siamese_core.base import BaseError
 from siamese_core.checkpoint import load_model
+from siamese_core.cpu_memory import keep_freed_memory
 from siamese_core.files import file_digest
 from siamese_core.generation import controlled_noise_predictor, sample_latents
 from siamese_core.masks import (
@@ -107,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     prompts = _prompts(settings, paths, str(checkpoint.training.get("prompt", "")))
     device = Accelerator().device
+    if device.type == "cpu":
+        keep_freed_memory()
     model.to(device)
     writer = PairWriter(settings.output, overwrite=args.overwrite)
     digest = file_digest(settings.checkpoint)

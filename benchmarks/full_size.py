@@ -1,0 +1,75 @@
+"""One training step at the size of Stable Diffusion 1.5, on random weights: time and peak memory.
+
+    python -m benchmarks.full_size --json
+
+Writes a random base in a temporary folder (7 GB), as a diffusers folder and as a single file, and runs
+``training.train`` on each for one step of one 64 px pair, checkpoint and export included: about 20 GB of
+memory and of disk. Linux.
+
+Keys, for ``folder`` and ``file``: seconds and peak_gib of the whole command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from siamese_core.architecture import SD15
+from siamese_core.base import build_base, save_base
+from siamese_core.phantom import write_phantoms
+
+from .measure import note
+
+SIDE = 64
+
+
+def write_random_base(folder: Path) -> None:
+    """Both layouts of a base of random weights; in a process of its own, whose memory is then free."""
+    save_base(build_base(SD15), folder, {}, "random")
+
+
+def one_step(base: Path, pairs: Path, output: Path, threads: int) -> dict[str, float]:
+    """Figures of a training command of one step on ``base``."""
+    command = [sys.executable, "-m", "training.train", "--base", base, "--pairs", pairs, "--output", output]
+    command += ["--prompt", "a photo", "--steps", 1, "--batch-size", 1, "--resolution", SIDE]
+    command += ["--sample-every", 0, "--threads", threads]
+    start = time.perf_counter()
+    process = subprocess.Popen(list(map(str, command)), stdout=sys.stderr)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"training.train ended with status {os.waitstatus_to_exitcode(status)}")
+    return {"seconds": time.perf_counter() - start, "peak_gib": usage.ru_maxrss / 2**20}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 leaves torch's choice")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    args = parser.parse_args(arguments)
+    result = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_phantoms(folder / "pairs", 1, size=SIDE)
+        code = f"from benchmarks.full_size import *; write_random_base(Path({str(folder / 'base')!r}))"
+        subprocess.run([sys.executable, "-c", code], check=True)
+        note("base written")
+        bases = {"file": folder / "base" / "base.safetensors", "folder": folder / "base" / "diffusers"}
+        for layout, base in bases.items():
+            result[layout] = one_step(base, folder / "pairs", folder / layout, args.threads)
+            note(f"{layout}: {result[layout]}")
+            shutil.rmtree(folder / layout)
+    print(json.dumps(result, indent=1) if args.json else result)
+
+
+if __name__ == "__main__":
+    main()
