@@ -11,7 +11,6 @@ Keys, for ``folder`` and ``file``: seconds and peak_gib of the whole command.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -26,7 +25,7 @@ from siamese_core.architecture import SD15
 from siamese_core.base import build_base, save_base
 from siamese_core.phantom import write_phantoms
 
-from .measure import note
+from .measure import argument_parser, note
 
 SIDE = 64
 
@@ -50,11 +49,7 @@ def one_step(base: Path, pairs: Path, output: Path, threads: int) -> dict[str, f
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 leaves torch's choice")
-    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    parser = argument_parser(__doc__, threads=0)
     args = parser.parse_args(arguments)
     result = {}
     with tempfile.TemporaryDirectory() as name:

@@ -12,7 +12,6 @@ preparation_seconds (checking and encoding, once). memory_growth_mib and step_ra
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import subprocess
@@ -31,9 +30,11 @@ from PIL import Image
 from siamese_core.architecture import TINY
 from siamese_core.base import build_base, save_base
 
-from .measure import note
+from .measure import argument_parser, note
 
 SIDE = 64
+"""The smallest resolution that the commands accept, in pixels."""
+
 SOURCE_SIDE = 16  # of the files: writing a hundred thousand is work enough
 STEPS = 60
 SMALL = replace(
@@ -92,13 +93,9 @@ def _status(pid: int) -> dict[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__, threads=1)
     parser.add_argument("--few", type=int, default=1000, help="pairs of the one run")
     parser.add_argument("--many", type=int, default=100_000, help="pairs of the other")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     args = parser.parse_args(arguments)
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:

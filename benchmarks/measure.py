@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import sys
 import time
@@ -17,6 +18,14 @@ T = TypeVar("T")
 
 _SHAPE = 1024  # side of the matrices of the peak rate
 _CONVOLUTION = (8, 256, 32)  # batch, channels, side of those of its convolution
+
+
+def argument_parser(doc: str | None, threads: int = torch.get_num_threads()) -> argparse.ArgumentParser:
+    """What the benchmarks' commands have in common."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=threads, help="CPU threads")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    return parser
 
 
 def prepare(threads: int) -> None:

@@ -16,7 +16,6 @@ largest value).
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from torch import Tensor
 from siamese_core.cpu_memory import keep_freed_memory
 from siamese_core.generation import controlled_noise_predictor, sample_latents
 
-from .measure import interleaved, note, prepare
+from .measure import argument_parser, interleaved, note, prepare
 from .published import as_published, published_sample, random_networks
 from .training_step import SIDE, architecture
 
@@ -72,22 +71,19 @@ def _paint_published(
 
 
 def _paint_ours(networks: Any, hints: Tensor, context: Tensor, unconditional: Tensor, steps: int) -> Tensor:
-    contexts = [text.expand(len(hints), -1, -1) for text in (context, unconditional)]
+    count = len(hints)
+    context, unconditional = context.expand(count, -1, -1), unconditional.expand(count, -1, -1)
     with torch.no_grad():
-        predict = controlled_noise_predictor(networks, [(hints, 1.0)], *contexts, GUIDANCE)
-    return sample_latents(predict, range(len(hints)), 8 * SIDE, 8 * SIDE, steps)
+        predict = controlled_noise_predictor(networks, [(hints, 1.0)], context, unconditional, GUIDANCE)
+    return sample_latents(predict, range(count), 8 * SIDE, 8 * SIDE, steps)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--width", type=int, default=128, help="channels of the first level")
     parser.add_argument("--batch", type=int, default=4, help="masks")
     parser.add_argument("--steps", type=int, default=10, help="DDIM steps")
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the comparison")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     args = parser.parse_args(arguments)
 
     context = multiprocessing.get_context("spawn")

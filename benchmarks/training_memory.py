@@ -10,7 +10,6 @@ fragmentation. So this is an estimate, and a low one.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import weakref
@@ -29,6 +28,8 @@ from siamese_core.base import build_unet
 from siamese_core.networks import DHIControlNet, SiameseNetworks
 from siamese_core.objective import ObjectiveSettings, TrainingBatch, siamese_step
 from siamese_core.schedule import alphas_cumprod
+
+from .measure import argument_parser, prepare
 
 STATE_BYTES = {"adamw": 8, "adamw8bit": 2}
 """Bytes of optimiser state for a weight: two float32 moments, or two of 8 bits."""
@@ -92,13 +93,11 @@ def step_bytes(batch_size: int, side: int, checkpointing: bool) -> dict[str, int
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--resolution", type=int, default=384, help="image side in pixels")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 3, 6], help="samples at a time")
-    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     args = parser.parse_args(arguments)
+    prepare(args.threads)
     rows = []
     for checkpointing, batch_size in itertools.product((False, True), args.batches):
         counted = step_bytes(batch_size, args.resolution, checkpointing)

@@ -15,7 +15,6 @@ gradients from the published schedule's. flops, and peak_share, the share of the
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 from collections.abc import Callable, Sequence
@@ -29,7 +28,16 @@ from siamese_core.architecture import Architecture, UNetArchitecture
 from siamese_core.networks import SiameseNetworks
 from siamese_core.objective import ObjectiveSettings, TrainingBatch, siamese_step
 
-from .measure import count_flops, interleaved, note, peak_bytes, peak_flops, prepare, resident_bytes
+from .measure import (
+    argument_parser,
+    count_flops,
+    interleaved,
+    note,
+    peak_bytes,
+    peak_flops,
+    prepare,
+    resident_bytes,
+)
 from .published import as_published, published_step, random_networks
 
 SIDE = 32  # of the latents
@@ -136,15 +144,11 @@ def compare(width: int, repeats: int, threads: int) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument(
         "--widths", type=int, nargs="+", default=[96, 192], help="channels of the first level"
     )
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the comparison")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     args = parser.parse_args(arguments)
     prepare(args.threads)
     widths = {width: compare(width, args.repeats, args.threads) for width in args.widths}

@@ -13,7 +13,6 @@ encoding, and the run), encode_seconds (of the whole set).
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import tempfile
@@ -40,7 +39,7 @@ from siamese_core.siamese_training import OptimiserSettings, Trainer
 from siamese_core.text import encode_prompts
 from siamese_core.training_set import BatchSettings, encode_pairs, image_hint, load_training_set, mask_hint
 
-from .measure import interleaved, note, prepare
+from .measure import argument_parser, interleaved, note, prepare
 from .published import as_published, published_step
 from .training_step import architecture, mean_of_run
 
@@ -86,9 +85,7 @@ class PublishedTrainer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--pairs", type=Path, required=True, help="folder of pairs or prompt.json")
     parser.add_argument("--count", type=int, default=100, help="how many of them")
     parser.add_argument("--steps", type=int, default=3000, help="N, over which encoding is spread")
@@ -96,8 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--resolution", type=int, default=256, help="image side in pixels")
     parser.add_argument("--batch-size", type=int, default=6, help="pairs a step")
     parser.add_argument("--repeats", type=int, default=2, help="rounds of the comparison")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     args = parser.parse_args(arguments)
     prepare(args.threads)
     pairs = find_pairs(args.pairs, default_prompt=PROMPT)[: args.count]

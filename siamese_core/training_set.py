@@ -103,8 +103,8 @@ class TrainingSet:
             noise=noise.to(device),
             timesteps=timesteps.to(device),
             context=self.contexts[prompts].to(device),
-            mask_hint=mask_hint(self.masks[pairs]).to(device),
-            image_hint=image_hint(self.images[pairs]).to(device),
+            mask_hint=mask_hint(self.masks[pairs].to(device)),  # bytes travel, floats are made there
+            image_hint=image_hint(self.images[pairs].to(device)),
         )
 
 

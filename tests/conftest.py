@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from siamese_core.architecture import TINY
+from benchmarks.many_pairs import SIDE
+from benchmarks.many_pairs import SMALL as SMALLEST
 from siamese_core.base import Base, base_file, build_base, save_base
 from siamese_core.checkpoint import save_model
 from siamese_core.layouts import to_ldm
@@ -25,16 +26,6 @@ from training.options import run_command
 Command = Callable[[Sequence[str]], int]
 SignalInStep = Callable[[ModuleType, str, int, signal.Signals], None]
 
-SIDE = 64
-"""Resolution of everything here, in pixels: the smallest that the commands accept."""
-
-SMALLEST = replace(
-    TINY,
-    unet=replace(TINY.unet, widths=(32, 32, 64, 64), layers_per_block=1),
-    vae=replace(TINY.vae, widths=(32, 32, 32, 32)),
-    text=replace(TINY.text, intermediate_size=32, num_layers=1),
-    resolution=SIDE,
-)
 MODEL_PROMPT = "a phantom of a polyp"
 
 

@@ -20,7 +20,7 @@ TRAINING = sorted((ROOT / "training").rglob("*.py"))
 TRAINING_ONLY = set(re.findall(r"``(\w+)``", siamese_core.__doc__ or ""))
 FOR_COMFYUI = sorted({path.stem for path in CORE} - TRAINING_ONLY)
 SHIPPED_BY_COMFYUI = {"torch", "numpy", "PIL", "safetensors", "einops"}
-ROOMS = {"nodes", "siamese_core", "training", "tests"}
+ROOMS = {"nodes", "siamese_core", "training", "tests", "benchmarks"}
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "execution", "server"}
 
 

@@ -8,7 +8,7 @@ Defaults are the paper's; every setting can also stand in a TOML file given by -
 
 Written to OUTPUT: log.jsonl and TensorBoard logs (losses by term), samples/ (pictures for fixed masks),
 checkpoints/, and at the end model.safetensors. Stop with Ctrl-C at any time and go on with --resume: the
-resumed run repeats the uninterrupted one exactly.
+resumed run repeats the uninterrupted one exactly. Several GPUs: accelerate launch -m training.train ...
 """
 
 from __future__ import annotations
