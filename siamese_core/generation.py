@@ -34,7 +34,8 @@ def controlled_noise_predictor(
         total: list[Tensor] | None = None
         for feature, weight in features:
             outputs = networks.control.control(latent, timesteps, context, feature)
-            outputs = [weight * part for part in outputs]
+            if weight != 1.0:
+                outputs = [weight * part for part in outputs]
             total = outputs if total is None else [a + b for a, b in zip(total, outputs, strict=True)]
         return networks.decoder(networks.encode(latent, timesteps, context), context, total)
 

@@ -257,5 +257,5 @@ def _optimizer(groups: list[dict[str, Any]], settings: OptimiserSettings) -> Any
 
 
 def _memory_format(device: torch.device) -> torch.memory_format:
-    """Channels last where convolutions are fastest so; a CPU's backward pass takes up to twice as long."""
+    """Channels last where convolutions are fastest so; on a CPU their backward pass is slower."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
