@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch.utils import flop_counter
+
+from siamese_core.cpu_memory import return_freed_memory
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ def note(text: str) -> None:
 
 def resident_bytes() -> int:
     """Resident memory of this process after giving free blocks back to the system. Linux."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return_freed_memory()
     return _status("VmRSS")
 
 

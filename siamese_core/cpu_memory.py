@@ -15,7 +15,17 @@ def keep_freed_memory() -> None:
     system has to fill with zeros: about a tenth of the time of painting a batch. In return the process never
     shrinks below the most it needed. Does nothing where the C library is another.
     """
-    if platform.libc_ver()[0] == "glibc":
+    if _has_glibc():
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Return what has been freed to the system, from between the blocks in use too. With glibc only."""
+    if _has_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _has_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"

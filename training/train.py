@@ -33,6 +33,7 @@ from siamese_core.architecture import LATENT_SCALE, HintBlock
 from siamese_core.base import load_base
 from siamese_core.checkpoint import save_model
 from siamese_core.contact_sheet import grid, outlined
+from siamese_core.cpu_memory import return_freed_memory
 from siamese_core.files import file_digest, write_text_atomic
 from siamese_core.generation import controlled_noise_predictor, sample_latents
 from siamese_core.loop import CheckpointStore, Interrupted, LoopSettings, check_record, run_steps
@@ -130,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trainer = Trainer.create(base, settings.hint_block, optimiser, settings.seed, accelerator, execution)
     data = _encoded(trainer, pairs, settings, record)
     del pairs  # of a large set, the only thing whose memory grows with the number of pairs
+    return_freed_memory()
     first = 0
     if args.resume and store.exists():
         first = store.restore(accelerator, may_differ=("steps",) if args.change_steps else ())
