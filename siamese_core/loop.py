@@ -73,8 +73,6 @@ class CheckpointStore:
                 record = json.dumps({**self.record, "step": step}, indent=1)
                 write_text_atomic(temporary / RECORD_NAME, record)
                 replace_folder(temporary, target)
-                for old in self._finished()[: -self.keep]:
-                    shutil.rmtree(old)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own
             shutil.rmtree(temporary, ignore_errors=True)
             kept = self._finished()
@@ -83,6 +81,9 @@ class CheckpointStore:
                 f"{target}: the checkpoint could not be written ({error}); make room on the disk or mend the "
                 f"folder: {advice}"
             ) from error
+        if accelerator.is_main_process:
+            for old in self._finished()[: -self.keep]:
+                shutil.rmtree(old)
         accelerator.wait_for_everyone()  # a process that ended early would have the launcher end the others
 
     def restore(self, accelerator: Accelerator, may_differ: tuple[str, ...] = ()) -> int:

@@ -50,7 +50,7 @@ class ObjectiveSettings:
         return weights * min_snr_weights(timesteps, self.min_snr_gamma) if self.min_snr_gamma else weights
 
     def pixel_weights(self, mask_hint: Tensor) -> Tensor | None:
-        """Weights of squared errors by latent pixel, (B, 1, h, w), for hints (B, 3, 8h, 8w); None: all alike.
+        """Weights of squared errors by latent pixel, (P, 1, h, w), for hints (P, 3, 8h, 8w); None: all alike.
 
         Their mean over an image is 1. At a balance of 1 lesion and background have half of it each, whatever
         their areas (after the lesion/background ratio of arXiv 2507.23652); an image without a lesion, or of
@@ -158,7 +158,9 @@ def siamese_step(
     mask_features = _HintFeatures(networks, batch.mask_hint, len(batch.timesteps))
     control_mask = networks.control.control(z_t, batch.timesteps, batch.context, mask_features.per_sample)
     weights = settings.sample_weights(batch.timesteps)
-    pixels = settings.pixel_weights(_per_sample(batch.mask_hint, len(batch.timesteps)))
+    pixels = settings.pixel_weights(batch.mask_hint)
+    if pixels is not None:
+        pixels = _per_sample(pixels, len(batch.timesteps))
     zeros = torch.zeros_like(batch.timesteps, dtype=torch.float32)
     image = consistency = augmentation = zeros
     noise_image: Tensor | None = None

@@ -156,16 +156,15 @@ def encode_pairs(
             images, masks, moments = (rows(name, len(pairs)) for name in ("images", "masks", "moments"))
             size = (resolution, resolution)
             starts = range(0, len(pairs), _CHUNK)
-            for start in tqdm(starts, desc="encoding pairs", disable=len(starts) < 10, mininterval=1.0):
+            for start in tqdm(starts, desc="encoding pairs", mininterval=1.0):
                 loaded = [
                     load_pair(pair, size=size, mode=mode, threshold=threshold, label=label)
                     for pair in pairs[start : start + _CHUNK]
                 ]
-                pixels = np.stack([pair.image for pair in loaded]).transpose(0, 3, 1, 2)
+                pixels = np.ascontiguousarray(np.stack([pair.image for pair in loaded]).transpose(0, 3, 1, 2))
                 images.append(pixels)
                 masks.append(np.stack([pair.mask for pair in loaded]))
-                chunk_of_images = torch.from_numpy(np.ascontiguousarray(pixels))
-                moments.append(encode_moments(base.vae, chunk_of_images).numpy())
+                moments.append(encode_moments(base.vae, torch.from_numpy(pixels)).numpy())
         (temporary / _KEY_FILE).write_text(key, "utf-8")
         replace_folder(temporary, folder)
     except BaseException as error:
@@ -181,12 +180,10 @@ class _Rows:
     def __init__(self, path: Path, count: int) -> None:
         self._file = path.open("wb")
         self._count = count
-        self._started = False
 
     def append(self, rows: NDArray[Any]) -> None:
         """Add ``rows`` (n, ...); all of a file have the shape and type of the first."""
-        if not self._started:
-            self._started = True
+        if not self._file.tell():
             shape = (self._count, *rows.shape[1:])
             header = {"descr": format.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": shape}
             format.write_array_header_2_0(self._file, header)

@@ -262,6 +262,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_with_the_same_set
     more = ("--prompt", "a photo", "--resume")
     assert "seed was 42 and is now 7" in train(run_copy, *more, "--seed", 7).refusal
 
+    assert "steps was 6 and is now 7" in train(run_copy, *more, "--steps", 7).refusal
     assert train(run_copy, *more).status == 0
     assert_same_training(run_copy, finished[0])
 
@@ -284,6 +285,17 @@ def test_resuming_without_a_checkpoint_is_refused(train: Train, tmp_path: Path) 
     assert "no checkpoint to resume from" in train(tmp_path / "run", "--resume").refusal
 
 
+def test_a_refused_resume_leaves_the_encoded_set_as_it_is(
+    train: Train, run_copy: Path, tmp_path: Path
+) -> None:
+    before = read_tree(run_copy / "encoded")
+    write_phantoms(tmp_path / "others", 6, seed=1, size=SIDE)
+    others = ("--prompt", "a photo", "--pairs", tmp_path / "others", "--resume")
+
+    assert "belongs to another run" in train(run_copy, *others).refusal
+    assert read_tree(run_copy / "encoded") == before
+
+
 def test_another_number_of_steps_is_refused_unless_asked_for(train: Train, run_copy: Path) -> None:
     before = read_tree(run_copy / "checkpoints")
     more = ("--prompt", "a photo", "--resume", "--steps", STEPS + 2)
@@ -294,6 +306,16 @@ def test_another_number_of_steps_is_refused_unless_asked_for(train: Train, run_c
     assert accepted.status == 0, accepted.errors
     assert [row["step"] for row in log_rows(run_copy)] == list(range(STEPS + 2))
     assert load_model(run_copy / "model.safetensors").training["step"] == STEPS + 2
+
+
+def test_a_run_killed_before_its_first_checkpoint_may_begin_again_with_other_steps(
+    train: Train, run_copy: Path
+) -> None:
+    shutil.rmtree(run_copy / "checkpoints")
+    more = ("--prompt", "a photo", "--resume", "--change-steps", "--steps", STEPS - 1)
+
+    assert train(run_copy, *more).status == 0
+    assert [row["step"] for row in log_rows(run_copy)] == list(range(STEPS - 1))
 
 
 def test_a_run_is_not_resumed_to_fewer_steps_than_are_done(train: Train, run_copy: Path) -> None:

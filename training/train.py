@@ -123,21 +123,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record = _run_record(settings, pairs, objective, batches, optimiser, processes)
     store = CheckpointStore(settings.output / "checkpoints", record, settings.keep_checkpoints)
     base = load_base(settings.base)  # before the folder is made: a refusal leaves nothing in the way
-    run_id = ""
-    if accelerator.is_main_process:
-        run_id = _open_run(settings.output, store, record, args.resume)
+    may_differ = ("steps",) if args.change_steps else ()
+    is_main = accelerator.is_main_process
+    run_id = _open_run(settings.output, store, record, args.resume, may_differ) if is_main else ""
     accelerator.init_trackers("tensorboard")
 
     trainer = Trainer.create(base, settings.hint_block, optimiser, settings.seed, accelerator, execution)
-    data = _encoded(trainer, pairs, settings, record)
-    del pairs  # of a large set, the only thing whose memory grows with the number of pairs
-    return_freed_memory()
     first = 0
-    if args.resume and store.exists():
-        first = store.restore(accelerator, may_differ=("steps",) if args.change_steps else ())
+    if args.resume and store.exists():  # before the encoding: a refusal costs no minutes and replaces no set
+        first = store.restore(accelerator, may_differ)
         if first > settings.steps:
             raise OptionError(f"--steps {settings.steps} is too low: {first} steps are done already")
         accelerator.print(f"resuming after step {first}")
+    data = _encoded(trainer, pairs, settings, record)
+    del pairs  # of a large set, the only thing whose memory grows with the number of pairs
+    return_freed_memory()
     accelerator.print(
         f"{len(data)} pairs at {settings.resolution} px, {batches.batch_size * processes} a step, "
         f"steps {first} to {settings.steps} on {processes} x {accelerator.device.type}"
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed = CheckpointStore(settings.output / "diverged", record)
         failed.save(accelerator, error.step)
         raise Diverged(error.step, f"{error}. The state it ended in is in {failed.folder}") from error
-    if accelerator.is_main_process:
+    if is_main:
         with trainer.averaged_weights():
             _export(trainer, settings, record, run_id)
     accelerator.end_training()
@@ -246,7 +246,9 @@ def _base_digest(path: Path) -> str:
     return next((file_digest(file) for file in sorted(path.glob("unet/*.safetensors"))), path.name)
 
 
-def _open_run(output: Path, store: CheckpointStore, record: Mapping[str, Any], resume: bool) -> str:
+def _open_run(
+    output: Path, store: CheckpointStore, record: Mapping[str, Any], resume: bool, may_differ: tuple[str, ...]
+) -> str:
     """Make or reopen the run's folder and return its run id."""
     run_file = output / "run.json"
     if resume:
@@ -255,7 +257,7 @@ def _open_run(output: Path, store: CheckpointStore, record: Mapping[str, Any], r
         found = json.loads(run_file.read_text("utf-8"))
         run_id = str(found.pop("run_id"))
         if not store.exists():  # killed before its first checkpoint: it begins again
-            check_record(run_file, found, record)
+            check_record(run_file, found, record, may_differ)
         return run_id
     if output.exists() and any(output.iterdir()):
         raise OptionError(f"{output}: not empty; give another --output, or --resume to go on with that run")
