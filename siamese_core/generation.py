@@ -23,32 +23,26 @@ def controlled_noise_predictor(
 
     ``hints``: pairs of hint (B, 3, H, W) in [0, 1] and weight; one pair (mask, 1.0) is Mask-Diffusion, a
     second one (image, w_i) adds the image prior. ``context`` and ``unconditional`` (B, tokens, width). The
-    hint blocks run once, here; both passes share the controls' hints and run as one batch.
+    hint blocks run once, here; both passes run as one batch and share what does not depend on the text.
     """
     features = [(networks.control.hint_features(hint), weight) for hint, weight in hints]
 
-    def predict(
-        latent: Tensor, timestep: int, context: Tensor, features: list[tuple[Tensor, float]]
-    ) -> Tensor:
+    def predict(latent: Tensor, timestep: int, context: Tensor, passes: int) -> Tensor:
         timesteps = torch.full((len(latent),), timestep, device=latent.device)
         total: list[Tensor] | None = None
         for feature, weight in features:
-            outputs = networks.control.control(latent, timesteps, context, feature)
+            outputs = networks.control.control(latent, timesteps, context, feature, passes)
             if weight != 1.0:
                 outputs = [weight * part for part in outputs]
             total = outputs if total is None else [a + b for a, b in zip(total, outputs, strict=True)]
-        return networks.decoder(networks.encode(latent, timesteps, context), context, total)
+        return networks.decoder(networks.encode(latent, timesteps, context, passes), context, total)
 
     if guidance_scale == 1.0:
-        return lambda latent, timestep: predict(latent, timestep, context, features)
+        return lambda latent, timestep: predict(latent, timestep, context, passes=1)
+    if _same_rows(context) and _same_rows(unconditional):
+        context, unconditional = context[:1], unconditional[:1]
     both = torch.cat([context, unconditional])
-    both_features = [(torch.cat([feature, feature]), weight) for feature, weight in features]
-
-    def predict_guided(latent: Tensor, timestep: int) -> Tensor:
-        prediction = predict(torch.cat([latent, latent]), timestep, both, both_features)
-        return guided(prediction, guidance_scale)
-
-    return predict_guided
+    return lambda latent, timestep: guided(predict(latent, timestep, both, passes=2), guidance_scale)
 
 
 def free_noise_predictor(
@@ -58,11 +52,14 @@ def free_noise_predictor(
     both = torch.cat([context, unconditional])
 
     def predict(latent: Tensor, timestep: int) -> Tensor:
-        timesteps = torch.full((len(both),), timestep, device=latent.device)
-        encoded = encoder(torch.cat([latent, latent]), timesteps, both)
-        return guided(decoder(encoded, both), guidance_scale)
+        timesteps = torch.full((len(latent),), timestep, device=latent.device)
+        return guided(decoder(encoder(latent, timesteps, both, passes=2), both), guidance_scale)
 
     return predict
+
+
+def _same_rows(tensor: Tensor) -> bool:
+    return bool((tensor == tensor[:1]).all())
 
 
 @torch.no_grad()

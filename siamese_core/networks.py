@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .architecture import Architecture, HintBlock
 from .dhi import dense_hint_block, sparse_hint_block
+from .guidance_passes import TextAttnProcessor, expand_passes, first_down_block
 
 
 class DHIControlNet(ControlNetModel):
@@ -81,10 +83,16 @@ class DHIControlNet(ControlNetModel):
         """``(B, 3, H, W)`` in [0, 1] -> ``(B, width, H/8, W/8)``; depends on neither timestep nor text."""
         return self.controlnet_cond_embedding(hint)
 
-    def control(self, latent: Tensor, timesteps: Tensor, context: Tensor, features: Tensor) -> list[Tensor]:
-        """The 13 outputs for ``latent`` (B, 4, h, w) under the hint ``features`` of :meth:`hint_features`."""
+    def control(
+        self, latent: Tensor, timesteps: Tensor, context: Tensor, features: Tensor, passes: int = 1
+    ) -> list[Tensor]:
+        """The 13 outputs for ``latent`` (B, 4, h, w) under the hint ``features`` of :meth:`hint_features`.
+
+        With several ``passes`` of guidance ``context`` holds their texts, pass by pass: a row for each sample
+        of each, or one a pass; the outputs are those of passes * B samples.
+        """
         embedding = self.time_embedding(self.time_proj(timesteps).to(latent.dtype))
-        encoded = _run_encoder(self, self.conv_in(latent) + features, embedding, context)
+        encoded = _run_encoder(self, self.conv_in(latent) + features, embedding, context, passes)
         outputs = [conv(x) for x, conv in zip(encoded.skips, self.controlnet_down_blocks, strict=True)]
         return [*outputs, self.controlnet_mid_block(encoded.middle)]
 
@@ -108,10 +116,13 @@ class UNetEncoder(nn.Module):
         self.down_blocks = unet.down_blocks
         self.mid_block = unet.mid_block
 
-    def forward(self, latent: Tensor, timesteps: Tensor, context: Tensor) -> Encoded:
-        """Encode ``latent`` (B, 4, h, w) at ``timesteps`` (B,) under ``context`` (B, tokens, width)."""
+    def forward(self, latent: Tensor, timesteps: Tensor, context: Tensor, passes: int = 1) -> Encoded:
+        """Encode ``latent`` (B, 4, h, w) at ``timesteps`` (B,) under ``context`` (B, tokens, width).
+
+        ``passes`` as in :meth:`DHIControlNet.control`.
+        """
         embedding = self.time_embedding(self.time_proj(timesteps).to(latent.dtype))
-        return _run_encoder(self, self.conv_in(latent), embedding, context)
+        return _run_encoder(self, self.conv_in(latent), embedding, context, passes)
 
 
 class UNetDecoder(nn.Module):
@@ -171,6 +182,9 @@ class SiameseNetworks:
         encoder.requires_grad_(False)
         decoder.requires_grad_(True)
         control.requires_grad_(True)
+        for module in (*control.modules(), *unet.modules()):
+            if isinstance(module, Attention):
+                module.set_processor(TextAttnProcessor())
         return cls(control, encoder, decoder, decoder.shadow())
 
     def trained_parameters(self) -> list[nn.Parameter]:
@@ -190,15 +204,19 @@ class SiameseNetworks:
                     block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
     @torch.no_grad()
-    def encode(self, latent: Tensor, timesteps: Tensor, context: Tensor) -> Encoded:
+    def encode(self, latent: Tensor, timesteps: Tensor, context: Tensor, passes: int = 1) -> Encoded:
         """The frozen encoder pass; never part of a graph."""
-        return self.encoder(latent, timesteps, context)
+        return self.encoder(latent, timesteps, context, passes)
 
 
-def _run_encoder(network: Any, sample: Tensor, embedding: Tensor, context: Tensor) -> Encoded:
+def _run_encoder(network: Any, sample: Tensor, embedding: Tensor, context: Tensor, passes: int) -> Encoded:
     """The down blocks and the middle block, which UNet and ControlNet have in common."""
-    skips: tuple[Tensor, ...] = (sample,)
-    for block in network.down_blocks:
+    skips: tuple[Tensor, ...] = (expand_passes(sample, passes),)
+    blocks = list(network.down_blocks)
+    if passes > 1:
+        skips += first_down_block(blocks.pop(0), sample, embedding, context, passes)
+        sample, embedding = skips[-1], expand_passes(embedding, passes)
+    for block in blocks:
         arguments: dict[str, Any] = {"hidden_states": sample, "temb": embedding}
         if getattr(block, "has_cross_attention", False):
             arguments["encoder_hidden_states"] = context
