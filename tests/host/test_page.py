@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -12,17 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import FLAGS, browser_or_skip
 
 from .conftest import PACK, ROOT
 from .server import Host
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 # What the page says of the graph on it: ids of nodes that it does not know or that are in error.
 PROBLEMS = """() => ({
     unknown: app.graph._nodes.filter(n => !/Note/.test(n.type) && !n.constructor.comfyClass).map(n => n.type),
@@ -35,10 +30,7 @@ PROBLEMS = """() => ({
 @pytest.fixture(scope="module")
 def page(host: Host) -> Iterator[Any]:
     """The host's page in a fresh profile, past its first-run dialog."""
-    named = os.environ.get("SIAMESE_BROWSER")
-    browser = next((found for name in (named, *BROWSERS) if name and (found := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip(f"no browser found ({', '.join(BROWSERS)}); name one in SIAMESE_BROWSER")
+    browser = browser_or_skip()
     # A workflow names these, and a file that is not there counts as an error of its node.
     for model in ("checkpoints/v1-5-pruned-emaonly.safetensors", "controlnet/adapter.safetensors"):
         (host.models_dir / model).parent.mkdir(parents=True, exist_ok=True)
