@@ -20,12 +20,15 @@ from .settings import option
 class ObjectiveSettings:
     """Weights and gates; the defaults are the paper's.
 
-    ``branches="mask"`` trains on the mask alone (the ablation's baseline): only the first term remains.
+    ``branches="mask"`` trains on the mask alone (the ablation's baseline) and ``"image"`` on the image alone in
+    its place (for Fig. 3): only the first term, with that hint, remains.
     A weight of 0 for consistency or augmentation removes that term and its work. ``snr_exponent`` weighs
     all terms of a sample as :func:`schedule.snr_weights` says.
     """
 
-    branches: Literal["siamese", "mask"] = option("siamese", "siamese, or the mask branch alone (ablation)")
+    branches: Literal["siamese", "mask", "image"] = option(
+        "siamese", "siamese, or mask or image alone (ablation)"
+    )
     mask_weight: float = option(1.0, "w_m, weight of the mask's control in the mix")
     consistency_weight: float = option(1.0, "w_c, weight of the noise consistency; 0 leaves it out")
     augmentation_weight: float = option(1.0, "w_a, weight of the online augmentation; 0 leaves it out")
@@ -155,7 +158,8 @@ def siamese_step(
     """
     z_t = add_noise(batch.latent, batch.noise, batch.timesteps)
     encoded = networks.encode(z_t, batch.timesteps, batch.context)
-    mask_features = _HintFeatures(networks, batch.mask_hint, len(batch.timesteps))
+    hint = batch.image_hint if settings.branches == "image" else batch.mask_hint
+    mask_features = _HintFeatures(networks, hint, len(batch.timesteps))
     control_mask = networks.control.control(z_t, batch.timesteps, batch.context, mask_features.per_sample)
     weights = settings.sample_weights(batch.timesteps)
     pixels = settings.pixel_weights(batch.mask_hint)

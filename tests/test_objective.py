@@ -326,6 +326,18 @@ def test_the_mask_baseline_calls_no_image_branch_and_has_one_term(
     assert torch.equal(terms.noise_image, terms.noise_mask)
 
 
+def test_training_on_the_image_alone_is_the_mask_baseline_with_the_image_as_its_hint(
+    networks: SiameseNetworks, batch: TrainingBatch
+) -> None:
+    image, _, calls = run(networks, batch, ObjectiveSettings(branches="image"))
+    as_mask = replace(batch, mask_hint=batch.image_hint)
+    mask, _, _ = run(networks, as_mask, ObjectiveSettings(branches="mask"))
+
+    assert names_of(calls) == ["encoder", "hint", "control", "decoder", "backward"]
+    assert torch.equal(image.noise_mask, mask.noise_mask)
+    assert image.loss == mask.loss
+
+
 def test_consistency_of_weight_zero_is_still_reported(
     networks: SiameseNetworks, batch: TrainingBatch
 ) -> None:
