@@ -20,8 +20,8 @@ from .settings import option
 class ObjectiveSettings:
     """Weights and gates; the defaults are the paper's.
 
-    ``branches="mask"`` trains on the mask alone (the ablation's baseline) and ``"image"`` on the image alone in
-    its place (for Fig. 3): only the first term, with that hint, remains.
+    ``branches="mask"`` trains on the mask alone (the ablation's baseline) and ``"image"`` on the image alone
+    in its place (for Fig. 3): only the first term, with that hint, remains.
     A weight of 0 for consistency or augmentation removes that term and its work. ``snr_exponent`` weighs
     all terms of a sample as :func:`schedule.snr_weights` says.
     """

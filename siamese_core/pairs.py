@@ -96,7 +96,31 @@ def find_pairs(source: Path, *, default_prompt: str | None = None) -> list[Pair]
             f"The folder '{source}' holds neither '{PROMPT_FILE}' nor the subfolders 'images' and 'masks' "
             "(or 'image' and 'mask'); add one or the other."
         )
-    return _pairs_of_folders(images, masks, default_prompt)
+    return pairs_of_folders(images, masks, default_prompt)
+
+
+def pairs_of_folders(images: Path, masks: Path, prompt: str | None) -> list[Pair]:
+    """The pairs of a folder of images and one of masks, matched by stem as in :func:`find_pairs`.
+
+    Raises PairError when one of them is empty, when a file has no partner and when stems repeat.
+    """
+    image_by_stem = _files_by_stem(images, [(path.stem, path) for path in list_images(images)])
+    mask_by_stem = _files_by_stem(
+        masks, [(_mask_stem(path, image_by_stem), path) for path in list_images(masks)]
+    )
+    without_mask = [stem for stem in image_by_stem if stem not in mask_by_stem]
+    without_image = [stem for stem in mask_by_stem if stem not in image_by_stem]
+    problems = []
+    if without_mask:
+        problems.append(f"{_counted(len(without_mask), 'image')} without a mask ({_listed(without_mask)})")
+    if without_image:
+        problems.append(f"{_counted(len(without_image), 'mask')} without an image ({_listed(without_image)})")
+    if problems:
+        raise PairError(
+            f"The folders '{images}' and '{masks}' do not match: {' and '.join(problems)}; give both files "
+            "of a pair the same name, or remove the odd ones."
+        )
+    return [Pair(stem, image, mask_by_stem[stem], prompt) for stem, image in image_by_stem.items()]
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -183,26 +207,6 @@ def pairs_fingerprint(pairs: Sequence[Pair]) -> str:
 
 def _content_record(path: Path) -> tuple[int, str]:
     return path.stat().st_size, file_digest(path)
-
-
-def _pairs_of_folders(images: Path, masks: Path, prompt: str | None) -> list[Pair]:
-    image_by_stem = _files_by_stem(images, [(path.stem, path) for path in list_images(images)])
-    mask_by_stem = _files_by_stem(
-        masks, [(_mask_stem(path, image_by_stem), path) for path in list_images(masks)]
-    )
-    without_mask = [stem for stem in image_by_stem if stem not in mask_by_stem]
-    without_image = [stem for stem in mask_by_stem if stem not in image_by_stem]
-    problems = []
-    if without_mask:
-        problems.append(f"{_counted(len(without_mask), 'image')} without a mask ({_listed(without_mask)})")
-    if without_image:
-        problems.append(f"{_counted(len(without_image), 'mask')} without an image ({_listed(without_image)})")
-    if problems:
-        raise PairError(
-            f"The folders '{images}' and '{masks}' do not match: {' and '.join(problems)}; give both files "
-            "of a pair the same name, or remove the odd ones."
-        )
-    return [Pair(stem, image, mask_by_stem[stem], prompt) for stem, image in image_by_stem.items()]
 
 
 def _files_by_stem(folder: Path, files: list[tuple[str, Path]]) -> dict[str, Path]:

@@ -1,0 +1,214 @@
+"""Public datasets and plain folders on disk: which layout a folder has, and the pairs of each of its sets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from siamese_core.errors import UserError
+from siamese_core.masks import MASK_FOLDERS, first_subfolder
+from siamese_core.pairs import IMAGE_FOLDERS, PROMPT_FILE, Pair, find_pairs, pairs_of_folders
+
+LayoutName = Literal["pranet", "isic2018", "isic2016", "cvc-clinicdb", "kvasir-seg", "plain"]
+
+Sets = Mapping[str, Sequence[Pair]]
+"""Pairs by the name of their set: ``train``, ``validation``, ``test``, ``test/<name>``, or ``all``."""
+
+POLYPS, SKIN_LESIONS, ANYTHING = "a photo of polyps", "a photo of skin lesions", "a medical image"
+
+_WHOLE = "all"
+_SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+_SPLIT_STEM = re.compile(r"(train|validation|val|test)_")
+_ISIC_SETS = {"train": "Training", "validation": "Validation", "test": "Test"}
+_CVC_MASKS = ("Ground Truth", "GroundTruth")
+_KVASIR_BOXES = "kavsir_bboxes.json"  # so spelled in the published archive
+_KVASIR_STEM = re.compile(r"c[a-z0-9]{24}")
+
+
+class DatasetError(UserError):
+    """A folder in no layout that is known, or an incomplete one; the message says what was looked for."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The pairs found in a folder: ``sets`` are the official split, or the single set ``all``."""
+
+    layout: LayoutName
+    sets: Sets
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the data come with a split of their own."""
+        return len(self.sets) > 1
+
+
+def read_dataset(source: Path, layout: LayoutName | None = None, prompt: str | None = None) -> Dataset:
+    """Find the pairs at ``source`` in the layout that its folders show, or in ``layout``.
+
+    ``prompt`` is every pair's; without it a pair keeps its own from a ``prompt.json``, else it gets the
+    layout's. Raises DatasetError when no layout or several fit, or ``layout`` does not, and PairError when
+    partners are missing and for what else :func:`~siamese_core.pairs.find_pairs` refuses.
+    """
+    if not source.exists():
+        raise DatasetError(f"{source}: does not exist; check the path")
+    chosen = layout or _recognised(source)
+    kind = _LAYOUTS[chosen]
+    if not kind.is_at(source):
+        raise DatasetError(f"{source}: is not in the layout {chosen}; looked for {kind.sought}")
+    sets = {name: pairs for name, pairs in kind.read(source, kind.prompt).items() if pairs}
+    if len(sets) == 1:  # a training set alone is no split
+        sets = {_WHOLE: next(iter(sets.values()))}
+    if prompt is not None:
+        sets = {name: [replace(pair, prompt=prompt) for pair in pairs] for name, pairs in sets.items()}
+    return Dataset(chosen, sets)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a layout is told (``sought`` says it in words), and read with a default prompt."""
+
+    prompt: str
+    sought: str
+    is_at: Callable[[Path], bool]
+    read: Callable[[Path, str], dict[str, list[Pair]]]
+
+
+def _recognised(source: Path) -> LayoutName:
+    fitting = _fitting(source)
+    if len(fitting) > 1:
+        raise DatasetError(f"{source}: could be {' or '.join(fitting)}; choose with --layout")
+    if fitting:
+        return fitting[0]
+    sought = "; ".join(f"{kind.sought} ({name})" for name, kind in _LAYOUTS.items())
+    inside = sorted(path for path in source.iterdir() if path.is_dir())
+    hints = [f"'{path.name}' in it looks like {_fitting(path)[0]}" for path in inside if _fitting(path)]
+    found = ", ".join(path.name for path in inside[:8]) or "no folders"
+    advice = f"{hints[0]}, give that" if hints else "rename the folders to match, or give another one"
+    raise DatasetError(f"{source}: no layout that is known. Looked for {sought}. Found {found}; {advice}")
+
+
+def _fitting(source: Path) -> list[LayoutName]:
+    """The layouts ``source`` shows; the two of ``images`` and ``masks`` only where no other does."""
+    special = [name for name in get_args(LayoutName) if name not in ("kvasir-seg", "plain")]
+    fitting: list[LayoutName] = [name for name in special if _LAYOUTS[name].is_at(source)]
+    if fitting or not _is_plain(source):
+        return fitting
+    return ["kvasir-seg" if _looks_like_kvasir(source) else "plain"]
+
+
+def _looks_like_kvasir(source: Path) -> bool:
+    if "kvasir" in source.resolve().name.lower() or (source / _KVASIR_BOXES).is_file():
+        return True
+    images = first_subfolder(source, IMAGE_FOLDERS)
+    return images is not None and any(_KVASIR_STEM.fullmatch(path.stem) for path in images.iterdir())
+
+
+def _is_plain(source: Path) -> bool:
+    return _holds_pairs(source) or bool(_split_folders(source))
+
+
+def _read_plain(source: Path, prompt: str) -> dict[str, list[Pair]]:
+    if _holds_pairs(source):
+        return _split_by_stem(find_pairs(source, default_prompt=prompt))
+    return _read_split(_split_folders(source), prompt)
+
+
+def _read_split(folders: Mapping[str, Path], prompt: str) -> dict[str, list[Pair]]:
+    """The pairs of each folder by its name; ``test`` may hold several sets, then ``test/<name>``."""
+    sets: dict[str, list[Pair]] = {}
+    for name, folder in folders.items():
+        inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] not in "._"]
+        parts = {path.name for path in inside} & {*IMAGE_FOLDERS, *MASK_FOLDERS}
+        if name == "test" and inside and not parts:
+            sets |= {f"test/{path.name}": find_pairs(path, default_prompt=prompt) for path in inside}
+        else:
+            sets[name] = find_pairs(folder, default_prompt=prompt)
+    return sets
+
+
+def _holds_pairs(path: Path) -> bool:
+    if path.is_file() or (path / PROMPT_FILE).is_file():
+        return True
+    return all(first_subfolder(path, names) is not None for names in (IMAGE_FOLDERS, MASK_FOLDERS))
+
+
+def _split_folders(source: Path) -> dict[str, Path]:
+    found = {name: first_subfolder(source, spellings) for name, spellings in _SPLIT_FOLDERS.items()}
+    return {name: folder for name, folder in found.items() if folder is not None}
+
+
+def _split_by_stem(pairs: list[Pair]) -> dict[str, list[Pair]]:
+    """The split that the stems ``train_<...>``, ``validation_<...>`` and ``test_<...>`` tell, if all do."""
+    sets: dict[str, list[Pair]] = {name: [] for name in _SPLIT_FOLDERS}
+    for pair in pairs:
+        told = _SPLIT_STEM.match(pair.stem)
+        if told is None:
+            return {_WHOLE: pairs}
+        sets["validation" if told[1] == "val" else told[1]].append(pair)
+    return sets
+
+
+def _pranet_folders(source: Path) -> dict[str, Path]:
+    folders = {"train": source / "TrainDataset", "test": source / "TestDataset"}
+    return {name: folder for name, folder in folders.items() if folder.is_dir()}
+
+
+def _is_cvc(source: Path) -> bool:
+    return (source / "Original").is_dir() and first_subfolder(source, _CVC_MASKS) is not None
+
+
+def _read_cvc(source: Path, prompt: str) -> dict[str, list[Pair]]:
+    masks = first_subfolder(source, _CVC_MASKS)
+    assert masks is not None  # _is_cvc found it
+    return {_WHOLE: pairs_of_folders(source / "Original", masks, prompt)}
+
+
+def _isic(images: str, masks: str) -> _Layout:
+    """A challenge of the ISIC archive; ``{}`` in the folder names stands for Training, Validation or Test."""
+
+    def folders(source: Path) -> dict[str, tuple[Path, Path]]:
+        every = {
+            name: (source / images.format(part), source / masks.format(part))
+            for name, part in _ISIC_SETS.items()
+        }
+        return {name: both for name, both in every.items() if any(folder.is_dir() for folder in both)}
+
+    def read(source: Path, prompt: str) -> dict[str, list[Pair]]:
+        found = folders(source)
+        missing = [folder for both in found.values() for folder in both if not folder.is_dir()]
+        if missing:
+            raise DatasetError(
+                f"{source}: the folder '{missing[0].name}' is missing; add it, or take its partner away"
+            )
+        return {name: pairs_of_folders(*both, prompt) for name, both in found.items()}
+
+    sought = f"'{images.format('Training')}' and '{masks.format('Training')}', and the same with Test"
+    return _Layout(SKIN_LESIONS, sought, lambda source: bool(folders(source)), read)
+
+
+_LAYOUTS: dict[LayoutName, _Layout] = {
+    "pranet": _Layout(
+        POLYPS,
+        "'TrainDataset' with 'images' and 'masks', and 'TestDataset' with a folder of those for each set",
+        lambda source: bool(_pranet_folders(source)),
+        lambda source, prompt: _read_split(_pranet_folders(source), prompt),
+    ),
+    "isic2018": _isic("ISIC2018_Task1-2_{}_Input", "ISIC2018_Task1_{}_GroundTruth"),
+    "isic2016": _isic("ISBI2016_ISIC_Part1_{}_Data", "ISBI2016_ISIC_Part1_{}_GroundTruth"),
+    "cvc-clinicdb": _Layout(POLYPS, "'Original' and 'Ground Truth'", _is_cvc, _read_cvc),
+    "kvasir-seg": _Layout(
+        POLYPS,
+        f"'images' and 'masks' with the names of Kvasir-SEG, '{_KVASIR_BOXES}', or a folder called kvasir",
+        _is_plain,
+        _read_plain,
+    ),
+    "plain": _Layout(
+        ANYTHING,
+        f"'images' and 'masks' or '{PROMPT_FILE}', alone or in 'train', 'validation' and 'test'",
+        _is_plain,
+        _read_plain,
+    ),
+}

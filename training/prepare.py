@@ -1,0 +1,256 @@
+"""Bring a dataset into the layout that all commands read, split and checked, and say what is in it.
+
+    python -m training.prepare SOURCE --output DIR
+
+SOURCE is a folder of Kvasir-SEG, CVC-ClinicDB, ISIC2016 or ISIC2018 as published, of the polyp sets in
+PraNet's layout (TrainDataset, TestDataset/<name>), or any folder with images/ and masks/ or a prompt.json,
+alone or in train/, validation/ and test/. Stems train_*, validation_*, test_* count as a split as well.
+
+Written: OUTPUT/train, OUTPUT/validation and OUTPUT/test (PraNet's sets: OUTPUT/test/<name>), each with
+images/ (PNG and JPEG copied byte for byte, others as PNG), masks/ (PNG of 0 and 255) and prompt.json, and
+OUTPUT/prepare.json: counts, sizes, shares of the masks, lesions, and near-duplicates across the sets. All of
+it appears at once, at the end, or not at all.
+
+The data's own split is kept where there is one; otherwise, and with --split or --train, pairs are drawn with
+--seed from all of them. --train 200 takes 200 for training and leaves all others for testing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from siamese_core.errors import UserError
+from siamese_core.files import replace_folder, write_text_atomic
+from siamese_core.masks import mask_to_uint8
+from siamese_core.pair_writer import png_bytes
+from siamese_core.pairs import PROMPT_FILE, Pair, load_pair
+from siamese_core.settings import option
+
+from .datasets import Dataset, LayoutName, Sets, read_dataset
+from .near_duplicates import HASH_BITS, NEAR, near_duplicates, perceptual_hash
+from .options import OptionError, add_flags, build, field_names, read_toml, refuse_unknown, run_command
+from .set_statistics import PairFacts, SetFacts, facts_table, pair_facts, set_facts
+from .splits import parse_ratio, pooled, split_by_count, split_by_ratio
+
+REPORT_FILE = "prepare.json"
+DEFAULT_RATIO = "3:1:1"
+
+_COPIED = (".png", ".jpg", ".jpeg")
+_SHOWN_MATCHES = 5
+
+
+class PrepareError(UserError):
+    """A dataset that cannot be prepared; the message names the file or folder and the fix."""
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """Where the pairs go and how they are read and divided."""
+
+    output: Path = option(Path(), "folder for the sets, new or empty")
+    layout: LayoutName | None = option(None, "layout of SOURCE; without it recognised by its folders")
+    prompt: str | None = option(
+        None, "prompt of every pair; without it the pair's own in a prompt.json, else the layout's"
+    )
+    split: str | None = option(
+        None, f"training:validation:test; without it the data's own split, else {DEFAULT_RATIO}"
+    )
+    train: int | None = option(None, "take so many pairs for training and all others for testing")
+    seed: int = option(42, "seed of the draw")
+    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)")
+    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks")
+
+
+@dataclass(frozen=True)
+class WrittenSet:
+    """What is known of a set after writing it: its pairs' stems, facts and hashes (N, HASH_BITS)."""
+
+    stems: list[str]
+    facts: list[PairFacts]
+    hashes: NDArray[np.bool_]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args, settings = _parse(arguments)
+    _check_settings(settings)
+    source: Path = args.source
+    dataset = read_dataset(source, settings.layout, settings.prompt)
+    sets, division = divide(dataset, settings)
+    told = ", ".join(f"{name} {value}" for name, value in division.items())
+    print(f"{source}: {sum(map(len, sets.values()))} pairs, layout {dataset.layout}, {told}")
+    with _whole_folder(settings.output) as folder:
+        written, notes = _write_sets(folder, sets, settings)
+        facts = {name: set_facts(one.facts) for name, one in written.items()}
+        report = {
+            "source": str(source),
+            "layout": dataset.layout,
+            **division,
+            "prompts": dict(Counter(pair.prompt for pairs in sets.values() for pair in pairs).most_common()),
+            "notes": notes,
+            "sets": {name: asdict(set_of_facts) for name, set_of_facts in facts.items()},
+            "near_duplicates": _duplicates(written),
+        }
+        print("flushing to the disk")  # which can take as long as the rest
+        write_text_atomic(folder / REPORT_FILE, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    _print_report(report, facts)
+    print(f"written to {settings.output}; all figures are in {settings.output / REPORT_FILE}")
+    return 0
+
+
+def divide(dataset: Dataset, settings: PrepareSettings) -> tuple[Sets, dict[str, str | int]]:
+    """The sets to write, and for the report the split and, where pairs were drawn, the seed.
+
+    Raises SplitError for a ratio or a count that does not fit the pairs.
+    """
+    if settings.train is not None:
+        sets = split_by_count(pooled(dataset.sets), settings.train, settings.seed)
+        return sets, {"split": f"{settings.train}:0:rest", "seed": settings.seed}
+    if dataset.is_split and settings.split is None:
+        return dataset.sets, {"split": "official"}
+    text = settings.split or DEFAULT_RATIO
+    drawn = split_by_ratio(pooled(dataset.sets), parse_ratio(text), settings.seed)
+    return drawn, {"split": text, "seed": settings.seed}
+
+
+def _write_sets(
+    folder: Path, sets: Sets, settings: PrepareSettings
+) -> tuple[dict[str, WrittenSet], list[str]]:
+    """Write every set below ``folder``; returns what was written, and what the user should know of masks."""
+    written: dict[str, WrittenSet] = {}
+    masks_by_note: dict[str, list[str]] = {}
+    with tqdm(total=sum(map(len, sets.values())), desc="preparing", unit="pair", mininterval=1.0) as progress:
+        for name, pairs in sets.items():
+            facts, hashes = [], []
+            for pair in pairs:
+                loaded = load_pair(
+                    pair, size=None, threshold=settings.mask_threshold, label=settings.mask_label
+                )
+                _write_pair(folder / name, pair, loaded.image, loaded.mask)
+                facts.append(pair_facts(loaded.mask))
+                hashes.append(perceptual_hash(loaded.image))
+                if loaded.note:
+                    masks_by_note.setdefault(loaded.note, []).append(pair.mask.name)
+                progress.update()
+            written[name] = WrittenSet([pair.stem for pair in pairs], facts, np.stack(hashes))
+    if not any(fact.share for one in written.values() for fact in one.facts):
+        raise PrepareError(
+            "All masks are empty; lower --mask-threshold, or pick the label that is foreground with "
+            "--mask-label"
+        )
+    notes = [f"{note} (masks: {len(names)}, first: {names[0]})" for note, names in masks_by_note.items()]
+    return written, notes
+
+
+def _write_pair(folder: Path, pair: Pair, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> None:
+    suffix = pair.image.suffix.lower()
+    image_name = f"images/{pair.stem}{suffix if suffix in _COPIED else '.png'}"
+    mask_name = f"masks/{pair.stem}.png"
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    if (folder / mask_name).exists():  # on a file system that does not tell A from a, for instance
+        raise PrepareError(f"{pair.image}: another pair has the name '{pair.stem}' too; rename one of them")
+    if suffix in _COPIED:
+        shutil.copyfile(pair.image, folder / image_name)
+    else:
+        (folder / image_name).write_bytes(png_bytes(image))
+    (folder / mask_name).write_bytes(png_bytes(mask_to_uint8(mask)))
+    entry = {"source": mask_name, "target": image_name, "prompt": pair.prompt}
+    with (folder / PROMPT_FILE).open("a", encoding="utf-8", newline="\n") as file:
+        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def _duplicates(written: Mapping[str, WrittenSet]) -> dict[str, Any]:
+    """The near-duplicates across the sets, ready for JSON, and the closest images whether near or not."""
+    found = near_duplicates({name: one.hashes for name, one in written.items()})
+    closest = [
+        {
+            "distance": match.distance,
+            "images": [f"{name}/{written[name].stems[place]}" for name, place in (match.first, match.second)],
+        }
+        for match in found.closest
+    ]
+    return {
+        "method": f"pHash, at most {NEAR} of {HASH_BITS} bits different",
+        "count": found.count,
+        "between": {f"{a}, {b}": count for (a, b), count in found.counts.items()},
+        "closest": closest[: max(found.count, _SHOWN_MATCHES)],
+    }
+
+
+def _print_report(report: Mapping[str, Any], facts: Mapping[str, SetFacts]) -> None:
+    prompts = list(report["prompts"])
+    print(f"prompt: {prompts[0]!r}" + (f" and {len(prompts) - 1} more" if len(prompts) > 1 else ""))
+    for note in report["notes"]:
+        print(f"note: {note}")
+    print(f"\n{facts_table(facts)}\n")
+    duplicates = report["near_duplicates"]
+    print(f"near-duplicates across sets: {duplicates['count']} ({duplicates['method']})")
+    for sets, count in duplicates["between"].items():
+        print(f"  {count} between {sets}")
+    print("closest images across sets:")
+    for match in duplicates["closest"][:_SHOWN_MATCHES]:
+        print(f"  {match['distance']:3} bits  {'  '.join(match['images'])}")
+
+
+@contextmanager
+def _whole_folder(output: Path) -> Iterator[Path]:
+    """A temporary sibling of ``output`` that replaces it when the block succeeds, else is removed."""
+    temporary = output.with_name(f".tmp-{output.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        replace_folder(temporary, output)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise PrepareError(
+                f"{output}: not written ({error}); make room on the disk, grant access, or give "
+                "another --output"
+            ) from error
+        raise
+
+
+def _check_settings(settings: PrepareSettings) -> None:
+    output = settings.output
+    if output == Path():
+        raise OptionError("--output is needed")
+    if output.exists() and not output.is_dir():
+        raise OptionError(f"{output}: is a file; give a folder for the sets")
+    if output.exists() and any(output.iterdir()):
+        raise OptionError(f"{output}: not empty; give a new folder")
+    if settings.train is not None and settings.split is not None:
+        raise OptionError("--train and --split exclude each other; give one of them")
+    if settings.split is not None:
+        parse_ratio(settings.split)
+
+
+def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, PrepareSettings]:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder of the dataset, or a prompt.json")
+    parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
+    add_flags(parser, PrepareSettings)
+    args = parser.parse_args(arguments)
+    table = read_toml(args.config)
+    refuse_unknown(table, field_names(PrepareSettings), args.config)
+    return args, build(PrepareSettings, args, table)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,86 @@
+"""Dividing pairs into training, validation and test sets: reproducibly, whatever order the files come in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+import torch
+
+from siamese_core.errors import UserError
+from siamese_core.files import natural_key
+from siamese_core.pairs import Pair
+from siamese_core.seeds import generator, stream_seed
+
+Ratio = tuple[int, int, int]
+"""Shares of training, validation and test; a share of 0 leaves a set out."""
+
+SPLITS = ("train", "validation", "test")
+
+
+class SplitError(UserError):
+    """Pairs that cannot be divided as asked; the message says which number does not fit."""
+
+
+def parse_ratio(text: str) -> Ratio:
+    """``3:1:1`` as (3, 1, 1). Raises SplitError for anything but three whole numbers, the first above 0."""
+    parts = text.split(":")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts) or int(parts[0]) == 0:
+        raise SplitError(f"--split must be training:validation:test such as 3:1:1, not {text!r}")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def split_by_ratio(pairs: Sequence[Pair], ratio: Ratio, seed: int) -> dict[str, list[Pair]]:
+    """Divide ``pairs`` (stems unique) at random, in the proportions of ``ratio``, cut points rounded.
+
+    Raises SplitError when a set with a share would be empty.
+    """
+    shuffled = _shuffled(pairs, seed)
+    cuts = [0, *(round(len(pairs) * part / sum(ratio)) for part in accumulate(ratio))]
+    sets = {name: shuffled[cuts[k] : cuts[k + 1]] for k, name in enumerate(SPLITS)}
+    for name, share in zip(SPLITS, ratio, strict=True):
+        if share and not sets[name]:
+            text = ":".join(map(str, ratio))
+            raise SplitError(
+                f"--split {text} of {len(pairs)} pairs leaves none for {name}; change the ratio (0 leaves a "
+                "set out), or add pairs"
+            )
+    return {name: _in_order(part) for name, part in sets.items() if part}
+
+
+def split_by_count(pairs: Sequence[Pair], count: int, seed: int) -> dict[str, list[Pair]]:
+    """``count`` of the ``pairs`` (stems unique), drawn at random, for training and all others for testing.
+
+    With the same seed a smaller training set is part of a larger one. Raises SplitError unless both get some.
+    """
+    if not 0 < count < len(pairs):
+        emptied, mend = ("train", "raise it") if count < 1 else ("test", "lower it")
+        raise SplitError(
+            f"--train {count} of {len(pairs)} pairs leaves none for {emptied}; {mend}, or add pairs"
+        )
+    shuffled = _shuffled(pairs, seed)
+    return {"train": _in_order(shuffled[:count]), "test": _in_order(shuffled[count:])}
+
+
+def pooled(sets: Mapping[str, Sequence[Pair]]) -> list[Pair]:
+    """All pairs of ``sets`` as one; where sets share stems, every stem gets its set's name in front."""
+    counts = Counter(pair.stem for pairs in sets.values() for pair in pairs)
+    if all(count == 1 for count in counts.values()):
+        return [pair for pairs in sets.values() for pair in pairs]
+    return [
+        replace(pair, stem=f"{name.rpartition('/')[2]}_{pair.stem}")
+        for name, pairs in sets.items()
+        for pair in pairs
+    ]
+
+
+def _shuffled(pairs: Sequence[Pair], seed: int) -> list[Pair]:
+    ordered = sorted(pairs, key=lambda pair: pair.stem)
+    order = torch.randperm(len(ordered), generator=generator(stream_seed(seed, "split")))
+    return [ordered[place] for place in order.tolist()]
+
+
+def _in_order(pairs: Sequence[Pair]) -> list[Pair]:
+    return sorted(pairs, key=lambda pair: (natural_key(pair.stem), pair.stem))
