@@ -6,7 +6,8 @@ import torch
 from numpy.typing import NDArray
 
 from siamese_core.phantom import make_phantom
-from training.segmenter import SegmenterSettings, dice_scores, predict_masks, train_segmenter
+from training.segmentation.scores import dice_scores
+from training.segmenter import SegmenterSettings, predict_masks, train_segmenter
 
 SHORT = SegmenterSettings(steps=3, batch_size=2)
 
@@ -24,23 +25,6 @@ def phantoms(first: int, count: int, size: int) -> tuple[NDArray[np.uint8], NDAr
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def test_dice_is_twice_the_overlap_over_the_sum_of_areas() -> None:
-    wanted = np.zeros((5, 4, 4), np.bool_)
-    predicted = np.zeros((5, 4, 4), np.bool_)
-    wanted[0, :2] = predicted[0, :2] = True  # the same
-    wanted[1, 0], predicted[1, 3] = True, True  # apart
-    wanted[2, :2], predicted[2, 1] = True, True  # 8 and 4 pixels, 4 in common
-    wanted[3, 0, 0] = True  # missed; the fifth is empty in both
-    scores = dice_scores(predicted, wanted)
-    assert scores.dtype == np.float64
-    np.testing.assert_allclose(scores, [1.0, 0.0, 2 * 4 / (8 + 4), 0.0, 1.0])
-
-
-def test_masks_of_different_sizes_are_not_compared() -> None:
-    with pytest.raises(ValueError, match=r"\(1, 4, 4\) cannot be compared with \(1, 4, 8\)"):
-        dice_scores(np.zeros((1, 4, 4), np.bool_), np.zeros((1, 4, 8), np.bool_))
 
 
 def test_a_seed_gives_the_same_network_under_any_global_random_state() -> None:

@@ -37,7 +37,8 @@ from siamese_core.settings import option
 from . import generate, train
 from .options import OptionError, add_flags, build, run_command
 from .report import Report, Sample, write_report
-from .segmenter import SegmenterSettings, dice_scores, predict_masks, train_segmenter
+from .segmentation.scores import dice_scores
+from .segmenter import SegmenterSettings, predict_masks, train_segmenter
 
 TINY_BASE = Path(siamese_core.__file__).parent / "assets" / "tiny-base.safetensors"
 SIDE = 128

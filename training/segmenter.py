@@ -98,18 +98,6 @@ def predict_masks(model: nn.Module, images: NDArray[np.uint8], batch_size: int =
     return predicted
 
 
-def dice_scores(predicted: NDArray[np.bool_], wanted: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Dice coefficient 2 |A and B| / (|A| + |B|) of each pair of masks (N, H, W): (N,) in [0, 1].
-
-    Two empty masks agree: 1. Raises ValueError when the shapes differ.
-    """
-    if predicted.shape != wanted.shape:
-        raise ValueError(f"masks of shape {predicted.shape} cannot be compared with {wanted.shape}")
-    both = np.count_nonzero(predicted & wanted, axis=(1, 2))
-    total = np.count_nonzero(predicted, axis=(1, 2)) + np.count_nonzero(wanted, axis=(1, 2))
-    return np.where(total == 0, 1.0, 2 * both / np.maximum(total, 1))
-
-
 def _check_images(images: NDArray[np.uint8]) -> None:
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
         raise ValueError(f"images must be uint8 (N, H, W, 3), not {images.dtype} {images.shape}")

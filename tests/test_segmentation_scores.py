@@ -1,0 +1,98 @@
+"""Dice, IoU and their summaries against values worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import wilcoxon
+
+from training.segmentation.scores import compare, dice_scores, iou_scores, over_all_sets, spread
+
+EMPTY = np.zeros((1, 4, 6), np.bool_)
+FULL = ~EMPTY
+
+
+def rectangle(rows: slice, columns: slice) -> NDArray[np.bool_]:
+    mask = EMPTY.copy()
+    mask[0, rows, columns] = True
+    return mask
+
+
+LEFT, RIGHT = rectangle(slice(0, 4), slice(0, 3)), rectangle(slice(0, 4), slice(3, 6))
+SMALL, LARGE = rectangle(slice(1, 3), slice(1, 3)), rectangle(slice(0, 4), slice(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "wanted", "dice", "iou"),
+    [
+        pytest.param(EMPTY, EMPTY, 1.0, 1.0, id="both empty"),
+        pytest.param(EMPTY, FULL, 0.0, 0.0, id="nothing found"),
+        pytest.param(FULL, EMPTY, 0.0, 0.0, id="nothing there"),
+        pytest.param(FULL, FULL, 1.0, 1.0, id="the same"),
+        pytest.param(LEFT, RIGHT, 0.0, 0.0, id="touching, no pixel in common"),
+        pytest.param(SMALL, LARGE, 2 * 4 / (4 + 12), 4 / 12, id="one inside the other, other size"),
+        pytest.param(LARGE, LEFT, 2 * 8 / (12 + 12), 8 / 16, id="overlapping"),
+    ],
+)
+def test_dice_and_iou_equal_hand_computed_values(
+    predicted: NDArray[np.bool_], wanted: NDArray[np.bool_], dice: float, iou: float
+) -> None:
+    assert dice_scores(predicted, wanted).tolist() == [pytest.approx(dice)]
+    assert iou_scores(predicted, wanted).tolist() == [pytest.approx(iou)]
+    assert dice_scores(predicted, wanted).dtype == np.float64
+
+
+def test_every_image_of_a_stack_has_a_score_of_its_own() -> None:
+    predicted, wanted = np.concatenate([EMPTY, SMALL, FULL]), np.concatenate([EMPTY, LARGE, EMPTY])
+    np.testing.assert_allclose(dice_scores(predicted, wanted), [1.0, 0.5, 0.0])
+    np.testing.assert_allclose(iou_scores(predicted, wanted), [1.0, 1 / 3, 0.0])
+
+
+@pytest.mark.parametrize("score", [dice_scores, iou_scores])
+def test_masks_of_different_sizes_are_not_compared(score: object) -> None:
+    with pytest.raises(ValueError, match=r"\(1, 4, 6\) cannot be compared with \(1, 4, 8\)"):
+        score(EMPTY, np.zeros((1, 4, 8), np.bool_))  # type: ignore[operator]
+
+
+def test_the_mean_over_all_sets_weighs_images_alike_not_sets() -> None:
+    scores = over_all_sets({"large": [0.9, 0.9, 0.9], "small": [0.1]})
+    assert scores.mean() == pytest.approx(0.7)
+
+
+def test_spread_is_the_sample_deviation_and_missing_for_one_seed() -> None:
+    assert spread([0.5, 0.7]).mean == pytest.approx(0.6)
+    assert spread([0.5, 0.7]).sd == pytest.approx(0.2 / np.sqrt(2))
+    assert spread([0.5]).sd is None
+
+
+def test_a_comparison_pairs_images_and_averages_their_seeds() -> None:
+    rng = np.random.default_rng(0)
+    baseline = rng.uniform(0.2, 0.8, (3, 40))
+    variant = np.stack([baseline.mean(axis=0) + rng.normal(0.1, 0.02, 40)])  # another number of seeds
+    found = compare(variant, baseline)
+    differences = variant[0] - baseline.mean(axis=0)
+    assert found.difference == pytest.approx(differences.mean())
+    assert found.p_value == pytest.approx(wilcoxon(differences).pvalue)
+    assert found.p_value < 1e-6
+    # Pairing takes the images' own difficulty out: what is left varies by 0.02.
+    assert found.low is not None and found.high is not None
+    assert found.low < found.difference < found.high
+    assert found.high - found.low == pytest.approx(2 * 1.96 * differences.std() / np.sqrt(40), rel=0.15)
+
+
+def test_equal_scores_are_no_evidence_either_way() -> None:
+    scores = np.random.default_rng(1).uniform(size=(2, 9))
+    found = compare(scores, scores)
+    assert (found.difference, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_a_single_image_has_no_interval() -> None:
+    found = compare(np.array([[0.7]]), np.array([[0.6]]))
+    assert (found.low, found.high) == (None, None)
+    assert found.p_value == 1.0
+
+
+def test_other_test_images_are_not_paired() -> None:
+    with pytest.raises(ValueError, match="5 images cannot be paired with 4"):
+        compare(np.zeros((1, 5)), np.zeros((1, 4)))

@@ -1,0 +1,164 @@
+"""Does synthetic data help? Train segmentation networks on sets of pairs and compare them on test sets.
+
+    python -m training.segment --real DIR --synthetic DIR --times 1 2 4 --test DIR --network unet --output DIR
+    python -m training.segment --train real=DIR both=DIR,DIR --test A=DIR B=DIR --network unet --output DIR
+    python -m training.segment --config training/tables/table2.toml --data ROOT --output DIR
+
+--real and --synthetic give the variants real, real+1x, real+2x ... (so many synthetic pairs per real one,
+spread evenly over the folder), --synthetic-only adds one; each --train is a variant of its own. The first
+variant is the baseline. All are trained for the same number of steps with the same batch size and
+augmentation, from the same first weights for each seed, and scored on every test image at its mask's own
+size: Dice and IoU per image, their means per test set and over all test images, mean and deviation over
+seeds, and the difference from the baseline with an interval and a p value.
+
+A --config file holds any of the settings, networks = [...], and either [test] (folders by name) and
+[[variant]]s (name, real = [...], synthetic = [...], times or count), or [[experiment]]s of those; relative
+folders lie below --data. training/tables/ has one for each table of the paper.
+
+Written: OUTPUT/results.json, scores.csv (every image of every run), segmentation.html, segmentation.md, and
+runs/ with the scores and the worst and best cases of every run. Every finished run is kept: after an
+interruption the same command with --resume does what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from siamese_core.files import write_text_atomic
+from siamese_core.settings import option
+
+from .options import OptionError, add_flags, build, field_names, read_toml, refuse_unknown, run_command
+from .segmentation.benchmark import Benchmark, RunSettings
+from .segmentation.networks import NETWORKS
+from .segmentation.plan import (
+    PLAN_KEYS,
+    Experiment,
+    Plan,
+    check_plan,
+    experiments_of_table,
+    named_folders,
+    under,
+    variants_of_mixture,
+    variants_of_sets,
+)
+from .segmentation.summary import as_html, as_markdown, per_image_csv, results
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """Where data and results lie; how each run is made has settings of its own."""
+
+    output: Path = option(Path(), "folder for the results, new or empty")
+    data: Path = option(Path(), "folder below which the relative folders of --config lie")
+    threads: int = option(0, "CPU threads, 0 leaves torch's choice")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args, settings, runs, table = _parse(arguments)
+    _check_settings(settings, runs)
+    plan = _plan(args, settings, table)
+    check_plan(plan, list(NETWORKS))
+    if runs.weights is not None and len({name for one in plan.experiments for name in one.networks}) > 1:
+        raise OptionError("--weights fits one network; name a single --network")
+    if not args.resume and settings.output.exists() and any(settings.output.iterdir()):
+        raise OptionError(
+            f"{settings.output}: not empty; give another --output, or --resume to do what is missing there"
+        )
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = Accelerator().device
+    benchmark = Benchmark(plan, runs, settings.output)
+    print(f"{benchmark.waiting} of {len(benchmark.jobs)} runs to do on {device}")
+    settings.output.mkdir(parents=True, exist_ok=True)
+    outcomes = list(benchmark.run(device))
+
+    groups = results(outcomes, benchmark.sets)
+    shown = {name: value for name, value in {**asdict(settings), **asdict(runs)}.items() if value is not None}
+    shown = {name: str(value) if isinstance(value, Path) else value for name, value in shown.items()}
+    about = {"title": plan.title, "note": plan.note, "settings": shown, "device": str(device)}
+    output = settings.output
+    markdown = as_markdown(groups)
+    write_text_atomic(output / "results.json", json.dumps({**about, "results": groups}, indent=1) + "\n")
+    write_text_atomic(output / "scores.csv", per_image_csv(outcomes))
+    write_text_atomic(output / "segmentation.md", f"# {plan.title}\n\n{markdown}")
+    write_text_atomic(output / "segmentation.html", as_html(plan.title, plan.note, groups, outcomes, shown))
+    print(f"\n{markdown}\nsee {output / 'segmentation.html'}")
+    return 0
+
+
+def _plan(args: argparse.Namespace, settings: SegmentSettings, table: Mapping[str, Any]) -> Plan:
+    """What to run: from flags, or from the TOML table, whose networks --network replaces."""
+    title = str(table.get("title", "Segmentation"))
+    note = str(table.get("note", ""))
+    by_flags = bool(args.train or args.real or args.synthetic or args.test)
+    by_table = bool({"experiment", "variant", "test"} & set(table))
+    if by_flags and by_table:
+        raise OptionError(
+            f"{args.config} names the sets; leave --train, --real, --synthetic and --test away, or that file"
+        )
+    if by_table:
+        found = experiments_of_table(table, args.config, args.network)
+        return Plan(title, note, tuple(under(settings.data, one) for one in found))
+    if args.train and (args.real or args.synthetic):
+        raise OptionError("--train excludes --real and --synthetic: give one or the other")
+    if args.train:
+        variants = variants_of_sets(args.train)
+    elif args.real:
+        variants = variants_of_mixture(args.real, args.synthetic or (), args.times or (), args.synthetic_only)
+    else:
+        raise OptionError("--train or --real is needed, or a --config file with variants")
+    tests = {name: Path(folder) for name, folder in named_folders(args.test or ()).items()}
+    networks = tuple(args.network or table.get("networks", ()))
+    return Plan(title, note, (Experiment("data", networks, tests, variants),))
+
+
+def _check_settings(settings: SegmentSettings, runs: RunSettings) -> None:
+    if settings.output == Path():
+        raise OptionError("--output is needed")
+    if runs.seeds < 1:
+        raise OptionError(f"--seeds must be at least 1, not {runs.seeds}")
+    for name in ("cases", "cache_gb"):
+        if getattr(runs, name) < 0:
+            raise OptionError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(runs, name):g}")
+
+
+def _parse(
+    arguments: Sequence[str] | None,
+) -> tuple[argparse.Namespace, SegmentSettings, RunSettings, dict[str, Any]]:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.segment",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sets = parser.add_argument_group("what is compared")
+    sets.add_argument("--config", type=Path, help="TOML file of settings, networks and sets")
+    sets.add_argument("--network", nargs="+", metavar="NAME", help=f"of {', '.join(NETWORKS)}")
+    sets.add_argument("--test", nargs="+", action="extend", metavar="[NAME=]DIR", help="test sets")
+    sets.add_argument("--real", nargs="+", metavar="DIR", help="real pairs; alone they are the baseline")
+    sets.add_argument("--synthetic", nargs="+", metavar="DIR", help="synthetic pairs that are added to them")
+    sets.add_argument(
+        "--times", nargs="+", type=float, metavar="X", help="synthetic pairs per real pair, a variant each"
+    )
+    sets.add_argument("--synthetic-only", action="store_true", help="also train on synthetic pairs alone")
+    sets.add_argument(
+        "--train", nargs="+", action="extend", metavar="[NAME=]DIR[,DIR...]", help="training sets"
+    )
+    parser.add_argument("--resume", action="store_true", help="keep the finished runs in --output")
+    add_flags(parser, SegmentSettings)
+    add_flags(parser.add_argument_group("how each run is made"), RunSettings)
+    args = parser.parse_args(arguments)
+    table = read_toml(args.config)
+    refuse_unknown(table, field_names(SegmentSettings) | field_names(RunSettings) | PLAN_KEYS, args.config)
+    return args, build(SegmentSettings, args, table), build(RunSettings, args, table), table
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""Segmentation networks, and how training sets are compared by the networks they train."""

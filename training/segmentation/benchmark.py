@@ -1,0 +1,251 @@
+"""Variants x seeds of an experiment: each trained, scored on every test set, and recorded when it is done."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from siamese_core.contact_sheet import grid, outlined
+from siamese_core.files import atomic_path, file_digest, portable_stem, write_text_atomic
+from siamese_core.loop import check_record
+from siamese_core.masks import resize_image, resize_mask
+from siamese_core.pairs import Pair
+from siamese_core.settings import option
+
+from .data import PairReader
+from .fitting import FitSettings, Segmenter, fit, fit_settings, predictions, save_segmenter
+from .networks import build_network
+from .plan import Experiment, Plan
+from .scores import dice_scores, iou_scores
+from .sets import Folders, HeldOutSet, Sets
+
+_GIGABYTE = 10**9
+_CASE_SIDE = 160  # px, the largest tile of a picture of cases
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How every run trains and scores; without a number a network keeps its paper's."""
+
+    seeds: int = option(3, "runs per variant, with the seeds SEED, SEED + 1, ...")
+    seed: int = option(42, "first seed: weights, order, augmentation")
+    steps: int | None = option(None, "optimiser steps; without it the network's epochs on the baseline")
+    batch_size: int | None = option(None, "pairs a step")
+    resolution: int | None = option(None, "side in pixels that images are stretched to")
+    learning_rate: float | None = option(None, "peak learning rate")
+    pretrained: bool = option(False, "start from a backbone trained on ImageNet, which may be downloaded")
+    weights: Path | None = option(None, "file of backbone weights to start from; for a single network")
+    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)")
+    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks")
+    cases: int = option(6, "worst and best cases shown of each variant, 0 for none")
+    save_networks: bool = option(False, "keep the trained networks (.safetensors, in runs/)")
+    cache_gb: float = option(2.0, "memory for decoded pairs; what exceeds it is decoded anew each time")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train on one variant with one seed, and the file that says that it was done."""
+
+    experiment: str
+    network: str
+    variant: str
+    seed: int
+    fit: FitSettings
+    record: Mapping[str, Any]
+    file: Path
+
+    @property
+    def label(self) -> str:
+        """The job in words."""
+        return f"{self.experiment}/{self.network}/{self.variant} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished job: scores of each test set's pairs, in their order, and the picture of its cases."""
+
+    job: Job
+    loss: float
+    seconds: float
+    stems: Mapping[str, Sequence[str]]
+    dice: Mapping[str, Sequence[float]]
+    iou: Mapping[str, Sequence[float]]
+
+    @property
+    def cases_file(self) -> Path:
+        """Where the picture of the job's worst and best cases lies, if there is one."""
+        return self.job.file.with_suffix(".png")
+
+
+class Benchmark:
+    """All jobs of a plan, checked before the first one runs."""
+
+    def __init__(self, plan: Plan, settings: RunSettings, output: Path) -> None:
+        """Read every folder of ``plan``.
+
+        Raises PlanError, PairError and FitError for what cannot be run, and ResumeError for a job that
+        ``output`` has with other settings or data.
+        """
+        self._settings = settings
+        folders = Folders(settings.mask_threshold, settings.mask_label)
+        self.sets: dict[str, Sets] = {one.name: folders.sets(one) for one in plan.experiments}
+        weights = file_digest(settings.weights) if settings.weights else None
+        self.jobs = [
+            job
+            for experiment in plan.experiments
+            for network in experiment.networks
+            for job in self._jobs(experiment, network, weights, output)
+        ]
+        for job in self.jobs:
+            if job.file.exists():
+                check_record(job.file, json.loads(job.file.read_text("utf-8"))["record"], job.record)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs are not done yet."""
+        return sum(not job.file.exists() for job in self.jobs)
+
+    def run(self, device: torch.device) -> Iterator[Outcome]:
+        """Run the jobs that are not done yet; yields all, in order. An interrupted one is done anew."""
+        readers: dict[tuple[int, bool], PairReader] = {}
+
+        def reader(side: int, own_masks: bool) -> PairReader:
+            if (side, own_masks) not in readers:
+                readers[side, own_masks] = PairReader(
+                    side,
+                    own_masks=own_masks,
+                    threshold=self._settings.mask_threshold,
+                    label=self._settings.mask_label,
+                    cache_bytes=round(self._settings.cache_gb * _GIGABYTE / 2),
+                )
+            return readers[side, own_masks]
+
+        for job in self.jobs:
+            if not job.file.exists():
+                side = job.fit.resolution
+                self._run(job, reader(side, False), reader(side, True), device)
+            yield _read_outcome(job)
+
+    def _jobs(self, experiment: Experiment, network: str, weights: str | None, output: Path) -> Iterator[Job]:
+        sets = self.sets[experiment.name]
+        given = self._settings
+        fit_as = fit_settings(
+            network,
+            len(next(iter(sets.variants.values())).pairs),
+            steps=given.steps,
+            batch_size=given.batch_size,
+            resolution=given.resolution,
+            learning_rate=given.learning_rate,
+        )
+        folder = output / "runs" / portable_stem(experiment.name) / portable_stem(network)
+        for seed in range(given.seed, given.seed + given.seeds):
+            for name, variant in sets.variants.items():
+                record = {
+                    "network": network,
+                    "seed": seed,
+                    **asdict(fit_as),
+                    "pretrained": given.pretrained,
+                    "weights": weights,
+                    "mask_threshold": given.mask_threshold,
+                    "mask_label": given.mask_label,
+                    "real": variant.real,
+                    "synthetic": variant.synthetic,
+                    "training_data": variant.fingerprints,
+                    "test_data": {test: held_out.fingerprint for test, held_out in sets.tests.items()},
+                }
+                file = folder / portable_stem(name) / f"seed-{seed}.json"
+                yield Job(experiment.name, network, name, seed, fit_as, record, file)
+
+    def _run(self, job: Job, reader: PairReader, scorer: PairReader, device: torch.device) -> None:
+        started = time.perf_counter()
+        settings, sets = self._settings, self.sets[job.experiment]
+        network = build_network(
+            job.network, seed=job.seed, pretrained=settings.pretrained, weights=settings.weights
+        )
+        pairs = sets.variants[job.variant].pairs
+        loss = fit(network, reader, pairs, job.fit, seed=job.seed, device=device, label=job.label)
+        segmenter = Segmenter(network, job.network, job.fit.resolution)
+        scores = score(segmenter, scorer, sets.tests, device)
+        job.file.parent.mkdir(parents=True, exist_ok=True)
+        if settings.cases and job.seed == settings.seed:
+            _write_cases(job, segmenter, scorer, sets, scores, settings.cases, device)
+        if settings.save_networks:
+            save_segmenter(job.file.with_suffix(".safetensors"), segmenter)
+        found = {
+            "record": job.record,
+            "loss": loss,
+            "seconds": round(time.perf_counter() - started, 1),
+            "scores": scores,
+        }
+        write_text_atomic(job.file, json.dumps(found, indent=1) + "\n")  # last: it says that all is there
+
+
+Scores = dict[str, list[dict[str, Any]]]
+"""``stem``, ``dice`` and ``iou`` of every image by test set."""
+
+
+def score(
+    segmenter: Segmenter, reader: PairReader, tests: Mapping[str, HeldOutSet], device: torch.device
+) -> Scores:
+    """Dice and IoU on every test image at its mask's own size; ``reader`` leaves masks that size."""
+    scores: Scores = {}
+    for name, test in tests.items():
+        found = predictions(segmenter, reader, test.pairs, device)
+        scores[name] = [
+            {
+                "stem": pair.stem,
+                "dice": float(dice_scores(predicted[None], mask[None])[0]),
+                "iou": float(iou_scores(predicted[None], mask[None])[0]),
+            }
+            for pair, ((_, mask), predicted) in zip(test.pairs, found, strict=True)
+        ]
+    return scores
+
+
+def _write_cases(
+    job: Job,
+    segmenter: Segmenter,
+    reader: PairReader,
+    sets: Sets,
+    scores: Scores,
+    count: int,
+    device: torch.device,
+) -> None:
+    """A picture of the worst and the best test images by Dice, each with the true outline above the found."""
+    ranked: list[tuple[float, Pair]] = sorted(
+        (
+            (row["dice"], pair)
+            for name, rows in scores.items()
+            for row, pair in zip(rows, sets.tests[name].pairs, strict=True)
+        ),
+        key=lambda entry: entry[0],
+    )
+    rows = []
+    side = (min(_CASE_SIDE, segmenter.resolution),) * 2
+    for chosen in (ranked[:count], ranked[::-1][:count]):
+        pairs = [pair for _, pair in chosen]
+        shown = [
+            (resize_image(image, side), resize_mask(mask, side), resize_mask(predicted, side))
+            for (image, mask), predicted in predictions(segmenter, reader, pairs, device)
+        ]
+        rows.append([outlined(image, mask) for image, mask, _ in shown])
+        rows.append([outlined(image, predicted) for image, _, predicted in shown])
+    with atomic_path(job.file.with_suffix(".png")) as temporary:
+        Image.fromarray(grid(rows)).save(temporary)
+
+
+def _read_outcome(job: Job) -> Outcome:
+    found = json.loads(job.file.read_text("utf-8"))
+    scores: Scores = found["scores"]
+
+    def column(key: str) -> dict[str, list[Any]]:
+        return {name: [row[key] for row in rows] for name, rows in scores.items()}
+
+    return Outcome(job, found["loss"], found["seconds"], column("stem"), column("dice"), column("iou"))

@@ -1,0 +1,154 @@
+"""Pairs as a segmentation network takes them: read once, resized, augmented and normalised in batches."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from siamese_core.masks import resize_image, resize_mask
+from siamese_core.pairs import Pair, load_pair
+from siamese_core.seeds import epoch_order, generator, stream_seed
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+DRAWS = 8  # uniform numbers in [0, 1) that augment one pair
+
+_SCALES = 0.75, 1.25
+_TONES = 0.8, 1.2
+_GREY = (0.299, 0.587, 0.114)
+_READERS = min(4, os.cpu_count() or 1)
+
+Example = tuple[NDArray[np.uint8], NDArray[np.bool_]]
+"""An image (H, W, 3) RGB and a mask, of the image's size or of the file's own."""
+
+
+class PairReader:
+    """Reads pairs, images stretched to ``side`` x ``side``, and keeps what it read while memory is allowed.
+
+    Masks are resized alike for training (``own_masks`` false), or left at the file's own size for scoring.
+    Several threads may read at once.
+    """
+
+    def __init__(
+        self,
+        side: int,
+        *,
+        own_masks: bool = False,
+        threshold: int = 127,
+        label: int | None = None,
+        cache_bytes: int = 0,
+    ) -> None:
+        self.side = side
+        self._own_masks = own_masks
+        self._threshold, self._label = threshold, label
+        self._free = cache_bytes
+        self._kept: dict[tuple[Path, Path], Example] = {}
+        self._lock = threading.Lock()
+
+    def read(self, pair: Pair) -> Example:
+        """The pair's image and mask. Raises PairError when a file cannot be read or the sizes differ."""
+        key = (pair.image, pair.mask)
+        if (kept := self._kept.get(key)) is not None:
+            return kept
+        loaded = load_pair(pair, size=None, threshold=self._threshold, label=self._label)
+        size = (self.side, self.side)
+        mask = loaded.mask if self._own_masks else resize_mask(loaded.mask, size)
+        example = resize_image(loaded.image, size), mask
+        # Pairs are read in random order, all of them equally often: to keep the first ones that fit serves as
+        # well as any rule that drops some for others.
+        taken = example[0].nbytes + example[1].nbytes
+        with self._lock:
+            if taken <= self._free and key not in self._kept:
+                self._kept[key] = example
+                self._free -= taken
+        return example
+
+
+def read_ahead(reader: PairReader, chunks: Iterator[Sequence[Pair]]) -> Iterator[list[Example]]:
+    """Read the pairs of one chunk after another, in several threads, one chunk ahead of the caller."""
+    with ThreadPoolExecutor(_READERS) as threads:
+        waiting = None
+        for chunk in chunks:
+            coming = [threads.submit(reader.read, pair) for pair in chunk]
+            if waiting is not None:
+                yield [future.result() for future in waiting]
+            waiting = coming
+        if waiting is not None:
+            yield [future.result() for future in waiting]
+
+
+def training_batches(
+    reader: PairReader,
+    pairs: Sequence[Pair],
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    device: torch.device | str,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images (B, 3, R, R), normalised, and masks (B, 1, R, R) of 0 and 1, for each of ``steps`` steps.
+
+    All pairs are seen equally often whatever their number; order and augmentation of step k depend on
+    ``seed`` and k alone, so that runs on equally many pairs see them in the same order.
+    """
+    chunks = ([pairs[i] for i in epoch_order(seed, step, batch_size, len(pairs))] for step in range(steps))
+    for step, examples in enumerate(read_ahead(reader, chunks)):
+        images = image_tensor([image for image, _ in examples]).to(device)
+        masks = torch.from_numpy(np.stack([mask for _, mask in examples]))[:, None].to(device).float()
+        draws = generator(stream_seed(seed, "segmentation-augmentation", step))
+        images, masks = augmented(images, masks, torch.rand(len(images), DRAWS, generator=draws))
+        yield normalised(images), masks
+
+
+def image_tensor(images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Images (H, W, 3) of one size as (B, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+
+
+def normalised(images: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] as networks take them: ImageNet's mean 0 and deviation 1, channels last."""
+    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def augmented(images: Tensor, masks: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Augment square images (B, 3, R, R) in [0, 1] and masks (B, 1, R, R) of 0 and 1 by draws (B, DRAWS).
+
+    Of each pair: mirrored or not, turned by 0 to 3 quarters, scaled by 0.75 to 1.25 with the frame moved as
+    far as that leaves room (what lies outside is black and background). Of the image alone: brightness,
+    contrast and saturation changed by factors of 0.8 to 1.2.
+    """
+    grid = F.affine_grid(
+        _placements(uniform[:, :5]), [len(images), 1, *images.shape[2:]], align_corners=False
+    )
+    grid = grid.to(images.device)
+    images = F.grid_sample(images, grid, mode="bilinear", align_corners=False)
+    masks = F.grid_sample(masks, grid, mode="nearest", align_corners=False)
+    factors = _TONES[0] + (_TONES[1] - _TONES[0]) * uniform[:, 5:].to(images.device)
+    brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
+    images = (images * brightness).clamp(0, 1)
+    grey = (images * images.new_tensor(_GREY).view(3, 1, 1)).sum(1, keepdim=True)
+    level = grey.mean((2, 3), keepdim=True)
+    images = (level + contrast * (images - level)).clamp(0, 1)
+    grey = (images * images.new_tensor(_GREY).view(3, 1, 1)).sum(1, keepdim=True)
+    return (grey + saturation * (images - grey)).clamp(0, 1), masks
+
+
+def _placements(uniform: Tensor) -> Tensor:
+    """Affine maps (B, 2, 3) from output to input coordinates in [-1, 1] for uniform draws (B, 5)."""
+    mirror = 1 - 2 * (uniform[:, 0] < 0.5).float()
+    angle = (uniform[:, 1] * 4).floor() * (torch.pi / 2)
+    inverse = 1 / (_SCALES[0] + (_SCALES[1] - _SCALES[0]) * uniform[:, 2])
+    shift = (2 * uniform[:, 3:5] - 1) * (1 - inverse).abs()[:, None]
+    cos, sin = angle.cos().round(), angle.sin().round()
+    rows = torch.stack([torch.stack([cos * mirror, -sin], -1), torch.stack([sin * mirror, cos], -1)], 1)
+    return torch.cat([rows * inverse[:, None, None], shift[:, :, None]], 2)

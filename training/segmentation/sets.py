@@ -1,0 +1,107 @@
+"""From the folders of an experiment to checked pairs and fingerprints, each folder read once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from siamese_core.files import file_digest
+from siamese_core.pairs import Pair, check_pairs, find_pairs, pairs_fingerprint
+
+from .plan import Experiment, PlanError, Variant, evenly_chosen, synthetic_count
+
+
+@dataclass(frozen=True)
+class VariantSet:
+    """A variant's pairs, and what identifies them: fingerprints of its folders and the pairs taken."""
+
+    pairs: tuple[Pair, ...]
+    real: int
+    synthetic: int
+    fingerprints: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HeldOutSet:
+    """The pairs of one test set, and what identifies them."""
+
+    pairs: tuple[Pair, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The sets of one experiment by name; ``variants`` in its order, the baseline first."""
+
+    tests: Mapping[str, HeldOutSet]
+    variants: Mapping[str, VariantSet]
+
+
+class Folders:
+    """Pairs and fingerprints by folder; the mask options are those of every folder."""
+
+    def __init__(self, threshold: int, label: int | None) -> None:
+        self._threshold, self._label = threshold, label
+        self._pairs: dict[Path, tuple[Pair, ...]] = {}
+        self._fingerprints: dict[Path, str] = {}
+
+    def pairs(self, folder: Path) -> tuple[Pair, ...]:
+        """The pairs of ``folder``, every mask decoded once; raises PairError for what cannot be used."""
+        if folder not in self._pairs:
+            pairs = tuple(find_pairs(folder, default_prompt=""))
+            for note in check_pairs(pairs, threshold=self._threshold, label=self._label):
+                print(f"note: {folder}: {note}")
+            self._pairs[folder] = pairs
+        return self._pairs[folder]
+
+    def fingerprint(self, folder: Path) -> str:
+        """That of all the folder's pairs."""
+        if folder not in self._fingerprints:
+            self._fingerprints[folder] = pairs_fingerprint(self.pairs(folder))
+        return self._fingerprints[folder]
+
+    def sets(self, experiment: Experiment) -> Sets:
+        """Read the folders of ``experiment``.
+
+        Raises PairError for a folder that cannot be used, and PlanError when there are too few synthetic
+        pairs or when a test image is a training image too.
+        """
+        tests = {
+            name: HeldOutSet(self.pairs(folder), self.fingerprint(folder))
+            for name, folder in experiment.tests.items()
+        }
+        variants = {variant.name: self._training_set(variant) for variant in experiment.variants}
+        trained_on = {pair.image.resolve() for one in variants.values() for pair in one.pairs}
+        for name, test in tests.items():
+            if shared := same_image(trained_on, [pair.image for pair in test.pairs]):
+                raise PlanError(
+                    f"{shared[1]}: this image of the test set {name!r} is also trained on, as {shared[0]}; "
+                    "divide the data with training.prepare"
+                )
+        return Sets(tests, variants)
+
+    def _training_set(self, variant: Variant) -> VariantSet:
+        real = [pair for folder in variant.real for pair in self.pairs(folder)]
+        synthetic = [pair for folder in variant.synthetic for pair in self.pairs(folder)]
+        wanted = synthetic_count(variant, len(real), len(synthetic)) if synthetic else 0
+        taken = [synthetic[place] for place in evenly_chosen(len(synthetic), wanted)]
+        folders = (*variant.real, *variant.synthetic)
+        return VariantSet(
+            (*real, *taken), len(real), len(taken), tuple(self.fingerprint(folder) for folder in folders)
+        )
+
+
+def same_image(first: Iterable[Path], second: Sequence[Path]) -> tuple[Path, Path] | None:
+    """A file of ``first`` and one of ``second`` with the same content, or None when there are none."""
+    digest = cache(file_digest)
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in first:
+        by_size[path.stat().st_size].append(path)
+    for path in second:
+        for other in by_size.get(path.stat().st_size, ()):
+            if digest(other) == digest(path):
+                return other, path
+    return None

@@ -1,0 +1,69 @@
+"""The networks that segmentation-models-pytorch brings, behind the interface of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import segmentation_models_pytorch as smp
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .interface import SegmentationNetwork, check_sides
+from .losses import bce_dice_loss
+
+_SEGFORMER_DECODER = 768  # channels of the all-MLP decoder of SegFormer-B2 to B5
+
+
+class EncoderDecoder(SegmentationNetwork):
+    """A model of segmentation-models-pytorch with its loss; one output."""
+
+    def __init__(self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self._loss = loss
+
+    @property
+    def backbone(self) -> nn.Module:  # type: ignore[override]
+        """The encoder; no second name for its weights."""
+        return self.model.get_submodule("encoder")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """One map of logits (B, 1, H, W)."""
+        check_sides(images)
+        return (self.model(images),)
+
+    def training_loss(self, images: Tensor, masks: Tensor) -> Tensor:
+        """The loss that the network was made with."""
+        (logits,) = self(images)
+        return self._loss(logits, masks)
+
+
+def unet(*, pretrained: bool) -> EncoderDecoder:
+    """U-Net (Ronneberger et al., MICCAI 2015) on a ResNet-34; cross-entropy plus Dice loss."""
+    return EncoderDecoder(smp.Unet("resnet34", encoder_weights=_imagenet(pretrained)), bce_dice_loss)
+
+
+def small_unet(*, pretrained: bool) -> EncoderDecoder:
+    """The narrow U-Net that also judges mask adherence: minutes on a CPU where the others take hours."""
+    widths = (64, 32, 16, 8)  # from the coarsest feature map but one to full resolution
+    model = smp.Unet(
+        "tu-test_resnet",
+        encoder_depth=len(widths),
+        encoder_weights=_imagenet(pretrained),
+        decoder_channels=widths,
+    )
+    return EncoderDecoder(model, bce_dice_loss)
+
+
+def segformer(*, pretrained: bool) -> EncoderDecoder:
+    """SegFormer-B2 (Xie et al., NeurIPS 2021); cross-entropy, as published."""
+    model = smp.Segformer(
+        "mit_b2",
+        encoder_weights=_imagenet(pretrained),
+        decoder_segmentation_channels=_SEGFORMER_DECODER,
+    )
+    return EncoderDecoder(model, F.binary_cross_entropy_with_logits)
+
+
+def _imagenet(pretrained: bool) -> str | None:
+    return "imagenet" if pretrained else None

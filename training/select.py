@@ -1,0 +1,317 @@
+"""Keep the synthetic pairs that are worth training on, and say of each other one why it was rejected.
+
+    python -m training.select --pairs SYNTHETIC --real REAL --output DIR
+
+A pair stays when both hold:
+- agreement: a segmentation network trained on the real pairs alone (or --segmenter FILE, which
+  training.segment --save-networks writes) finds the pair's mask in its image with Dice of --min-dice or more;
+- realism: the image lies no farther from real ones than --max-distance times what is usual among them. Its
+  distance is the mean one to the --neighbours nearest real images in the feature space of --extractor; usual
+  is the median of the same over the real images, each without itself.
+
+Written: OUTPUT/images, masks, prompt.json and, when the pairs have one, manifest.jsonl (files copied byte for
+byte, lines kept), which every command reads as pairs; rejected.csv (why, of each pair left out);
+selection.json (settings, distributions, what each kept pair reached). Nothing is written when nothing stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+from tqdm import tqdm
+
+from siamese_core.errors import UserError
+from siamese_core.files import replace_folder
+from siamese_core.pair_writer import MANIFEST
+from siamese_core.pairs import PROMPT_FILE, Pair, check_pairs, find_pairs
+from siamese_core.settings import option
+
+from .metrics.features import EFFICIENTNET, WeightPlaces, extract, load_extractors
+from .options import OptionError, add_flags, build, field_names, read_toml, refuse_unknown, run_command
+from .segmentation.data import PairReader
+from .segmentation.fitting import Segmenter, fit, fit_settings, load_segmenter, predictions
+from .segmentation.networks import NETWORKS, build_network
+from .segmentation.scores import Floats, dice_scores
+
+_CACHE_BYTES = 2 * 10**9
+_TORCHSCRIPT_SIDE = 224
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class SelectionError(UserError):
+    """Pairs of which none can be kept; the message shows what they reach."""
+
+
+@dataclass(frozen=True)
+class SelectSettings:
+    """Thresholds, and the network and features that the pairs are judged by."""
+
+    pairs: Path = option(Path(), "synthetic pairs: a folder, or a prompt.json")
+    real: Path = option(Path(), "real pairs to judge them by")
+    output: Path = option(Path(), "folder for the pairs that are kept, new or empty")
+    min_dice: float = option(0.7, "least Dice of the segmenter's mask and the pair's")
+    max_distance: float = option(1.3, "farthest from real images, 1 is usual among them")
+    segmenter: Path | None = option(None, "trained segmentation network, instead of training one")
+    network: str = option("small-unet", "network to train")
+    steps: int | None = option(None, "its optimiser steps; without it its epochs on the real pairs")
+    batch_size: int | None = option(None, "its pairs a step")
+    resolution: int | None = option(None, "side in pixels that images are stretched to for it")
+    neighbours: int = option(3, "nearest real images that count for realism")
+    extractor: str = option(EFFICIENTNET, "features for realism; also inception, clip or a TorchScript file")
+    seed: int = option(42, "seed of the network's training")
+    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)")
+    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks")
+    threads: int = option(0, "CPU threads, 0 leaves torch's choice")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is known of S pairs: ``dice`` (S,), relative ``distance`` (S,), that of the R real ones (R,)."""
+
+    dice: Floats
+    distance: Floats
+    real_distance: Floats
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    settings = _parse(arguments)
+    _check_settings(settings)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    pairs, real = (find_pairs(folder, default_prompt="") for folder in (settings.pairs, settings.real))
+    for folder, found in ((settings.pairs, pairs), (settings.real, real)):
+        for note in check_pairs(found, threshold=settings.mask_threshold, label=settings.mask_label):
+            print(f"note: {folder}: {note}")
+    if len(real) <= settings.neighbours:
+        raise OptionError(
+            f"{settings.real}: {len(real)} real pairs are too few for --neighbours {settings.neighbours}; "
+            "add pairs, or lower it"
+        )
+    device = Accelerator().device
+    judgement = _judged(settings, pairs, real, device)
+    reasons = rejections(judgement, settings.min_dice, settings.max_distance)
+    kept = reasons.count("")
+    distributions = _distributions(judgement)
+    print(f"\n{_as_text(distributions)}\n")
+    if not kept:
+        raise SelectionError(
+            f"no pair of {len(pairs)} reaches Dice {settings.min_dice:g} within distance "
+            f"{settings.max_distance:g}; the highest Dice is {judgement.dice.max():.3f}, the least distance "
+            f"{judgement.distance.min():.3f} (quantiles above); lower --min-dice or raise --max-distance"
+        )
+    _write(settings, pairs, judgement, reasons, distributions)
+    print(f"{kept} of {len(pairs)} pairs kept in {settings.output}")
+    for name, count in _reason_counts(reasons).items():
+        print(f"rejected for {name}: {count}")
+    return 0
+
+
+def relative_distances(
+    real: NDArray[np.float32], synthetic: NDArray[np.float32], neighbours: int
+) -> tuple[Floats, Floats]:
+    """Mean distance to the ``neighbours`` nearest real images, over its median among the real ones.
+
+    real: (R, D) features, R above ``neighbours``. synthetic: (S, D). Returns (S,) and, each real image
+    without itself, (R,). Raises SelectionError when most real images have that many copies.
+    """
+    search = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(real.astype(np.float64))
+    among_real = search.kneighbors()[0].mean(axis=1)
+    usual = float(np.median(among_real))
+    if usual == 0:
+        raise SelectionError("most real images occur several times, so that their distances are no measure")
+    return search.kneighbors(synthetic.astype(np.float64))[0].mean(axis=1) / usual, among_real / usual
+
+
+def rejections(judgement: Judgement, min_dice: float, max_distance: float) -> list[str]:
+    """Why each pair is left out, empty for those that stay."""
+    reasons = []
+    for dice, distance in zip(judgement.dice, judgement.distance, strict=True):
+        found = []
+        if dice < min_dice:
+            found.append(f"agreement: Dice {dice:.3f} is below {min_dice:g}")
+        if distance > max_distance:
+            found.append(f"realism: distance {distance:.3f} is above {max_distance:g}")
+        reasons.append("; ".join(found))
+    return reasons
+
+
+def _judged(
+    settings: SelectSettings, pairs: Sequence[Pair], real: Sequence[Pair], device: torch.device
+) -> Judgement:
+    extractor = load_extractors(settings.extractor, WeightPlaces(), _TORCHSCRIPT_SIDE)[0]
+    segmenter = load_segmenter(settings.segmenter) if settings.segmenter else _trained(settings, real, device)
+    segmenter.network.to(device)
+    reader = _reader(settings, segmenter.resolution, own_masks=True)
+    found = tqdm(predictions(segmenter, reader, pairs, device), "agreement", len(pairs), mininterval=1.0)
+    dice = np.array([dice_scores(predicted[None], mask[None])[0] for (_, mask), predicted in found])
+    features = [
+        extract(extractor, [pair.image for pair in part], device=device, label=label)
+        for part, label in ((real, "real"), (pairs, "synthetic"))
+    ]
+    return Judgement(dice, *relative_distances(features[0], features[1], settings.neighbours))
+
+
+def _trained(settings: SelectSettings, real: Sequence[Pair], device: torch.device) -> Segmenter:
+    numbers = fit_settings(
+        settings.network,
+        len(real),
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        resolution=settings.resolution,
+    )
+    network = build_network(settings.network, seed=settings.seed)
+    reader = _reader(settings, numbers.resolution, own_masks=False, cache_bytes=_CACHE_BYTES)
+    fit(network, reader, real, numbers, seed=settings.seed, device=device, label="segmenter")
+    return Segmenter(network, settings.network, numbers.resolution)
+
+
+def _reader(settings: SelectSettings, side: int, *, own_masks: bool, cache_bytes: int = 0) -> PairReader:
+    return PairReader(
+        side,
+        own_masks=own_masks,
+        threshold=settings.mask_threshold,
+        label=settings.mask_label,
+        cache_bytes=cache_bytes,
+    )
+
+
+def _distributions(judgement: Judgement) -> dict[str, dict[str, float]]:
+    """Quantiles of what the pairs and the real images reach."""
+    values = {
+        "Dice": judgement.dice,
+        "distance": judgement.distance,
+        "distance among real images": judgement.real_distance,
+    }
+    return {
+        name: {f"{level:.0%}": round(float(np.quantile(one, level)), 4) for level in _QUANTILES}
+        for name, one in values.items()
+    }
+
+
+def _as_text(distributions: Mapping[str, Mapping[str, float]]) -> str:
+    width = max(map(len, distributions))
+    lines = [" " * width + "".join(f"{level:>8.0%}" for level in _QUANTILES)]
+    for name, values in distributions.items():
+        lines.append(f"{name:{width}}" + "".join(f"{value:8.3f}" for value in values.values()))
+    return "\n".join(lines)
+
+
+def _reason_counts(reasons: Sequence[str]) -> dict[str, int]:
+    """How many pairs fail each threshold; one may fail both."""
+    return {name: sum(f"{name}:" in reason for reason in reasons) for name in ("agreement", "realism")}
+
+
+def _write(
+    settings: SelectSettings,
+    pairs: Sequence[Pair],
+    judgement: Judgement,
+    reasons: Sequence[str],
+    distributions: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Write the kept pairs and the two files about the choice; the folder appears whole or not at all."""
+    output = settings.output
+    temporary = output.with_name(f".tmp-{output.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+    try:
+        (temporary / "images").mkdir(parents=True)
+        (temporary / "masks").mkdir()
+        kept = [pair for pair, reason in zip(pairs, reasons, strict=True) if not reason]
+        copy_pairs(temporary, kept, _manifest_of(settings.pairs))
+        rows = [
+            {"stem": pair.stem, "dice": round(float(dice), 6), "distance": round(float(distance), 6)}
+            for pair, dice, distance in zip(pairs, judgement.dice, judgement.distance, strict=True)
+        ]
+        judged = list(zip(rows, reasons, strict=True))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ("stem", "dice", "distance", "reason"), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, "reason": reason} for row, reason in judged if reason)
+        (temporary / "rejected.csv").write_bytes(text.getvalue().encode("utf-8"))
+        shown = {
+            name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()
+        }
+        selection = {
+            "settings": shown,
+            "kept": len(kept),
+            "rejected": len(pairs) - len(kept),
+            "rejected_for": _reason_counts(reasons),
+            "quantiles": distributions,
+            "pairs": [row for row, reason in judged if not reason],
+        }
+        (temporary / "selection.json").write_text(json.dumps(selection, indent=1) + "\n", "utf-8")
+        replace_folder(temporary, output)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def copy_pairs(folder: Path, pairs: Sequence[Pair], manifest: Path | None) -> None:
+    """Copy ``pairs`` byte for byte into the images/ and masks/ of ``folder``, and write their prompt.json.
+
+    A mask gets its image's stem, as generated pairs have it. Of ``manifest`` the lines of these stems are
+    kept as they are.
+    """
+    prompts = []
+    for pair in tqdm(pairs, "copying", unit="pair", mininterval=1.0):
+        source, target = f"masks/{pair.stem}{pair.mask.suffix}", f"images/{pair.image.name}"
+        shutil.copyfile(pair.image, folder / target)
+        shutil.copyfile(pair.mask, folder / source)
+        entry = {"source": source, "target": target, **({"prompt": pair.prompt} if pair.prompt else {})}
+        prompts.append(json.dumps(entry, ensure_ascii=False) + "\n")
+    (folder / PROMPT_FILE).write_bytes("".join(prompts).encode("utf-8"))
+    if manifest is not None:
+        stems = {pair.stem for pair in pairs}
+        lines = manifest.read_text("utf-8").split("\n")
+        kept = [line + "\n" for line in lines if line.strip() and json.loads(line).get("stem") in stems]
+        (folder / MANIFEST).write_bytes("".join(kept).encode("utf-8"))
+
+
+def _manifest_of(source: Path) -> Path | None:
+    path = (source if source.is_dir() else source.parent) / MANIFEST
+    return path if path.is_file() else None
+
+
+def _check_settings(settings: SelectSettings) -> None:
+    for name in ("pairs", "real", "output"):
+        if getattr(settings, name) == Path():
+            raise OptionError(f"--{name} is needed")
+    if settings.output.exists() and (not settings.output.is_dir() or any(settings.output.iterdir())):
+        raise OptionError(f"{settings.output}: not empty; give a new folder")
+    if not 0 <= settings.min_dice <= 1:
+        raise OptionError(f"--min-dice must lie in 0..1, not {settings.min_dice:g}")
+    if settings.max_distance <= 0:
+        raise OptionError(f"--max-distance must be above 0, not {settings.max_distance:g}")
+    if settings.neighbours < 1:
+        raise OptionError(f"--neighbours must be at least 1, not {settings.neighbours}")
+    if settings.network not in NETWORKS:
+        raise OptionError(f"--network {settings.network} is not known; take one of {', '.join(NETWORKS)}")
+
+
+def _parse(arguments: Sequence[str] | None) -> SelectSettings:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.select",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
+    add_flags(parser, SelectSettings)
+    args = parser.parse_args(arguments)
+    table = read_toml(args.config)
+    refuse_unknown(table, field_names(SelectSettings), args.config)
+    return build(SelectSettings, args, table)
+
+
+if __name__ == "__main__":
+    run_command(main)
