@@ -1,0 +1,140 @@
+"""Which images an evaluation's report shows: some of all, the best and worst, the closest to real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siamese_core.contact_sheet import outlined
+from siamese_core.masks import mask_to_uint8, read_mask, resize_image, resize_mask
+from siamese_core.pairs import read_image
+
+from .evaluation_report import Gallery, Strip
+from .metrics.image_sets import ImageSet
+from .metrics.intervals import Floats
+from .metrics.memorisation import Neighbours
+
+_SIDE = 160
+_SAMPLES = 8
+_CASES = 4  # at either end
+_CLOSEST = 8
+
+
+class CasePictures:
+    """Reads and shrinks the pictures of single cases; ``threshold`` and ``label`` are those of read_mask."""
+
+    def __init__(self, real: ImageSet, synthetic: ImageSet, threshold: int, label: int | None) -> None:
+        self._real, self._synthetic = real, synthetic
+        self._threshold, self._label = threshold, label
+
+    def real(self, index: int) -> NDArray[np.uint8]:
+        """The real image ``index``, fitted into the tile."""
+        return resize_image(read_image(self._real.images[index]), (_SIDE, _SIDE), "pad")
+
+    def synthetic(self, index: int) -> NDArray[np.uint8]:
+        """The synthetic image ``index``, fitted into the tile."""
+        return resize_image(read_image(self._synthetic.images[index]), (_SIDE, _SIDE), "pad")
+
+    def mask(self, index: int) -> NDArray[np.bool_] | None:
+        """The mask of the synthetic image ``index``, None without masks."""
+        if self._synthetic.pairs is None:
+            return None
+        path = self._synthetic.pairs[index].mask
+        reading = read_mask(path, threshold=self._threshold, label=self._label)
+        return resize_mask(reading.mask, (_SIDE, _SIDE), "pad")
+
+    def of(self, index: int) -> list[tuple[str, NDArray[np.uint8]]]:
+        """The synthetic image, after its mask and before the two in one where there is a mask."""
+        image, mask = self.synthetic(index), self.mask(index)
+        if mask is None:
+            return [("synthetic", image)]
+        return [("mask", mask_to_uint8(mask)), ("synthetic", image), ("with outline", outlined(image, mask))]
+
+
+def galleries(
+    pictures: CasePictures,
+    stems: Sequence[str],
+    matches: Mapping[int, int],
+    neighbours: Mapping[str, Neighbours],
+    dice: Floats | None,
+) -> list[Gallery]:
+    """The galleries of a report.
+
+    stems: of the S synthetic images. matches: real images by the synthetic ones of their masks. neighbours:
+    by feature space, the one to judge realism by first. dice: mask adherence (S,), or None.
+    """
+    made = [_contact_sheet(pictures, stems, matches)]
+    if dice is not None:
+        made.append(_by_adherence(pictures, stems, dice))
+    if neighbours:
+        made += [_by_realism(pictures, stems, neighbours), _closest(pictures, stems, neighbours)]
+    return made
+
+
+def _contact_sheet(pictures: CasePictures, stems: Sequence[str], matches: Mapping[int, int]) -> Gallery:
+    """Synthetic images at equal distances in the set, beside the real image of their mask."""
+    strips = []
+    for i in _spread(len(stems), _SAMPLES):
+        shown = pictures.of(i)
+        if matches:
+            blank = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
+            shown.insert(-1, ("real", pictures.real(matches[i]) if i in matches else blank))
+        strips.append(Strip(stems[i], "", tuple(shown)))
+    return Gallery("Samples", "Taken at equal steps through the set, not chosen.", "contact_sheet", strips)
+
+
+def _by_adherence(pictures: CasePictures, stems: Sequence[str], dice: Floats) -> Gallery:
+    strips = [
+        Strip(stems[i], f"{end}, Dice {dice[i]:.3f}", tuple(pictures.of(i)))
+        for end, i in _ends(np.argsort(dice, kind="stable"))
+    ]
+    text = "What the segmentation network finds least and most of the mask that was asked for in."
+    return Gallery("Worst and best by mask adherence", text, "cases_by_adherence", strips)
+
+
+def _by_realism(
+    pictures: CasePictures, stems: Sequence[str], neighbours: Mapping[str, Neighbours]
+) -> Gallery:
+    name, found = next(iter(neighbours.items()))
+    strips = [
+        Strip(
+            stems[i],
+            f"{end}, {found.realism[i]:.3g}",
+            (*pictures.of(i), ("nearest real", pictures.real(int(found.index[i])))),
+        )
+        for end, i in _ends(np.argsort(-found.realism, kind="stable"))
+    ]
+    text = f"By the mean distance to the three nearest real images [{name}]; the smaller the more lifelike."
+    return Gallery("Worst and best by realism", text, "cases_by_realism", strips)
+
+
+def _closest(pictures: CasePictures, stems: Sequence[str], neighbours: Mapping[str, Neighbours]) -> Gallery:
+    """The synthetic images that lie closest to a real one, measured by what is usual among real ones."""
+    usual = {name: float(np.median(found.reference)) or 1.0 for name, found in neighbours.items()}
+    ratios = np.min([found.nearest / usual[name] for name, found in neighbours.items()], axis=0)
+    strips = []
+    for i in np.argsort(ratios, kind="stable")[:_CLOSEST]:
+        nearest = [
+            (f"nearest [{name}]", pictures.real(int(found.index[i]))) for name, found in neighbours.items()
+        ]
+        detail = ", ".join(f"{found.nearest[i] / usual[name]:.2f}" for name, found in neighbours.items())
+        strips.append(Strip(stems[i], detail, (("synthetic", pictures.synthetic(int(i))), *nearest)))
+    text = (
+        "The synthetic images closest to a real one. The numbers are their distances, in the order of the "
+        "pictures, over the median distance of a real image to the nearest other: far below 1 is a copy."
+    )
+    return Gallery("Closest to real images", text, "memorised_pairs", strips)
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """At most ``wanted`` indices at equal steps through ``count``."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(wanted, count))})
+
+
+def _ends(order: NDArray[np.intp]) -> Iterable[tuple[str, int]]:
+    """The first and the last of ``order``, worst first, without any twice."""
+    few = min(_CASES, max(1, len(order) // 2))
+    yield from (("worst", int(i)) for i in order[:few])
+    yield from (("best", int(i)) for i in order[few:][-few:][::-1])

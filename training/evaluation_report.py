@@ -1,0 +1,253 @@
+"""The report of an evaluation: one HTML file of tables, figures and cases, and the same pictures as PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from siamese_core.files import write_bytes_atomic, write_text_atomic
+
+from .html_page import (
+    TEXT_COLOUR,
+    bullets,
+    captioned,
+    cards,
+    duration,
+    inline_svg,
+    key_values,
+    page,
+    picture,
+    section,
+    style_axes,
+    table,
+)
+from .metrics.intervals import Estimate
+from .metrics.memorisation import Neighbours
+from .metrics.names import meaning_of, metric_title
+from .metrics.projection import Projection
+
+_REAL, _SYNTHETIC = "#3b82f6", "#e08a1e"  # readable on white and on near-black alike
+_DPI = 130
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Pictures of one size side by side, (label, (H, W, 3) or (H, W) uint8) each, and what they are."""
+
+    name: str
+    detail: str
+    pictures: tuple[tuple[str, NDArray[np.uint8]], ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Strips of the same labels under a heading; ``file`` is the stem of its PNG."""
+
+    heading: str
+    text: str
+    file: str
+    strips: Sequence[Strip]
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What a report shows; a part that is empty is left out. timings: seconds by stage."""
+
+    title: str
+    summary: Mapping[str, str | float | int]
+    metrics: Mapping[str, Estimate]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    projections: Sequence[Projection] = ()
+    projected_by: str = ""
+    neighbours: Mapping[str, Neighbours] = field(default_factory=dict)
+    galleries: Sequence[Gallery] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def write_evaluation(folder: Path, report: EvaluationReport) -> None:
+    """Write report.html and its pictures as PNG into ``folder``.
+
+    Raises OSError when one cannot be written.
+    """
+    figures = {gallery.file: gallery_figure(gallery) for gallery in report.galleries if gallery.strips}
+    if report.projections:
+        figures["projection"] = projection_figure(report.projections)
+    if report.neighbours:
+        figures["nearest_distances"] = distance_figure(report.neighbours)
+    for name, figure in figures.items():
+        write_bytes_atomic(folder / f"{name}.png", _png(figure))
+    write_text_atomic(folder / "report.html", render_evaluation(report))
+
+
+def render_evaluation(report: EvaluationReport) -> str:
+    """``report`` as one HTML document; all its text is escaped."""
+    sections = [
+        cards(report.summary),
+        section("Metrics", _metric_table(report.metrics)),
+        section("Left out", key_values(report.left_out)),
+        section("Real and synthetic images in the plane", _projections(report)),
+        section("Nearest real images", _nearest(report.neighbours)),
+        *(section(gallery.heading, _gallery(gallery)) for gallery in report.galleries),
+        section("Time", key_values({name: duration(value) for name, value in report.timings.items()})),
+        section("Settings", key_values(report.settings)),
+        section("Notes", bullets(report.notes)),
+    ]
+    return page(report.title, sections, _STYLE)
+
+
+def projection_figure(projections: Sequence[Projection]) -> Figure:
+    """Scatter plots side by side, real and synthetic images in two colours."""
+    figure = Figure(figsize=(4.6 * len(projections), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(projections), squeeze=False)[0]
+    for axes, projection in zip(panels, projections, strict=True):
+        style_axes(axes)
+        axes.set_title(projection.name, fontsize=11)
+        for points, colour, label in (
+            (projection.real, _REAL, "real"),
+            (projection.synthetic, _SYNTHETIC, "synthetic"),
+        ):
+            size = float(np.clip(6000 / max(1, len(points)), 6, 30))
+            axes.scatter(*points.T, s=size, c=colour, alpha=0.55, linewidths=0, label=label)
+        axes.set(xticks=[], yticks=[])
+    panels[0].legend(frameon=False, labelcolor=TEXT_COLOUR, loc="best", markerscale=1.5)
+    return figure
+
+
+def distance_figure(neighbours: Mapping[str, Neighbours]) -> Figure:
+    """Histograms of nearest distances: synthetic to real beside real to other real, per feature space."""
+    figure = Figure(figsize=(4.6 * len(neighbours), 2.9), layout="constrained")
+    panels = figure.subplots(1, len(neighbours), squeeze=False)[0]
+    for axes, (name, found) in zip(panels, neighbours.items(), strict=True):
+        style_axes(axes)
+        top = float(np.quantile(np.concatenate([found.nearest, found.reference]), 0.995)) or 1.0
+        bins = np.linspace(0, top, 41).tolist()
+        for values, colour, label in (
+            (found.reference, _REAL, "real to another real"),
+            (found.nearest, _SYNTHETIC, "synthetic to real"),
+        ):
+            shares = np.full(len(values), 1 / len(values))
+            axes.hist(np.minimum(values, top), bins, weights=shares, color=colour, alpha=0.55, label=label)
+        axes.set(xlabel=f"distance to the nearest real image [{name}]", xlim=(0, top))
+    panels[0].set_ylabel("share of images")
+    panels[0].legend(frameon=False, labelcolor=TEXT_COLOUR)
+    return figure
+
+
+def gallery_figure(gallery: Gallery) -> Figure:
+    """The strips below each other, labels above, names to the left."""
+    rows, columns = len(gallery.strips), len(gallery.strips[0].pictures)
+    tile, gap, names, labels = 1.5, 0.06, 1.75, 0.3  # inches
+    width, height = names + columns * (tile + gap), labels + rows * (tile + gap)
+    figure = Figure(figsize=(width, height))
+    for r, strip in enumerate(gallery.strips):
+        bottom = height - labels - (r + 1) * (tile + gap) + gap
+        for c, (label, pixels) in enumerate(strip.pictures):
+            left = names + c * (tile + gap)
+            axes = figure.add_axes((left / width, bottom / height, tile / width, tile / height))
+            axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+            axes.set_axis_off()
+            if r == 0:
+                axes.set_title(label, fontsize=8.5, pad=4)
+        text = f"{_shortened(strip.name)}\n{strip.detail}".rstrip()
+        middle = (bottom + tile / 2) / height
+        figure.text((names - 0.1) / width, middle, text, ha="right", va="center", fontsize=8.5)
+    return figure
+
+
+def _metric_table(metrics: Mapping[str, Estimate]) -> str:
+    header = ("metric", "value", "95 % interval", "real", "synthetic", "better", "meaning")
+    rows = []
+    for name, estimate in metrics.items():
+        meaning = meaning_of(name)
+        interval = "" if estimate.low is None else f"{_shown(estimate.low)} … {_shown(estimate.high or 0.0)}"
+        note = f" ({estimate.note})" if estimate.note else ""
+        rows.append(
+            (
+                metric_title(name),
+                _shown(estimate.value),
+                interval,
+                f"{estimate.real:,}" if estimate.real else "",
+                f"{estimate.synthetic:,}" if estimate.synthetic else "",
+                meaning.better,
+                meaning.text + note,
+            )
+        )
+    return table(header, rows, numeric=("value", "95 % interval", "real", "synthetic"))
+
+
+def _projections(report: EvaluationReport) -> str:
+    if not report.projections:
+        return ""
+    figure = inline_svg(projection_figure(report.projections), "projection", "real and synthetic images")
+    text = (
+        f"Each point is an image, placed by its features [{report.projected_by}]. Synthetic points apart "
+        "from the real ones show a gap of style; real points without synthetic ones near by are not covered."
+    )
+    return captioned(figure, text)
+
+
+def _nearest(neighbours: Mapping[str, Neighbours]) -> str:
+    if not neighbours:
+        return ""
+    figure = inline_svg(distance_figure(neighbours), "nearest", "histograms of nearest distances")
+    text = (
+        "A synthetic set that copies its training images piles up near 0, left of what real images have "
+        "among themselves. The last bar holds all that is farther."
+    )
+    return captioned(figure, text)
+
+
+def _gallery(gallery: Gallery) -> str:
+    strips = "".join(_strip(strip) for strip in gallery.strips)
+    return f'<p class="lead">{escape(gallery.text)}</p><div class="strips">{strips}</div>' if strips else ""
+
+
+def _strip(strip: Strip) -> str:
+    cells = "".join(
+        f"<div>{picture(pixels, f'{label}, {strip.name}')}<span>{escape(label)}</span></div>"
+        for label, pixels in strip.pictures
+    )
+    about = f"<figcaption><b>{escape(strip.name)}</b> {escape(strip.detail)}</figcaption>"
+    return f'<figure class="strip"><div class="pictures">{cells}</div>{about}</figure>'
+
+
+def _shown(value: float) -> str:
+    """Three decimals, or three significant digits below 0.1 and none that mislead above 100."""
+    if abs(value) >= 100:
+        return f"{value:.1f}"
+    return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
+
+
+def _shortened(name: str, most: int = 22) -> str:
+    return name if len(name) <= most else f"{name[: most - 8]}…{name[-7:]}"
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # Without the version of the library equal reports give equal bytes.
+    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+_STYLE = """
+.lead { color: var(--quiet); margin: 0 0 0.9rem; max-width: 46rem; }
+.strips { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr));
+  gap: 1.25rem; }
+.strip .pictures { display: flex; gap: 0.4rem; }
+.strip .pictures div { flex: 1 1 0; min-width: 0; }
+.strip .pictures span { display: block; color: var(--quiet); font-size: 0.75rem; text-align: center; }
+.strip img { display: block; width: 100%; height: auto; border-radius: 4px; }
+.strip figcaption { margin-top: 0.2rem; overflow-wrap: anywhere; }
+.wide th, .wide td { vertical-align: top; }
+.wide td:last-child { color: var(--quiet); font-size: 0.87rem; }
+@media (max-width: 760px) { .wide { display: block; overflow-x: auto; } }
+"""

@@ -1,0 +1,1 @@
+"""How near synthetic images are to real ones: features, distances between sets, paired scores, copies."""

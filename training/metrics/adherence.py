@@ -1,0 +1,64 @@
+"""Mask adherence: does a segmentation network trained on real pairs find the mask that was asked for?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import nn
+from tqdm import tqdm
+
+from siamese_core.pairs import LoadedPair, Pair, load_pair
+
+from ..segmentation.scores import dice_scores
+from ..segmenter import SegmenterSettings, predict_masks, train_segmenter
+from .intervals import Estimate, Floats, bounds, draws
+
+_BATCH = 16
+
+
+def train_judge(
+    pairs: Sequence[Pair],
+    settings: SegmenterSettings,
+    *,
+    side: int,
+    threshold: int,
+    label: int | None,
+    seed: int,
+) -> nn.Module:
+    """The segmentation network trained on real ``pairs``, all held in memory at side x side."""
+    loaded = [_loaded(pair, side, threshold, label) for pair in pairs]
+    images, masks = (np.stack([getattr(pair, half) for pair in loaded]) for half in ("image", "mask"))
+    return train_segmenter(images, masks, settings, seed=seed)
+
+
+def dice_of_pairs(
+    judge: nn.Module, pairs: Sequence[Pair], *, side: int, threshold: int, label: int | None, description: str
+) -> Floats:
+    """Dice of what ``judge`` finds in each pair's image against its mask: (N,) in [0, 1], batch by batch."""
+    scores: list[Floats] = []
+    with tqdm(total=len(pairs), desc=description, unit="image", mininterval=1.0) as progress:
+        for start in range(0, len(pairs), _BATCH):
+            loaded = [_loaded(pair, side, threshold, label) for pair in pairs[start : start + _BATCH]]
+            found = predict_masks(judge, np.stack([pair.image for pair in loaded]))
+            scores.append(dice_scores(found, np.stack([pair.mask for pair in loaded])))
+            progress.update(len(loaded))
+    return np.concatenate(scores)
+
+
+def adherence_ratio(synthetic: Floats, real: Floats, *, resamples: int, seed: int) -> Estimate | None:
+    """Mean Dice on synthetic images over that on held-out real ones; None when the latter is 0."""
+    if not real.any():
+        return None
+    random = draws(seed, "adherence-ratio")
+    means = [
+        scores[random.integers(0, len(scores), (resamples, len(scores)))].mean(axis=1)
+        for scores in (synthetic, real)
+    ]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = bounds(means[0] / means[1])
+    return Estimate(float(synthetic.mean() / real.mean()), low, high, len(real), len(synthetic))
+
+
+def _loaded(pair: Pair, side: int, threshold: int, label: int | None) -> LoadedPair:
+    return load_pair(pair, size=(side, side), threshold=threshold, label=label)

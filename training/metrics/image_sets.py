@@ -1,0 +1,141 @@
+"""The images that are compared, pairs or plain folders, and which synthetic image has which mask."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from siamese_core.masks import MASK_FOLDERS, first_subfolder, list_images
+from siamese_core.pair_writer import MANIFEST
+from siamese_core.pairs import IMAGE_FOLDERS, PROMPT_FILE, Pair, PairError, find_pairs, load_pair, read_image
+
+_VARIANT = re.compile(r"(.+)_\d+")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Image files of one folder. ``pairs``, in the same order, is None for a plain folder without masks."""
+
+    root: Path
+    images: tuple[Path, ...]
+    pairs: tuple[Pair, ...] | None
+
+    @property
+    def stems(self) -> list[str]:
+        return [path.stem for path in self.images]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def find_images(source: Path) -> ImageSet:
+    """The images at ``source``: pairs in any layout of find_pairs, or a folder of images without masks.
+
+    Raises PairError when there is none, or when the pairs are not whole.
+    """
+    if (
+        source.is_dir()
+        and not (source / PROMPT_FILE).is_file()
+        and first_subfolder(source, MASK_FOLDERS) is None
+    ):
+        images = tuple(list_images(first_subfolder(source, IMAGE_FOLDERS) or source))
+        if not images:
+            raise PairError(f"The folder '{source}' holds no images; give a folder of images or of pairs.")
+        return ImageSet(source, images, None)
+    pairs = tuple(find_pairs(source, default_prompt=""))
+    return ImageSet(source, tuple(pair.image for pair in pairs), pairs)
+
+
+def check_images(
+    images: ImageSet, *, threshold: int, label: int | None, skip_corrupt: bool
+) -> tuple[ImageSet, list[str], Counter[tuple[int, int]]]:
+    """Decode every file once, before hours of work rest on it.
+
+    Returns the set that is left, a sentence per file that was skipped, and how many images have which
+    (height, width). Raises PairError at the first bad file unless ``skip_corrupt``, and when none is left.
+    """
+    kept: list[int] = []
+    skipped: list[str] = []
+    sizes: Counter[tuple[int, int]] = Counter()
+    for i in tqdm(range(len(images)), desc=f"checking {images.root.name}", unit="image", mininterval=1.0):
+        try:
+            if images.pairs is None:
+                image = read_image(images.images[i])
+            else:
+                image = load_pair(images.pairs[i], size=None, threshold=threshold, label=label).image
+        except PairError as error:
+            if not skip_corrupt:
+                raise PairError(f"{error} (--skip-corrupt leaves such files out)") from error
+            skipped.append(str(error))
+            continue
+        kept.append(i)
+        sizes[image.shape[0], image.shape[1]] += 1
+    if not kept:
+        raise PairError(f"The folder '{images.root}' holds no image that can be read.")
+    pairs = images.pairs and tuple(images.pairs[i] for i in kept)
+    return replace(images, images=tuple(images.images[i] for i in kept), pairs=pairs), skipped, sizes
+
+
+def match_by_mask(synthetic: ImageSet, real: ImageSet) -> list[int | None]:
+    """For each synthetic image the index of the real one of the same mask, or None.
+
+    A synthetic pair is called like its mask, or like its mask plus ``_<variant>``. Where the folder has a
+    manifest.jsonl, that says which mask it was; a mask that was transformed is nobody's. Both sets need
+    pairs.
+    """
+    index: dict[str, int] = {}
+    for i, pair in enumerate(_pairs(real)):
+        index.setdefault(pair.mask.stem, i)
+        index.setdefault(pair.stem, i)
+    recorded = _masks_in_manifest(synthetic.root)
+    return [_index_of(pair.stem, recorded, index) for pair in _pairs(synthetic)]
+
+
+def groups_by_mask(synthetic: ImageSet, matches: Sequence[int | None]) -> list[list[int]]:
+    """Indices of the synthetic images of each mask that has at least two."""
+    groups: dict[int, list[int]] = {}
+    for i, match in enumerate(matches):
+        if match is not None:
+            groups.setdefault(match, []).append(i)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _pairs(images: ImageSet) -> tuple[Pair, ...]:
+    if images.pairs is None:
+        raise ValueError(f"{images.root} holds no masks")
+    return images.pairs
+
+
+def _index_of(stem: str, recorded: dict[str, str | None], index: dict[str, int]) -> int | None:
+    if stem in recorded:
+        mask = recorded[stem]
+        return None if mask is None else index.get(mask)
+    if stem in index:
+        return index[stem]
+    variant = _VARIANT.fullmatch(stem)
+    return index.get(variant[1]) if variant else None
+
+
+def _masks_in_manifest(root: Path) -> dict[str, str | None]:
+    """The stem of the mask of each stem, None where the mask was a transformed one; {} without a manifest."""
+    path = root / MANIFEST
+    if not path.is_file():
+        return {}
+    masks: dict[str, str | None] = {}
+    for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            masks[record["stem"]] = None if record.get("transform") else Path(record["mask_file"]).stem
+        except (ValueError, TypeError, KeyError) as error:
+            raise PairError(
+                f"Line {number} of '{path}' is no line of a manifest; correct or remove it."
+            ) from error
+    return masks

@@ -1,0 +1,58 @@
+"""Weight files of the networks that metrics stand on: local ones, or downloaded where there is a network."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from siamese_core.errors import UserError
+
+
+class WeightsError(UserError):
+    """Weights that are missing or unfit; the message says which file to put where."""
+
+
+def cached_file(url: str) -> Path:
+    """Where PyTorch keeps the file that ``url`` names."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
+def weight_file(given: Path | None, url: str, flag: str, *, download: bool) -> Path:
+    """The file ``given`` by the user with ``flag``, else the cached one of ``url``, fetched if ``download``.
+
+    A download's digest is checked against the one in its name (``name-<digest>.pth``). Raises WeightsError
+    when there is no such file, or it could not be downloaded.
+    """
+    if given is not None:
+        if not given.is_file():
+            raise WeightsError(f"{given}: no such file; {flag} takes the file {url}")
+        return given
+    path = cached_file(url)
+    if path.is_file():
+        return path
+    wanted = f"fetch {url} and put it at {path}, or name it with {flag}"
+    if not download:
+        raise WeightsError(f"weights are missing: {wanted}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(f"weights cannot be downloaded ({error}): {wanted}") from error
+    return path
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """The state dict in ``path``, loaded without running anything the file might hold.
+
+    Raises WeightsError for a file that cannot be read so, or that holds something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise WeightsError(f"{path}: no file of weights that can be read ({error})") from error
+    if not isinstance(state, dict):
+        raise WeightsError(f"{path}: holds a {type(state).__name__}, not a state dict")
+    return state
