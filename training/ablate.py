@@ -1,0 +1,237 @@
+"""What does each part of the method add? Train variants of the generative model and compare what they paint.
+
+    python -m training.ablate PLAN.toml --pairs DIR --test [NAME=]DIR --base PATH --output DIR
+
+PLAN.toml names the variants (training/ablations/ has the paper's Table 5 and Table 6). Each is trained on
+--pairs with the same budget, paints an image for every training mask, and is measured by training.evaluate;
+then segmentation networks trained on real pairs, and on real + synthetic pairs of each variant, are compared
+on the --test sets. The file's tables [train], [generate], [evaluate] and [segment] hold settings of those
+commands for all variants, and every [[variant]] has a name, train = {settings of its own}, and paint = false
+where its parameter update alone is wanted.
+
+Written: OUTPUT/ablation.html, ablation.json and ablation.md (one table of metrics and segmentation, size and
+direction of the parameter updates), variants.png (the same masks under each variant), segmentation/ and, for
+each variant, a folder with training/, pairs/ and evaluation/. After an interruption the same command with
+--resume goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siamese_core.base import load_base
+from siamese_core.checkpoint import load_model
+from siamese_core.contact_sheet import grid, outlined
+from siamese_core.files import replace_folder, write_bytes_atomic, write_text_atomic
+from siamese_core.layouts import to_ldm
+from siamese_core.loop import check_record
+from siamese_core.pair_writer import png_bytes
+from siamese_core.pairs import find_pairs, load_pair, pairs_fingerprint
+
+from . import evaluate, generate, segment, train
+from .ablation.plan import AblationPlan, Variant, flags, plan_of_table
+from .ablation.summary import Summary, as_html, as_json, as_markdown
+from .ablation.updates import Comparison, compare_updates, starting_weights, update
+from .options import OptionError, read_toml, run_command
+from .segmentation.plan import named_folders
+
+_SHOWN_MASKS = 6
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = _parse(arguments)
+    plan = plan_of_table(read_toml(args.plan), args.plan)
+    tests = named_folders(args.test)
+    output: Path = args.output
+    _prepare(args, plan, tests)
+    painted = [variant for variant in plan.variants if variant.paint]
+    for variant in plan.variants:
+        _train(args, plan, variant)
+    for variant in painted:
+        _paint(args, plan, variant)
+        _evaluate(args, plan, variant, tests)
+    results = _segment(args, plan, painted, tests) if painted and tests else {}
+    sheet = _sheet(args.pairs, [output / variant.folder / "pairs" for variant in painted])
+    summary = Summary(
+        title=plan.title,
+        note=plan.note,
+        variants=[variant.name for variant in painted],
+        evaluations={
+            variant.name: _read_json(output / variant.folder / "evaluation" / "evaluation.json")
+            for variant in painted
+        },
+        segmentation=results.get("results", []),
+        trained=[variant.name for variant in plan.variants],
+        updates=_updates(args.base, output, plan.variants),
+        sheet=sheet,
+        settings={stage: " ".join(flags(settings)) for stage, settings in plan.stages.items()}
+        | {variant.name: " ".join(flags(variant.train)) for variant in plan.variants},
+    )
+    if sheet is not None:
+        write_bytes_atomic(output / "variants.png", png_bytes(sheet))
+    write_text_atomic(output / "ablation.json", json.dumps(as_json(summary), indent=1) + "\n")
+    write_text_atomic(output / "ablation.md", as_markdown(summary))
+    write_text_atomic(output / "ablation.html", as_html(summary))
+    print(f"\n{as_markdown(summary)}\nsee {output / 'ablation.html'}")
+    return 0
+
+
+def _prepare(args: argparse.Namespace, plan: AblationPlan, tests: Mapping[str, str]) -> None:
+    """Begin the output folder, or see that it is of the same ablation on the same data."""
+    pairs = find_pairs(args.pairs)
+    record = {
+        "variants": {
+            variant.name: {"train": variant.train, "paint": variant.paint} for variant in plan.variants
+        },
+        **plan.stages,
+        "pairs": pairs_fingerprint(pairs),
+        "tests": {name: pairs_fingerprint(find_pairs(Path(folder))) for name, folder in tests.items()},
+        "base": str(args.base),
+    }
+    file: Path = args.output / "plan.json"
+    if args.output.exists() and any(args.output.iterdir()):
+        if not args.resume:
+            raise OptionError(f"{args.output}: not empty; give another --output, or --resume to go on there")
+        if not file.exists():
+            raise OptionError(f"{args.output}: holds no ablation (no plan.json); give another --output")
+        check_record(file, _read_json(file), record)
+        return
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(file, json.dumps(record, indent=1) + "\n")
+
+
+def _train(args: argparse.Namespace, plan: AblationPlan, variant: Variant) -> None:
+    folder = args.output / variant.folder / "training"
+    if _model(folder).exists():
+        return
+    resume = ["--resume"] if folder.exists() and any(folder.iterdir()) else []
+    settings = {"export_precision": "fp32", **plan.stages["train"], **variant.train}
+    paths = {"pairs": args.pairs, "base": args.base, "output": folder}
+    _run(train.main, f"{variant.name}: training", [*flags(paths), *flags(settings), *resume])
+
+
+def _paint(args: argparse.Namespace, plan: AblationPlan, variant: Variant) -> None:
+    model = _model(args.output / variant.folder / "training")
+
+    def paint(folder: Path) -> None:
+        paths = {"checkpoint": model, "masks": args.pairs, "output": folder}
+        _run(generate.main, f"{variant.name}: painting", [*flags(paths), *flags(plan.stages["generate"])])
+
+    _whole(args.output / variant.folder / "pairs", paint)
+
+
+def _evaluate(
+    args: argparse.Namespace, plan: AblationPlan, variant: Variant, tests: Mapping[str, str]
+) -> None:
+    pairs = args.output / variant.folder / "pairs"
+
+    def measure(folder: Path) -> None:
+        paths = {"real": args.pairs, "synthetic": pairs, "output": folder, "segmenter_train": args.pairs}
+        settings = dict(plan.stages["evaluate"])
+        if tests:
+            settings["real_test"] = next(iter(tests.values()))
+        _run(evaluate.main, f"{variant.name}: metrics", [*flags(paths), *flags(settings)])
+
+    _whole(args.output / variant.folder / "evaluation", measure)
+
+
+def _segment(
+    args: argparse.Namespace, plan: AblationPlan, variants: Sequence[Variant], tests: Mapping[str, str]
+) -> dict[str, Any]:
+    """Real pairs alone against real pairs and each variant's; the benchmark's results."""
+    settings = dict(plan.stages["segment"])
+    networks = settings.pop("networks", ["small-unet"])
+    folder = args.output / "segmentation"
+    sets = [f"real={args.pairs}"]
+    sets += [
+        f"real + {variant.name}={args.pairs},{args.output / variant.folder / 'pairs'}" for variant in variants
+    ]
+    words = ["--train", *sets, "--test", *(f"{name}={path}" for name, path in tests.items())]
+    words += ["--network", *networks, "--output", str(folder), *flags(settings)]
+    _run(segment.main, "segmentation", [*words, "--resume"])
+    return _read_json(folder / "results.json")
+
+
+def _run(command: Callable[[Sequence[str]], int], label: str, words: Sequence[str]) -> None:
+    print(f"\n=== {label}", flush=True)
+    status = command(words)
+    if status:
+        raise SystemExit(status)
+
+
+def _whole(target: Path, write: Callable[[Path], None]) -> None:
+    """Have ``write`` fill the folder ``target``, unless it is there; it appears when it is whole."""
+    if target.exists():
+        return
+    unfinished = target.with_name(f".tmp-{target.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    write(unfinished)
+    replace_folder(unfinished, target)
+
+
+def _model(training: Path) -> Path:
+    return training / "model.safetensors"
+
+
+def _updates(base: Path, output: Path, variants: Sequence[Variant]) -> list[Comparison]:
+    loaded = load_base(base)
+    start = starting_weights(to_ldm("unet", loaded.unet.state_dict(), loaded.architecture))
+    found = {}
+    for variant in variants:
+        parts = load_model(_model(output / variant.folder / "training")).parts
+        found[variant.name] = update(parts["control"], parts["unet"], start)
+    return compare_updates(found, start)
+
+
+def _sheet(real: Path, folders: Sequence[Path]) -> NDArray[np.uint8] | None:
+    """A row for each of a few masks, spread over the set: mask, real image, then each variant's image."""
+    if not folders:
+        return None
+    sets = [find_pairs(folder) for folder in folders]
+    by_stem = {pair.stem: pair for pair in find_pairs(real)}
+    common = [pair.stem for pair in sets[0] if pair.stem in by_stem]
+    count = min(_SHOWN_MASKS, len(common))
+    rows = []
+    for place in range(count):
+        stem = common[place * len(common) // count]
+        painted = [load_pair(next(pair for pair in pairs if pair.stem == stem), size=None) for pairs in sets]
+        side = painted[0].mask.shape
+        original = load_pair(by_stem[stem], size=side)
+        mask = painted[0].mask
+        rows.append(
+            [mask.astype(np.uint8) * 255, original.image, *(outlined(one.image, mask) for one in painted)]
+        )
+    return grid(rows) if rows else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text("utf-8")))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.ablate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("plan", type=Path, help="TOML file of variants")
+    parser.add_argument("--pairs", type=Path, required=True, help="real training pairs")
+    parser.add_argument(
+        "--test", nargs="+", default=[], metavar="[NAME=]DIR", help="real pairs that no variant sees"
+    )
+    parser.add_argument("--base", type=Path, required=True, help="base model of all variants")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results, new or empty")
+    parser.add_argument("--resume", action="store_true", help="go on with the ablation in --output")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    run_command(main)
