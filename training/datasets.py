@@ -86,7 +86,9 @@ def _recognised(source: Path) -> LayoutName:
     inside = sorted(path for path in source.iterdir() if path.is_dir())
     hints = [f"'{path.name}' in it looks like {_fitting(path)[0]}" for path in inside if _fitting(path)]
     found = ", ".join(path.name for path in inside[:8]) or "no folders"
-    advice = f"{hints[0]}, give that" if hints else "rename the folders to match, or give another one"
+    advice = "rename the folders to match, or give another one"
+    if hints:
+        advice = f"{' and '.join(hints[:3])}, give {'that' if len(hints) == 1 else 'one of them'}"
     raise DatasetError(f"{source}: no layout that is known. Looked for {sought}. Found {found}; {advice}")
 
 

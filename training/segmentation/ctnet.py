@@ -109,8 +109,8 @@ class InformationCollection(nn.Module):
         self.up = upsampling(width)
 
     def forward(self, stride8: Tensor, stride16: Tensor, stride32: Tensor) -> Tensor:
-        shallow = self.up(stride16) * stride8 + stride8
         middle = self.up(stride32) * stride16 + stride16
+        shallow = self.up(stride16) * stride8 + stride8
         return self.up(middle) * shallow + shallow
 
 
