@@ -73,6 +73,12 @@ def no_cached_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
 
 
+@pytest.fixture
+def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares a test of the numbers the seconds that the pictures take."""
+    monkeypatch.setattr(evaluate, "write_evaluation", lambda *_: None)
+
+
 def run(real: Path, synthetic: Path, output: Path, *more: object) -> Outcome:
     usual = ("--real", real, "--synthetic", synthetic, "--output", output, "--resolution", SIDE)
     return run_here(evaluate.main, *usual, "--bootstrap", 100, *more)
@@ -138,12 +144,14 @@ def test_the_report_is_one_page_with_its_pictures_beside_it(full: Path) -> None:
     assert used and all(page.count(f'id="{name}"') == 1 for name in used)
 
 
+@pytest.mark.usefixtures("without_report")
 def test_equal_runs_give_equal_numbers(full: Path, tmp_path: Path, real: Path, synthetic: Path) -> None:
     record = json.loads((full / "evaluation.json").read_text("utf-8"))
     again = evaluated(real, synthetic, tmp_path / "out", "--features", record["settings"]["features"])
     assert again["metrics"].items() <= record["metrics"].items()
 
 
+@pytest.mark.usefixtures("without_report")
 def test_a_copied_training_set_is_reported_as_memorised(real: Path, extractor: Path, tmp_path: Path) -> None:
     metrics = evaluated(real, real, tmp_path / "out", "--features", extractor)["metrics"]
     for space in ("means", "pixels"):
@@ -163,6 +171,7 @@ def test_without_masks_the_rest_is_measured_and_the_reason_given(
     assert "Left out" in page and "holds no masks" in page
 
 
+@pytest.mark.usefixtures("without_report")
 def test_missing_lpips_weights_leave_lpips_out(
     real: Path, synthetic: Path, extractor: Path, tmp_path: Path
 ) -> None:
@@ -187,6 +196,7 @@ def test_one_image_gives_what_one_image_can(
     assert "at least 2 real images" in left_out["close-share[pixels]"]
 
 
+@pytest.mark.usefixtures("without_report")
 def test_images_of_any_size_and_kind_are_compared(real: Path, extractor: Path, tmp_path: Path) -> None:
     mixed = tmp_path / "mixed"
     mixed.mkdir()
@@ -198,6 +208,7 @@ def test_images_of_any_size_and_kind_are_compared(real: Path, extractor: Path, t
     assert "and 11 other sizes" in " ".join(record["notes"])
 
 
+@pytest.mark.usefixtures("without_report")
 def test_a_corrupt_file_in_the_middle_is_named_or_skipped(
     real: Path, synthetic: Path, extractor: Path, tmp_path: Path
 ) -> None:

@@ -80,7 +80,7 @@ def _contact_sheet(pictures: CasePictures, stems: Sequence[str], matches: Mappin
         shown = pictures.of(i)
         if matches:
             blank = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
-            shown.insert(-1, ("real", pictures.real(matches[i]) if i in matches else blank))
+            shown.insert(1, ("real", pictures.real(matches[i]) if i in matches else blank))
         strips.append(Strip(stems[i], "", tuple(shown)))
     return Gallery("Samples", "Taken at equal steps through the set, not chosen.", "contact_sheet", strips)
 
@@ -101,7 +101,7 @@ def _by_realism(
     strips = [
         Strip(
             stems[i],
-            f"{end}, {found.realism[i]:.3g}",
+            f"{end}, distance {found.realism[i]:.3g}",
             (*pictures.of(i), ("nearest real", pictures.real(int(found.index[i])))),
         )
         for end, i in _ends(np.argsort(-found.realism, kind="stable"))

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from siamese_core.contact_sheet import grid
 from siamese_core.files import write_bytes_atomic, write_text_atomic
 
 from .html_page import (
@@ -35,6 +36,8 @@ from .metrics.projection import Projection
 
 _REAL, _SYNTHETIC = "#3b82f6", "#e08a1e"  # readable on white and on near-black alike
 _DPI = 130
+_TILE_DPI = 110  # pixels of a tile to the inch
+_GAP = 6  # pixels between tiles
 
 
 @dataclass(frozen=True)
@@ -144,22 +147,21 @@ def distance_figure(neighbours: Mapping[str, Neighbours]) -> Figure:
 
 def gallery_figure(gallery: Gallery) -> Figure:
     """The strips below each other, labels above, names to the left."""
-    rows, columns = len(gallery.strips), len(gallery.strips[0].pictures)
-    tile, gap, names, labels = 1.5, 0.06, 1.75, 0.3  # inches
-    width, height = names + columns * (tile + gap), labels + rows * (tile + gap)
-    figure = Figure(figsize=(width, height))
-    for r, strip in enumerate(gallery.strips):
-        bottom = height - labels - (r + 1) * (tile + gap) + gap
-        for c, (label, pixels) in enumerate(strip.pictures):
-            left = names + c * (tile + gap)
-            axes = figure.add_axes((left / width, bottom / height, tile / width, tile / height))
-            axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
-            axes.set_axis_off()
-            if r == 0:
-                axes.set_title(label, fontsize=8.5, pad=4)
-        text = f"{_shortened(strip.name)}\n{strip.detail}".rstrip()
-        middle = (bottom + tile / 2) / height
-        figure.text((names - 0.1) / width, middle, text, ha="right", va="center", fontsize=8.5)
+    sheet = grid([[pixels for _, pixels in strip.pictures] for strip in gallery.strips], _GAP)
+    step = gallery.strips[0].pictures[0][1].shape[0] + _GAP
+    texts = [f"{_shortened(strip.name)}\n{strip.detail}".rstrip() for strip in gallery.strips]
+    names = 9.0 * max(len(line) for text in texts for line in text.split("\n")) + 20  # pixels of the sheet
+    labels = 50
+    height, width = sheet.shape[0] + labels, sheet.shape[1] + names
+    figure = Figure(figsize=(width / _TILE_DPI, height / _TILE_DPI))
+    place = (names / width, 0, sheet.shape[1] / width, sheet.shape[0] / height)
+    axes = figure.add_axes(place, xticks=[], yticks=[], frameon=False)
+    axes.imshow(sheet)
+    for row, text in enumerate(texts):
+        axes.text(-12, (row + 0.5) * step, text, ha="right", va="center", fontsize=9)
+    for column, (label, _) in enumerate(gallery.strips[0].pictures):
+        middle = (column + 0.5) * step
+        axes.text(middle, -6, label.replace(" [", "\n["), ha="center", va="bottom", fontsize=9)
     return figure
 
 
@@ -247,7 +249,7 @@ _STYLE = """
 .strip .pictures span { display: block; color: var(--quiet); font-size: 0.75rem; text-align: center; }
 .strip img { display: block; width: 100%; height: auto; border-radius: 4px; }
 .strip figcaption { margin-top: 0.2rem; overflow-wrap: anywhere; }
-.wide th, .wide td { vertical-align: top; }
+.wide th, .wide td { vertical-align: top; overflow-wrap: normal; }
 .wide td:last-child { color: var(--quiet); font-size: 0.87rem; }
 @media (max-width: 760px) { .wide { display: block; overflow-x: auto; } }
 """
