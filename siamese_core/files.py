@@ -79,6 +79,24 @@ def replace_folder(temporary: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty sibling of the folder ``target`` that replaces it when the block succeeds.
+
+    When the block raises, the sibling is removed and ``target`` is as it was; so is what a killed process
+    left of an earlier one. Raises OSError as :func:`replace_folder`.
+    """
+    temporary = target.with_name(f".tmp-{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        replace_folder(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key that orders numbers inside names by value: ``img2`` before ``img10``.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from .architecture import LATENT_SCALE
 from .base import Base
 from .base_training import encode_moments
-from .files import replace_folder
+from .files import whole_folder
 from .masks import ResizeMode
 from .objective import TrainingBatch
 from .pairs import Pair, load_pair
@@ -138,11 +137,9 @@ def encode_pairs(
     prompts = [pair.prompt if pair.prompt is not None else default_prompt for pair in pairs]
     distinct = [*sorted(set(prompts)), ""]
     places = {prompt: place for place, prompt in enumerate(distinct[:-1])}
-    temporary = folder.with_name(f".tmp-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
-    temporary.mkdir(parents=True)
     try:
-        with contextlib.ExitStack() as files:
+        with whole_folder(folder) as temporary, contextlib.ExitStack() as files:
+            (temporary / _KEY_FILE).write_text(key, "utf-8")
 
             def rows(name: str, count: int) -> _Rows:
                 return files.enter_context(_Rows(temporary / f"{name}.npy", count))
@@ -165,11 +162,8 @@ def encode_pairs(
                 images.append(pixels)
                 masks.append(np.stack([pair.mask for pair in loaded]))
                 moments.append(encode_moments(base.vae, torch.from_numpy(pixels)).numpy())
-        (temporary / _KEY_FILE).write_text(key, "utf-8")
-        replace_folder(temporary, folder)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and error.filename is None:
+    except OSError as error:
+        if error.filename is None:
             error.filename = str(folder)  # writing to an open file does not say which
         raise
 

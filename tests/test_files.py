@@ -13,6 +13,7 @@ from siamese_core.files import (
     contained_path,
     file_digest,
     natural_key,
+    whole_folder,
     write_bytes_atomic,
     write_text_atomic,
 )
@@ -140,3 +141,22 @@ def test_a_root_that_is_itself_a_symbolic_link_contains_its_files(tmp_path: Path
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert contained_path(tmp_path / "link", "a.png") == (tmp_path / "real" / "a.png").resolve()
+
+
+def test_a_whole_folder_replaces_the_old_one_only_when_it_is_finished(tmp_path: Path) -> None:
+    target = tmp_path / "set"
+    target.mkdir()
+    (target / "old").write_text("old")
+    torn = tmp_path / ".tmp-set"
+    torn.mkdir()
+    (torn / "torn").write_text("left by a killed run")
+
+    with pytest.raises(KeyboardInterrupt), whole_folder(target) as folder:
+        assert not list(folder.iterdir())
+        (folder / "new").write_text("new")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.rglob("*")] == ["set", "old"]
+
+    with whole_folder(target) as folder:
+        (folder / "new").write_text("new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["set", "new"]

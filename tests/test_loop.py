@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import read_tree
+from conftest import full_disk, read_tree, sigint_interrupts
 from torch import Tensor, nn
 
 from siamese_core.loop import (
@@ -184,13 +184,8 @@ def test_a_stop_finishes_the_step_and_saves_it(tmp_path: Path, number: signal.Si
 
 def test_a_second_interrupt_does_not_wait_for_the_step(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    # A shell starts its background jobs with SIGINT ignored, and so would these tests be.
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run.go(before_step=send(signal.SIGINT, at=1, times=2))
-    finally:
-        signal.signal(signal.SIGINT, previous)
+    with sigint_interrupts(), pytest.raises(KeyboardInterrupt):
+        run.go(before_step=send(signal.SIGINT, at=1, times=2))
 
     assert run.done == [1]
 
@@ -217,19 +212,11 @@ def test_a_torn_checkpoint_is_ignored_and_removed_with_the_next_one(tmp_path: Pa
 
 
 def test_a_full_disk_ends_the_run_clearly_and_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")  # not on Windows
     run = Run(tmp_path)
     run.go(2)
     before = read_tree(run.store.folder)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails as on a full disk
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
-        with pytest.raises(ResumeError) as refusal:
-            run.store.save(run.accelerator, 4)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with full_disk(), pytest.raises(ResumeError) as refusal:
+        run.store.save(run.accelerator, 4)
 
     message = str(refusal.value)
     assert message.startswith(f"{run.store.folder / 'step-00000004'}: the checkpoint could not be written (")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Outcome, read_tree, run_here
+from conftest import Outcome, full_disk, read_tree, run_here, sigint_interrupts
 from dataset_trees import SIDE, cvc, isic2016, isic2018, kvasir, plain, plain_split, pranet
 from PIL import Image
 
@@ -245,21 +245,15 @@ def test_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         return load_pair(pair, **options)
 
     monkeypatch.setattr(prepare, "load_pair", load)
-    assert run(source, tmp_path / "sets").status == 130
+    with sigint_interrupts():
+        assert run(source, tmp_path / "sets").status == 130
     assert_nothing_written(tmp_path, "source")
 
 
 def test_full_disk_is_named_and_nothing_is_left(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")  # not on Windows
     source = cvc(tmp_path / "source")  # images are encoded, not copied
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that writing fails as on a full disk
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+    with full_disk():
         refusal = run(source, tmp_path / "sets").refusal
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
     assert refusal.startswith(f"{tmp_path / 'sets'}: not written (")
     assert "make room on the disk" in refusal
     assert_nothing_written(tmp_path, "source")

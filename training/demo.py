@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +33,11 @@ from siamese_core.phantom import write_phantoms
 from siamese_core.settings import option
 
 from . import generate, train
-from .options import OptionError, add_flags, build, run_command
+from .options import OptionError, add_flags, build, command_parser, run_command
 from .report import Report, Sample, write_report
 from .segmentation.scores import dice_scores
 from .segmenter import SegmenterSettings, predict_masks, train_segmenter
+from .timing import timed
 
 TINY_BASE = Path(siamese_core.__file__).parent / "assets" / "tiny-base.safetensors"
 SIDE = 128
@@ -66,16 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _prepare(output)
     torch.set_num_threads(settings.threads)
     timings: dict[str, float] = {}
-    with _timed(timings, "phantoms"):
+    with timed(timings, "phantoms"):
         write_phantoms(output / "phantoms" / "train", settings.pairs, seed=settings.seed, size=SIDE)
         write_phantoms(output / "phantoms" / "held_out", settings.held_out, seed=settings.seed + 1, size=SIDE)
     checkpoint: Path | None = args.checkpoint
     if checkpoint is None:
-        with _timed(timings, "siamese training"):
+        with timed(timings, "siamese training"):
             checkpoint = _train(output, settings)
-    with _timed(timings, "sampling and export"):
+    with timed(timings, "sampling and export"):
         _paint(output, checkpoint, settings)
-    with _timed(timings, "mask adherence"):
+    with timed(timings, "mask adherence"):
         samples, real_dice = _measure(output, settings)
     adherence = float(np.mean([sample.adherence for sample in samples]))
     summary = {
@@ -199,19 +198,8 @@ def _prepare(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
 
 
-@contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    timings[stage] = time.perf_counter() - start
-
-
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, DemoSettings]:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("demo", __doc__)
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the demo")
     parser.add_argument("--checkpoint", type=Path, help="report on this model instead of training one")
     add_flags(parser, DemoSettings)

@@ -27,12 +27,9 @@ Written: OUTPUT/evaluation.json (all numbers, also of each image), OUTPUT/report
 
 from __future__ import annotations
 
-import argparse
 import json
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,8 +61,17 @@ from .metrics.names import metric_title
 from .metrics.paired import load_lpips
 from .metrics.projection import FEWEST_PROJECTED, Projection, project
 from .metrics.weights import WeightsError
-from .options import OptionError, add_flags, build, field_names, read_toml, refuse_unknown, run_command
+from .options import (
+    OptionError,
+    add_flags,
+    command_parser,
+    plain,
+    require_empty,
+    run_command,
+    settings_of,
+)
 from .segmenter import SegmenterSettings
+from .timing import timed
 
 _HEADLINES = ("kid", "fid", "precision", "recall", "close-share", "adherence", "adherence-ratio")
 
@@ -156,12 +162,12 @@ def _measure_features(
 ) -> None:
     """All that rests on the features of one extractor; pixels serve memorisation alone."""
     name, results = extractor.name, measured.results
-    with _timed(measured.timings, f"features [{name}]"):
+    with timed(measured.timings, f"features [{name}]"):
         real, synthetic = (
             extract(extractor, images.images, device=device, batch_size=settings.batch_size, label=label)
             for images, label in ((sets.real, "real"), (sets.synthetic, "synthetic"))
         )
-    with _timed(measured.timings, f"metrics [{name}]"):
+    with timed(measured.timings, f"metrics [{name}]"):
         if name != PIXELS:
             measure_distances(results, name, real, synthetic)
             measure_cosines(results, name, real, synthetic, measured.matching)
@@ -169,7 +175,7 @@ def _measure_features(
             measured.neighbours[name] = found
     if first and len(real) + len(synthetic) >= FEWEST_PROJECTED:
         print("placing the images with t-SNE", flush=True)
-        with _timed(measured.timings, "PCA and t-SNE"):
+        with timed(measured.timings, "PCA and t-SNE"):
             measured.projections = project(real, synthetic, results.seed)
 
 
@@ -177,7 +183,7 @@ def _measure_pairs(
     settings: EvaluateSettings, sets: Sets, measured: Measured, lpips: nn.Module | str, device: torch.device
 ) -> None:
     """LPIPS, and mask adherence where it was asked for."""
-    with _timed(measured.timings, "LPIPS"):
+    with timed(measured.timings, "LPIPS"):
         measure_lpips(
             measured.results,
             lpips,
@@ -190,7 +196,7 @@ def _measure_pairs(
         )
     if not (sets.train and sets.synthetic.pairs):
         return
-    with _timed(measured.timings, "mask adherence"):
+    with timed(measured.timings, "mask adherence"):
         measured.dice = measure_adherence(
             measured.results,
             sets.train,
@@ -252,9 +258,7 @@ def _lpips(settings: EvaluateSettings) -> nn.Module | str:
 
 def _write(settings: EvaluateSettings, sets: Sets, measured: Measured, main_extractor: str) -> None:
     results = measured.results
-    shown = {
-        name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()
-    }
+    shown = plain(settings)
     record = {
         "real": {"folder": str(sets.real.root), "images": len(sets.real)},
         "synthetic": {"folder": str(sets.synthetic.root), "images": len(sets.synthetic)},
@@ -313,19 +317,11 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> str:
     return f"{width} x {height} pixels ({count} of them){rest}" if rest else f"{width} x {height} pixels"
 
 
-@contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    timings[stage] = time.perf_counter() - start
-
-
 def _check_settings(settings: EvaluateSettings) -> None:
     for name in ("real", "synthetic", "output"):
         if getattr(settings, name) == Path():
             raise OptionError(f"--{name} is needed")
-    if settings.output.exists() and (not settings.output.is_dir() or any(settings.output.iterdir())):
-        raise OptionError(f"{settings.output}: not empty; give a new folder for the results")
+    require_empty(settings.output, "give a new folder for the results")
     for name, least in (("batch_size", 1), ("bootstrap", 100), ("resolution", 64), ("segmenter_steps", 1)):
         if getattr(settings, name) < least:
             flag = f"--{name.replace('_', '-')}"
@@ -338,17 +334,11 @@ def _check_settings(settings: EvaluateSettings) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> EvaluateSettings:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("evaluate", __doc__)
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
     add_flags(parser, EvaluateSettings)
     args = parser.parse_args(arguments)
-    table = read_toml(args.config)
-    refuse_unknown(table, field_names(EvaluateSettings), args.config)
-    return build(EvaluateSettings, args, table)
+    return settings_of(EvaluateSettings, args)
 
 
 if __name__ == "__main__":

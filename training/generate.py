@@ -49,7 +49,7 @@ from siamese_core.settings import option
 from siamese_core.text import encode_prompts
 from siamese_core.training_set import image_hint, mask_hint
 
-from .options import OptionError, add_flags, build, field_names, read_toml, refuse_unknown, run_command
+from .options import OptionError, add_flags, command_parser, run_command, settings_of
 
 
 @dataclass(frozen=True)
@@ -274,20 +274,14 @@ def _check_settings(settings: GenerateSettings) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, GenerateSettings]:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.generate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("generate", __doc__)
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the pairs of a folder that has some"
     )
     add_flags(parser, GenerateSettings)
     args = parser.parse_args(arguments)
-    table = read_toml(args.config)
-    refuse_unknown(table, field_names(GenerateSettings), args.config)
-    return args, build(GenerateSettings, args, table)
+    return args, settings_of(GenerateSettings, args)
 
 
 if __name__ == "__main__":

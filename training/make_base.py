@@ -54,9 +54,11 @@ from .options import (
     OptionError,
     add_flags,
     build,
+    command_parser,
     field_names,
     read_toml,
     refuse_unknown,
+    require_empty,
     run_command,
 )
 
@@ -297,8 +299,8 @@ def _read_images(paths: Sequence[Path], resolution: int) -> Tensor:
 def _prepare_output(output: Path, resume: bool) -> None:
     if resume and not (output / "checkpoints").exists():
         raise ResumeError(f"{output}: nothing to resume there; leave --resume away to start a new run")
-    if not resume and output.exists() and any(output.iterdir()):
-        raise OptionError(f"{output}: not empty; give another --output, or --resume to go on with that run")
+    if not resume:
+        require_empty(output, "give another --output, or --resume to go on with that run")
     output.mkdir(parents=True, exist_ok=True)
 
 
@@ -330,11 +332,7 @@ def _save_samples(base: Base, prompts: Sequence[str], settings: MakeBaseSettings
 def _parse(
     arguments: Sequence[str] | None,
 ) -> tuple[argparse.Namespace, MakeBaseSettings, VAESettings, UNetSettings]:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.make_base",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("make_base", __doc__)
     parser.add_argument("--images", type=Path, required=True, help="folder of images")
     parser.add_argument("--output", type=Path, required=True, help="folder for the run, empty or new")
     parser.add_argument("--init", type=Path, help="base to start from instead of random weights")

@@ -44,6 +44,39 @@ def add_flags(parser: argparse._ActionsContainer, settings: type, prefix: str = 
         parser.add_argument(flag, **options)
 
 
+def command_parser(command: str, manual: str | None) -> argparse.ArgumentParser:
+    """The parser of ``python -m training.<command>``, whose manual is its module's docstring."""
+    return argparse.ArgumentParser(
+        prog=f"python -m training.{command}",
+        description=manual,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def settings_of(settings: type[T], args: argparse.Namespace) -> T:
+    """Make ``settings`` from flags and the file ``--config``, which may hold nothing else.
+
+    Raises OptionError as :func:`read_toml`, :func:`refuse_unknown` and :func:`build` do.
+    """
+    table = read_toml(args.config)
+    refuse_unknown(table, field_names(settings), args.config)
+    return build(settings, args, table)
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """The values of a settings dataclass as JSON can hold them."""
+    values = dataclasses.asdict(settings)
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def require_empty(output: Path, advice: str = "give a new folder") -> None:
+    """Raise OptionError unless ``output`` is an empty folder or not there; ``advice`` ends the sentence."""
+    if output.exists() and not output.is_dir():
+        raise OptionError(f"{output}: is a file; give a folder")
+    if output.exists() and any(output.iterdir()):
+        raise OptionError(f"{output}: not empty; {advice}")
+
+
 def read_toml(path: Path | None) -> dict[str, Any]:
     """The flat table of settings in ``path`` ({} for None). Raises OptionError naming the file."""
     if path is None:

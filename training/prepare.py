@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from siamese_core.errors import UserError
-from siamese_core.files import replace_folder, write_text_atomic
+from siamese_core.files import whole_folder, write_text_atomic
 from siamese_core.masks import mask_to_uint8
 from siamese_core.pair_writer import png_bytes
 from siamese_core.pairs import PROMPT_FILE, Pair, load_pair
@@ -40,7 +40,7 @@ from siamese_core.settings import option
 
 from .datasets import Dataset, LayoutName, Sets, read_dataset
 from .near_duplicates import HASH_BITS, NEAR, near_duplicates, perceptual_hash
-from .options import OptionError, add_flags, build, field_names, read_toml, refuse_unknown, run_command
+from .options import OptionError, add_flags, command_parser, require_empty, run_command, settings_of
 from .set_statistics import PairFacts, SetFacts, facts_table, pair_facts, set_facts
 from .splits import parse_ratio, pooled, split_by_count, split_by_ratio
 
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sets, division = divide(dataset, settings)
     told = ", ".join(f"{name} {value}" for name, value in division.items())
     print(f"{source}: {sum(map(len, sets.values()))} pairs, layout {dataset.layout}, {told}")
-    with _whole_folder(settings.output) as folder:
+    with _output_folder(settings.output) as folder:
         written, notes = _write_sets(folder, sets, settings)
         facts = {name: set_facts(one.facts) for name, one in written.items()}
         report = {
@@ -205,32 +205,22 @@ def _print_report(report: Mapping[str, Any], facts: Mapping[str, SetFacts]) -> N
 
 
 @contextmanager
-def _whole_folder(output: Path) -> Iterator[Path]:
-    """A temporary sibling of ``output`` that replaces it when the block succeeds, else is removed."""
-    temporary = output.with_name(f".tmp-{output.name}")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
+def _output_folder(output: Path) -> Iterator[Path]:
+    """:func:`whole_folder`, whose errors say what to do."""
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        replace_folder(temporary, output)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise PrepareError(
-                f"{output}: not written ({error}); make room on the disk, grant access, or give "
-                "another --output"
-            ) from error
-        raise
+        with whole_folder(output) as temporary:
+            yield temporary
+    except OSError as error:
+        raise PrepareError(
+            f"{output}: not written ({error}); make room on the disk, grant access, or give another --output"
+        ) from error
 
 
 def _check_settings(settings: PrepareSettings) -> None:
     output = settings.output
     if output == Path():
         raise OptionError("--output is needed")
-    if output.exists() and not output.is_dir():
-        raise OptionError(f"{output}: is a file; give a folder for the sets")
-    if output.exists() and any(output.iterdir()):
-        raise OptionError(f"{output}: not empty; give a new folder")
+    require_empty(output)
     if settings.train is not None and settings.split is not None:
         raise OptionError("--train and --split exclude each other; give one of them")
     if settings.split is not None:
@@ -238,18 +228,12 @@ def _check_settings(settings: PrepareSettings) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, PrepareSettings]:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("prepare", __doc__)
     parser.add_argument("source", type=Path, metavar="SOURCE", help="folder of the dataset, or a prompt.json")
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
     add_flags(parser, PrepareSettings)
     args = parser.parse_args(arguments)
-    table = read_toml(args.config)
-    refuse_unknown(table, field_names(PrepareSettings), args.config)
-    return args, build(PrepareSettings, args, table)
+    return args, settings_of(PrepareSettings, args)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from siamese_core.masks import ResizeMode
 from siamese_core.settings import option
 
 from .metrics.image_sets import find_images
-from .options import OptionError, add_flags, build, run_command
+from .options import OptionError, add_flags, build, command_parser, run_command
 from .rating_files import REAL, Key, KeyItem, combine, is_plain_name, read_key, read_sheet, write_key
 from .rating_page import choose, page_items, render_page, set_id, smallest_side
 from .rating_report import score_study, study_html, study_markdown, study_notes, study_record
@@ -172,11 +172,7 @@ def _check_page_settings(settings: PageSettings) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.rate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("rate", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     page = commands.add_parser("page", help="write the page and its key")
     page.add_argument(

@@ -20,13 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from siamese_core.seeds import stream_seed
+from .metrics.intervals import LEVEL, bootstrap_counts, bounds, draws
 
 LOWEST, HIGHEST = 1, 5
 TAKEN_FOR_REAL = 4
 """Ratings from here on say that the rater took the image for real."""
 
-_CONFIDENCE = 0.95
 _RESAMPLES = 9999
 _NO_SPREAD = 1e-12  # variances below it are rounding
 
@@ -76,7 +75,7 @@ class CrossedMean:
 
     def half_width(self) -> float:
         """Half the length of the 95 % interval."""
-        return float(stats.t.ppf((1 + _CONFIDENCE) / 2, self.freedom)) * self.error
+        return float(stats.t.ppf((1 + LEVEL) / 2, self.freedom)) * self.error
 
     def p_value(self) -> float | None:
         """Two-sided, of the mean being 0; None without spread."""
@@ -223,7 +222,7 @@ def permutation_p_value(first: NDArray[np.int64], second: NDArray[np.int64], see
         lambda a, b, axis: a.mean(axis=axis) - b.mean(axis=axis),
         vectorized=True,
         n_resamples=_RESAMPLES,
-        random_state=np.random.default_rng(stream_seed(seed, "rating permutations")),
+        random_state=draws(seed, "rating permutations"),
     )
     return float(result.pvalue)
 
@@ -267,13 +266,8 @@ def _alpha_estimate(per_item: NDArray[np.float64], seed: int) -> Estimate | None
     alpha = float(_alphas(per_item.sum(axis=0)))
     if math.isnan(alpha):
         return None
-    items = len(per_item)
-    rng = np.random.default_rng(stream_seed(seed, "rating agreement"))
-    drawn = rng.multinomial(items, np.full(items, 1 / items), size=_RESAMPLES)
-    resampled = _alphas(np.tensordot(drawn, per_item, axes=1))
-    tail = (1 - _CONFIDENCE) / 2
-    low, high = np.nanquantile(resampled, (tail, 1 - tail))
-    return Estimate(alpha, float(low), float(high))
+    drawn = bootstrap_counts(len(per_item), _RESAMPLES, draws(seed, "rating agreement"))
+    return Estimate(alpha, *bounds(_alphas(np.tensordot(drawn, per_item, axes=1))))
 
 
 def _alphas(matrices: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,18 @@ from accelerate import Accelerator
 from siamese_core.files import write_text_atomic
 from siamese_core.settings import option
 
-from .options import OptionError, add_flags, build, field_names, read_toml, refuse_unknown, run_command
+from .options import (
+    OptionError,
+    add_flags,
+    build,
+    command_parser,
+    field_names,
+    plain,
+    read_toml,
+    refuse_unknown,
+    require_empty,
+    run_command,
+)
 from .segmentation.benchmark import Benchmark, RunSettings
 from .segmentation.networks import NETWORKS
 from .segmentation.plan import (
@@ -68,10 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_plan(plan, list(NETWORKS))
     if runs.weights is not None and len({name for one in plan.experiments for name in one.networks}) > 1:
         raise OptionError("--weights fits one network; name a single --network")
-    if not args.resume and settings.output.exists() and any(settings.output.iterdir()):
-        raise OptionError(
-            f"{settings.output}: not empty; give another --output, or --resume to do what is missing there"
-        )
+    if not args.resume:
+        require_empty(settings.output, "give another --output, or --resume to do what is missing there")
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = Accelerator().device
@@ -81,8 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes = list(benchmark.run(device))
 
     groups = results(outcomes, benchmark.sets)
-    shown = {name: value for name, value in {**asdict(settings), **asdict(runs)}.items() if value is not None}
-    shown = {name: str(value) if isinstance(value, Path) else value for name, value in shown.items()}
+    shown = {name: value for name, value in {**plain(settings), **plain(runs)}.items() if value is not None}
     about = {"title": plan.title, "note": plan.note, "settings": shown, "device": str(device)}
     output = settings.output
     markdown = as_markdown(groups)
@@ -133,11 +141,7 @@ def _check_settings(settings: SegmentSettings, runs: RunSettings) -> None:
 def _parse(
     arguments: Sequence[str] | None,
 ) -> tuple[argparse.Namespace, SegmentSettings, RunSettings, dict[str, Any]]:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.segment",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("segment", __doc__)
     sets = parser.add_argument_group("what is compared")
     sets.add_argument("--config", type=Path, help="TOML file of settings, networks and sets")
     sets.add_argument("--network", nargs="+", metavar="NAME", help=f"of {', '.join(NETWORKS)}")

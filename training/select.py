@@ -16,13 +16,12 @@ selection.json (settings, distributions, what each kept pair reached). Nothing i
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,17 +32,26 @@ from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 
 from siamese_core.errors import UserError
-from siamese_core.files import replace_folder
+from siamese_core.files import whole_folder
 from siamese_core.pair_writer import MANIFEST
 from siamese_core.pairs import PROMPT_FILE, Pair, check_pairs, find_pairs
 from siamese_core.settings import option
 
 from .metrics.features import EFFICIENTNET, WeightPlaces, extract, load_extractors
-from .options import OptionError, add_flags, build, field_names, read_toml, refuse_unknown, run_command
+from .metrics.intervals import Floats
+from .options import (
+    OptionError,
+    add_flags,
+    command_parser,
+    plain,
+    require_empty,
+    run_command,
+    settings_of,
+)
 from .segmentation.data import PairReader
 from .segmentation.fitting import Segmenter, fit, fit_settings, load_segmenter, predictions
 from .segmentation.networks import NETWORKS, build_network
-from .segmentation.scores import Floats, dice_scores
+from .segmentation.scores import dice_scores
 
 _CACHE_BYTES = 2 * 10**9
 _TORCHSCRIPT_SIDE = 224
@@ -221,11 +229,8 @@ def _write(
     distributions: Mapping[str, Mapping[str, float]],
 ) -> None:
     """Write the kept pairs and the two files about the choice; the folder appears whole or not at all."""
-    output = settings.output
-    temporary = output.with_name(f".tmp-{output.name}")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
-    try:
-        (temporary / "images").mkdir(parents=True)
+    with whole_folder(settings.output) as temporary:
+        (temporary / "images").mkdir()
         (temporary / "masks").mkdir()
         kept = [pair for pair, reason in zip(pairs, reasons, strict=True) if not reason]
         copy_pairs(temporary, kept, _manifest_of(settings.pairs))
@@ -239,11 +244,8 @@ def _write(
         writer.writeheader()
         writer.writerows({**row, "reason": reason} for row, reason in judged if reason)
         (temporary / "rejected.csv").write_bytes(text.getvalue().encode("utf-8"))
-        shown = {
-            name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()
-        }
         selection = {
-            "settings": shown,
+            "settings": plain(settings),
             "kept": len(kept),
             "rejected": len(pairs) - len(kept),
             "rejected_for": _reason_counts(reasons),
@@ -251,10 +253,6 @@ def _write(
             "pairs": [row for row, reason in judged if not reason],
         }
         (temporary / "selection.json").write_text(json.dumps(selection, indent=1) + "\n", "utf-8")
-        replace_folder(temporary, output)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def copy_pairs(folder: Path, pairs: Sequence[Pair], manifest: Path | None) -> None:
@@ -287,8 +285,7 @@ def _check_settings(settings: SelectSettings) -> None:
     for name in ("pairs", "real", "output"):
         if getattr(settings, name) == Path():
             raise OptionError(f"--{name} is needed")
-    if settings.output.exists() and (not settings.output.is_dir() or any(settings.output.iterdir())):
-        raise OptionError(f"{settings.output}: not empty; give a new folder")
+    require_empty(settings.output)
     if not 0 <= settings.min_dice <= 1:
         raise OptionError(f"--min-dice must lie in 0..1, not {settings.min_dice:g}")
     if settings.max_distance <= 0:
@@ -300,17 +297,11 @@ def _check_settings(settings: SelectSettings) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> SelectSettings:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.select",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("select", __doc__)
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
     add_flags(parser, SelectSettings)
     args = parser.parse_args(arguments)
-    table = read_toml(args.config)
-    refuse_unknown(table, field_names(SelectSettings), args.config)
-    return build(SelectSettings, args, table)
+    return settings_of(SelectSettings, args)
 
 
 if __name__ == "__main__":

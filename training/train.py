@@ -56,9 +56,11 @@ from .options import (
     OptionError,
     add_flags,
     build,
+    command_parser,
     field_names,
     read_toml,
     refuse_unknown,
+    require_empty,
     run_command,
 )
 
@@ -259,8 +261,7 @@ def _open_run(
         if not store.exists():  # killed before its first checkpoint: it begins again
             check_record(run_file, found, record, may_differ)
         return run_id
-    if output.exists() and any(output.iterdir()):
-        raise OptionError(f"{output}: not empty; give another --output, or --resume to go on with that run")
+    require_empty(output, "give another --output, or --resume to go on with that run")
     output.mkdir(parents=True, exist_ok=True)
     run_id = uuid.uuid4().hex
     write_text_atomic(run_file, json.dumps({"run_id": run_id, **record}, indent=1))
@@ -369,11 +370,7 @@ def _parse(
     OptimiserSettings,
     ExecutionSettings,
 ]:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.train",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("train", __doc__)
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --output")
     parser.add_argument("--change-steps", action="store_true", help="allow --resume with another --steps")

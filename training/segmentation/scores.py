@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from ..metrics.intervals import mean, statistic_estimate
+from ..metrics.intervals import Floats, mean, statistic_estimate
 
-Floats = NDArray[np.float64]
 Masks = NDArray[np.bool_]
 
 RESAMPLES = 5000
