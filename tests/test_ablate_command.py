@@ -87,8 +87,9 @@ def test_one_command_gives_metrics_segmentation_updates_and_the_same_masks_side_
     assert list(found["metrics"]) == ["mask only", "Siamese"]
     for metrics in found["metrics"].values():
         assert {"kid[efficientnet-lite0]", "adherence[small-unet]"} <= set(metrics)
-    variants = [entry["name"] for entry in found["segmentation"][0]["variants"]]
-    assert variants == ["real", "real + mask only", "real + Siamese"]
+    entries = found["segmentation"][0]["variants"]
+    variants = [(entry["name"], entry["real_pairs"], entry["synthetic_pairs"]) for entry in entries]
+    assert variants == [("real", 6, 0), ("real + mask only", 6, 6), ("real + Siamese", 6, 6)]
     assert found["updates"]["variants"] == ["mask only", "Siamese", "image only"]
     with Image.open(finished / "variants.png") as sheet:
         # mask, real and two variants beside each other, one of six masks in a row
@@ -174,4 +175,39 @@ def test_a_plan_that_makes_no_sense_is_refused_before_anything_runs(
 
     assert message in refusal
     assert str(bad) in refusal
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("[segment]", "[segment]\nnetwrok = 1"), "unrecognized arguments: --netwrok 1"),
+        (("[generate]\nsteps = 2", "[generate]\nsteps = 'few'"), "invalid int value: 'few'"),
+        (('["small-unet"]', '["u-net"]'), "network 'u-net' is not known; take some of"),
+    ],
+)
+def test_settings_of_a_late_stage_are_refused_before_the_first_one(
+    change: tuple[str, str],
+    message: str,
+    pairs: Path,
+    test_pairs: Path,
+    single_base: Path,
+    tmp_path: Path,
+) -> None:
+    bad = tmp_path / "bad.toml"
+    bad.write_text(PLAN.replace(*change), "utf-8")
+
+    outcome = run(bad, pairs, test_pairs, single_base, tmp_path / "out")
+
+    assert outcome.status == 2
+    assert message in outcome.errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_is_not_there_leaves_no_folder_behind(
+    plan: Path, pairs: Path, test_pairs: Path, tmp_path: Path
+) -> None:
+    refusal = run(plan, pairs, test_pairs, tmp_path / "none", tmp_path / "out").refusal
+
+    assert refusal.startswith(f"{tmp_path / 'none'}: no such base")
     assert not (tmp_path / "out").exists()

@@ -63,9 +63,9 @@ def test_shipped_plans_hold_settings_that_their_commands_know(path: Path) -> Non
     networks = stages["segment"].pop("networks")
 
     assert set(networks) <= set(NETWORKS)
-    generate._parse(flags(stages["generate"]))
-    evaluate._parse(flags(stages["evaluate"]))
-    segment._parse(flags(stages["segment"]))
+    generate.parse(flags(stages["generate"]))
+    evaluate.parse(flags(stages["evaluate"]))
+    segment.parse(flags(stages["segment"]))
     for variant in plan.variants:
         settings = {**stages["train"], **variant.train}
-        train._parse([*flags(settings), "--pairs", "p", "--base", "b", "--output", "o"])
+        train.parse([*flags(settings), "--pairs", "p", "--base", "b", "--output", "o"])

@@ -10,16 +10,15 @@ commands for all variants, and every [[variant]] has a name, train = {settings o
 where its parameter update alone is wanted.
 
 Written: OUTPUT/ablation.html, ablation.json and ablation.md (one table of metrics and segmentation, size and
-direction of the parameter updates), variants.png (the same masks under each variant), segmentation/ and, for
-each variant, a folder with training/, pairs/ and evaluation/. After an interruption the same command with
---resume goes on with what is missing.
+direction of the parameter updates), variants.png (the same masks under each variant), segmentation/ (and its
+sets in segmentation.toml) and, for each variant, a folder with training/, pairs/ and evaluation/. After an
+interruption the same command with --resume goes on with what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,17 +29,18 @@ from numpy.typing import NDArray
 from siamese_core.base import load_base
 from siamese_core.checkpoint import load_model
 from siamese_core.contact_sheet import grid, outlined
-from siamese_core.files import replace_folder, write_bytes_atomic, write_text_atomic
+from siamese_core.files import whole_folder, write_bytes_atomic, write_text_atomic
 from siamese_core.layouts import to_ldm
 from siamese_core.loop import check_record
 from siamese_core.pair_writer import png_bytes
 from siamese_core.pairs import find_pairs, load_pair, pairs_fingerprint
 
 from . import evaluate, generate, segment, train
-from .ablation.plan import AblationPlan, Variant, flags, plan_of_table
+from .ablation.plan import AblationPlan, Variant, flags, plan_of_table, segmentation_sets
 from .ablation.summary import Summary, as_html, as_json, as_markdown
 from .ablation.updates import Comparison, compare_updates, starting_weights, update
-from .options import OptionError, read_toml, run_command
+from .options import OptionError, command_parser, read_toml, require_empty, run_command
+from .segmentation.networks import NETWORKS
 from .segmentation.plan import named_folders
 
 _SHOWN_MASKS = 6
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = plan_of_table(read_toml(args.plan), args.plan)
     tests = named_folders(args.test)
     output: Path = args.output
+    _check(args, plan)
     _prepare(args, plan, tests)
     painted = [variant for variant in plan.variants if variant.paint]
     for variant in plan.variants:
@@ -84,6 +85,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace, plan: AblationPlan) -> None:
+    """Refuse before the first stage what the last one would refuse hours later."""
+    if not args.base.exists():
+        raise OptionError(f"{args.base}: no such base; give a diffusers folder or a .safetensors file")
+    for variant in plan.variants:
+        train.parse(flags({**plan.stages["train"], **variant.train}))
+    generate.parse(flags(plan.stages["generate"]))
+    evaluate.parse(flags(plan.stages["evaluate"]))
+    networks, settings = _networks(plan)
+    segment.parse(flags(settings))
+    if unknown := sorted(set(networks) - set(NETWORKS)):
+        raise OptionError(
+            f"{args.plan}: network {unknown[0]!r} is not known; take some of {', '.join(NETWORKS)}"
+        )
+
+
+def _networks(plan: AblationPlan) -> tuple[list[str], dict[str, Any]]:
+    """The segmentation networks to compare with, and the other settings of that stage."""
+    settings = dict(plan.stages["segment"])
+    return settings.pop("networks", ["small-unet"]), settings
+
+
 def _prepare(args: argparse.Namespace, plan: AblationPlan, tests: Mapping[str, str]) -> None:
     """Begin the output folder, or see that it is of the same ablation on the same data."""
     pairs = find_pairs(args.pairs)
@@ -97,9 +120,9 @@ def _prepare(args: argparse.Namespace, plan: AblationPlan, tests: Mapping[str, s
         "base": str(args.base),
     }
     file: Path = args.output / "plan.json"
-    if args.output.exists() and any(args.output.iterdir()):
-        if not args.resume:
-            raise OptionError(f"{args.output}: not empty; give another --output, or --resume to go on there")
+    if not args.resume:
+        require_empty(args.output, "give another --output, or --resume to go on there")
+    elif args.output.exists() and any(args.output.iterdir()):
         if not file.exists():
             raise OptionError(f"{args.output}: holds no ablation (no plan.json); give another --output")
         check_record(file, _read_json(file), record)
@@ -147,15 +170,11 @@ def _segment(
     args: argparse.Namespace, plan: AblationPlan, variants: Sequence[Variant], tests: Mapping[str, str]
 ) -> dict[str, Any]:
     """Real pairs alone against real pairs and each variant's; the benchmark's results."""
-    settings = dict(plan.stages["segment"])
-    networks = settings.pop("networks", ["small-unet"])
-    folder = args.output / "segmentation"
-    sets = [f"real={args.pairs}"]
-    sets += [
-        f"real + {variant.name}={args.pairs},{args.output / variant.folder / 'pairs'}" for variant in variants
-    ]
-    words = ["--train", *sets, "--test", *(f"{name}={path}" for name, path in tests.items())]
-    words += ["--network", *networks, "--output", str(folder), *flags(settings)]
+    networks, settings = _networks(plan)
+    folder, sets = args.output / "segmentation", args.output / "segmentation.toml"
+    painted = {variant.name: args.output / variant.folder / "pairs" for variant in variants}
+    write_text_atomic(sets, segmentation_sets(plan.title, args.pairs, painted, tests))
+    words = ["--config", str(sets), "--network", *networks, "--output", str(folder), *flags(settings)]
     _run(segment.main, "segmentation", [*words, "--resume"])
     return _read_json(folder / "results.json")
 
@@ -171,10 +190,8 @@ def _whole(target: Path, write: Callable[[Path], None]) -> None:
     """Have ``write`` fill the folder ``target``, unless it is there; it appears when it is whole."""
     if target.exists():
         return
-    unfinished = target.with_name(f".tmp-{target.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    write(unfinished)
-    replace_folder(unfinished, target)
+    with whole_folder(target) as unfinished:
+        write(unfinished)
 
 
 def _model(training: Path) -> Path:
@@ -195,17 +212,15 @@ def _sheet(real: Path, folders: Sequence[Path]) -> NDArray[np.uint8] | None:
     """A row for each of a few masks, spread over the set: mask, real image, then each variant's image."""
     if not folders:
         return None
-    sets = [find_pairs(folder) for folder in folders]
-    by_stem = {pair.stem: pair for pair in find_pairs(real)}
-    common = [pair.stem for pair in sets[0] if pair.stem in by_stem]
+    original_of, *painted_of = ({pair.stem: pair for pair in find_pairs(one)} for one in (real, *folders))
+    common = [stem for stem in painted_of[0] if stem in original_of]
     count = min(_SHOWN_MASKS, len(common))
     rows = []
     for place in range(count):
         stem = common[place * len(common) // count]
-        painted = [load_pair(next(pair for pair in pairs if pair.stem == stem), size=None) for pairs in sets]
-        side = painted[0].mask.shape
-        original = load_pair(by_stem[stem], size=side)
+        painted = [load_pair(pairs[stem], size=None) for pairs in painted_of]
         mask = painted[0].mask
+        original = load_pair(original_of[stem], size=mask.shape)
         rows.append(
             [mask.astype(np.uint8) * 255, original.image, *(outlined(one.image, mask) for one in painted)]
         )
@@ -217,11 +232,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.ablate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("ablate", __doc__)
     parser.add_argument("plan", type=Path, help="TOML file of variants")
     parser.add_argument("--pairs", type=Path, required=True, help="real training pairs")
     parser.add_argument(

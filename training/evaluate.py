@@ -126,7 +126,7 @@ class Measured:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    settings = _parse(arguments)
+    settings = parse(arguments)
     _check_settings(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -333,7 +333,7 @@ def _check_settings(settings: EvaluateSettings) -> None:
         raise OptionError("--real-test compares mask adherence: it needs --segmenter-train")
 
 
-def _parse(arguments: Sequence[str] | None) -> EvaluateSettings:
+def parse(arguments: Sequence[str] | None) -> EvaluateSettings:
     parser = command_parser("evaluate", __doc__)
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
     add_flags(parser, EvaluateSettings)

@@ -91,7 +91,7 @@ class Job:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args, settings = _parse(arguments)
+    args, settings = parse(arguments)
     _check_settings(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -273,7 +273,7 @@ def _check_settings(settings: GenerateSettings) -> None:
         raise OptionError(f"--steps: {error}") from error
 
 
-def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, GenerateSettings]:
+def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, GenerateSettings]:
     parser = command_parser("generate", __doc__)
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
     parser.add_argument(

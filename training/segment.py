@@ -73,7 +73,7 @@ class SegmentSettings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args, settings, runs, table = _parse(arguments)
+    args, settings, runs, table = parse(arguments)
     _check_settings(settings, runs)
     plan = _plan(args, settings, table)
     check_plan(plan, list(NETWORKS))
@@ -138,7 +138,7 @@ def _check_settings(settings: SegmentSettings, runs: RunSettings) -> None:
             raise OptionError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(runs, name):g}")
 
 
-def _parse(
+def parse(
     arguments: Sequence[str] | None,
 ) -> tuple[argparse.Namespace, SegmentSettings, RunSettings, dict[str, Any]]:
     parser = command_parser("segment", __doc__)

@@ -106,7 +106,7 @@ _IDENTITY = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args, settings, objective, batches, optimiser, execution = _parse(arguments)
+    args, settings, objective, batches, optimiser, execution = parse(arguments)
     _check_settings(settings, objective, batches, optimiser, execution)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -360,7 +360,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _parse(
+def parse(
     arguments: Sequence[str] | None,
 ) -> tuple[
     argparse.Namespace,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,19 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
             values = value if isinstance(value, list) else [value]
             words += [f"--{flag}", *map(str, values)]
     return words
+
+
+def segmentation_sets(title: str, real: Path, painted: Mapping[str, Path], tests: Mapping[str, str]) -> str:
+    """The TOML file for training.segment that compares ``real`` with ``real`` + each variant's pairs."""
+    text = partial(json.dumps, ensure_ascii=False)  # JSON's texts and lists of texts are TOML's too
+    own = text([str(real.absolute())])
+    lines = [f"title = {text(title)}", "", "[test]"]
+    lines += [f"{text(name)} = {text(str(Path(folder).absolute()))}" for name, folder in tests.items()]
+    lines += ["", "[[variant]]", 'name = "real"', f"real = {own}"]
+    for name, folder in painted.items():
+        lines += ["", "[[variant]]", f"name = {text(f'real + {name}')}", f"real = {own}"]
+        lines += [f"synthetic = {text([str(folder.absolute())])}"]
+    return "\n".join(lines) + "\n"
 
 
 def _variant(entry: Mapping[str, Any], path: Path) -> Variant:
