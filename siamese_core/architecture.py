@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from .json_lines import parse_json
+
 LATENT_SCALE = 0.18215
 """Latents are VAE samples times this (Stable Diffusion 1.x); also what the host multiplies by."""
 
@@ -71,14 +73,14 @@ class Architecture:
     def from_json(text: str) -> Architecture:
         """Read what :meth:`to_json` wrote. Raises ValueError when a field is missing or unknown."""
         try:
-            record: dict[str, Any] = json.loads(text)
+            record: dict[str, Any] = parse_json(text)
             return Architecture(
                 unet=UNetArchitecture(**_with_tuples(record.pop("unet"))),
                 vae=VAEArchitecture(**_with_tuples(record.pop("vae"))),
                 text=TextArchitecture(**record.pop("text")),
                 **record,
             )
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not a model architecture record ({error}): {text[:200]}") from error
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import UserError
 
@@ -17,16 +17,31 @@ class JsonLinesError(UserError):
     """A file of JSON Lines that cannot be read; the message names it, the line and the fix."""
 
 
-def parse_json(text: str | bytes) -> Any:
-    """``json.loads``, which raises ValueError for all that it refuses: nesting too deep for it, too."""
+class JsonLine(NamedTuple):
+    """A line's number from 1, its place in the file and itself in bytes, and the object that it holds."""
+
+    number: int
+    place: int
+    raw: bytes
+    value: dict[str, Any]
+
+
+def parse_json(text: str) -> Any:
+    """``json.loads``, which raises ValueError for all that it refuses: nesting too deep for it, too.
+
+    So it does for half of a surrogate pair, which no file and no terminal takes.
+    """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    if "\\ud" in text.lower():
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
 
 
-def json_objects(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Line number, place in the file in bytes, and object of each line of ``path`` that is not blank.
+def json_objects(path: Path) -> Iterator[JsonLine]:
+    """Each line of ``path`` that is not blank.
 
     Raises JsonLinesError for a line of more than 1 MiB and for one that holds no JSON object in UTF-8.
     """
@@ -35,8 +50,14 @@ def json_objects(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
         while line := file.readline(_LONGEST_LINE):
             number += 1
             if line.strip():
-                yield number, place, _object(path, number, line)
+                yield JsonLine(number, place, line, _object(path, number, line))
             place = file.tell()
+
+
+def text_in(value: Mapping[str, Any], key: str) -> str | None:
+    """The text at ``key``, None where there is none or something else."""
+    text = value.get(key)
+    return text if isinstance(text, str) else None
 
 
 def json_object_at(path: Path, place: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -32,9 +33,9 @@ class Manifest:
         self.path = path
         self._places: dict[str, int] = {}
         self._indices: dict[str, int] = {}
-        for number, place, line in json_objects(path):
-            record = record_of(line, f"Line {number} of '{path}'")
-            self._places[record.stem] = place
+        for line in json_objects(path):
+            record = record_of(line.value, f"Line {line.number} of '{path}'")
+            self._places[record.stem] = line.place
             self._indices[record.stem] = record.index
 
     def line(self, stem: str) -> dict[str, Any] | None:
@@ -109,6 +110,9 @@ def _names(path: Path, stem: str, line: Mapping[str, Any]) -> list[str]:
 
 def _file(path: Path, stem: str, name: str) -> Path:
     file = contained_path(path.parent, name)
-    if not file.is_file():
-        raise ManifestError(f"'{path}' names '{name}' for '{stem}', which does not exist; restore it.")
-    return file
+    with contextlib.suppress(OSError):  # of a name that is too long
+        if file.is_file():
+            return file
+    raise ManifestError(
+        f"'{path}' names a file for '{stem[:80]}' that does not exist: '{name[:200]}'; restore it."
+    )

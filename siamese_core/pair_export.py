@@ -182,7 +182,7 @@ def _png_text(path: Path) -> dict[str, str]:
 
 
 def _records(manifest: Path) -> Iterator[Mapping[str, Any]]:
-    return (line for _, _, line in json_objects(manifest))
+    return (line.value for line in json_objects(manifest))
 
 
 def _chunks(pairs: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from .errors import UserError
 from .files import contained_path, write_bytes_atomic, write_text_atomic
+from .json_lines import json_objects, text_in
 from .masks import mask_to_uint8
 
 MANIFEST, PROMPTS = "manifest.jsonl", "prompt.json"
@@ -71,10 +72,13 @@ class PairWriter:
         return any(self._path(folder, stem).exists() for folder in ("images", "masks"))
 
     def forget(self, stems: Collection[str]) -> None:
-        """Take the pairs of these stems off both lists; their files stay."""
+        """Take the pairs of these stems off both lists; their files stay.
+
+        Raises JsonLinesError for a list that cannot be read.
+        """
         masks = {f"masks/{stem}.png" for stem in stems}
-        _drop_lines(self.root / MANIFEST, lambda line: line.get("stem") in stems)
-        _drop_lines(self.root / PROMPTS, lambda line: line.get("source") in masks)
+        _drop_lines(self.root / MANIFEST, lambda line: text_in(line, "stem") in stems)
+        _drop_lines(self.root / PROMPTS, lambda line: text_in(line, "source") in masks)
 
     def write(
         self,
@@ -126,9 +130,8 @@ def png_bytes(pixels: NDArray[np.uint8], text: Mapping[str, str] | None = None) 
 
 
 def _drop_lines(path: Path, dropped: Callable[[dict[str, Any]], bool]) -> None:
-    lines = path.read_text("utf-8").splitlines()
-    kept = [line for line in lines if line.strip() and not dropped(json.loads(line))]
-    write_text_atomic(path, "".join(line + "\n" for line in kept))
+    kept = [line.raw.rstrip(b"\r\n") + b"\n" for line in json_objects(path) if not dropped(line.value)]
+    write_bytes_atomic(path, b"".join(kept))
 
 
 def _append_line(path: Path, record: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from .errors import UserError
 from .files import file_digest
+from .json_lines import parse_json
 from .masks import (
     IMAGE_EXTENSIONS,
     MASK_FOLDERS,
@@ -45,6 +46,7 @@ PROMPT_FILE = "prompt.json"
 
 _MASK_SUFFIXES = ("_mask", "_segmentation")
 _SHOWN_STEMS = 5
+_SHOWN_CHARACTERS = 200
 _BETWEEN_ENTRIES = re.compile(r"[\s,]*")
 
 
@@ -286,11 +288,13 @@ def _end_of_separator(text: str, position: int) -> int:
 
 def _parsed(path: Path, text: str, *, first_line: int) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
+        return parse_json(text)
+    except ValueError as error:
+        line, reason = first_line, str(error)
+        if isinstance(error, json.JSONDecodeError):
+            line, reason = first_line + error.lineno - 1, error.msg
         raise PairError(
-            f"Line {line} of '{path}' is not valid JSON ({error.msg}); write an object per line or an array."
+            f"Line {line} of '{path}' is not valid JSON ({reason}); write an object per line or an array."
         ) from error
 
 
@@ -315,11 +319,13 @@ def _referenced_file(path: Path, line: int, key: str, name: str) -> Path:
     relative = Path(name.replace("\\", "/"))
     folder = path.absolute().parent
     for base in (folder, folder.parent, Path.cwd()):
-        if (base / relative).is_file():
-            return base / relative
+        with contextlib.suppress(OSError):  # of a name that is too long, or in a folder that is closed
+            if (base / relative).is_file():
+                return base / relative
+    shown = name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}..."
     raise PairError(
-        f"Line {line} of '{path}' names the {key} '{name}', which does not exist relative to '{folder}', its "
-        "parent or the working directory; correct the path."
+        f"Line {line} of '{path}' names the {key} '{shown}', which does not exist relative to '{folder}', "
+        "its parent or the working directory; correct the path."
     )
 
 

@@ -32,7 +32,7 @@ def exported(source: Path, output: Path, name: str, *more: object) -> list[dict[
     """Run the command and return the lines of the manifest that it wrote."""
     outcome = run(source, output, name, *more)
     assert outcome.status == 0, outcome.errors
-    return [line for _, _, line in json_objects(output / "manifest.jsonl")]
+    return [line.value for line in json_objects(output / "manifest.jsonl")]
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_pairs_without_an_index_of_their_own_are_numbered_anew(generated: Path, 
     manifest.write_text("".join(lines[3:]), "utf-8")
     outcome = run(generated, tmp_path / "out", "webdataset")
     assert f"note: {manifest} does not tell" in outcome.output
-    numbers = [line["index"] for _, _, line in json_objects(tmp_path / "out/manifest.jsonl")]
+    numbers = [line.value["index"] for line in json_objects(tmp_path / "out/manifest.jsonl")]
     assert numbers == list(range(len(lines)))
 
 

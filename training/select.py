@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from siamese_core.errors import UserError
 from siamese_core.files import whole_folder
+from siamese_core.json_lines import json_objects, text_in
 from siamese_core.pair_writer import MANIFEST
 from siamese_core.pairs import PROMPT_FILE, Pair, check_pairs, find_pairs
 from siamese_core.settings import option
@@ -271,9 +272,9 @@ def copy_pairs(folder: Path, pairs: Sequence[Pair], manifest: Path | None) -> No
     (folder / PROMPT_FILE).write_bytes("".join(prompts).encode("utf-8"))
     if manifest is not None:
         stems = {pair.stem for pair in pairs}
-        lines = manifest.read_text("utf-8").split("\n")
-        kept = [line + "\n" for line in lines if line.strip() and json.loads(line).get("stem") in stems]
-        (folder / MANIFEST).write_bytes("".join(kept).encode("utf-8"))
+        kept = (line.raw for line in json_objects(manifest) if text_in(line.value, "stem") in stems)
+        with (folder / MANIFEST).open("wb") as file:
+            file.writelines(raw.rstrip(b"\r\n") + b"\n" for raw in kept)
 
 
 def _manifest_of(source: Path) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from siamese_core.json_lines import json_objects, text_in
 from siamese_core.masks import MASK_FOLDERS, first_subfolder, list_images
 from siamese_core.pair_writer import MANIFEST
 from siamese_core.pairs import IMAGE_FOLDERS, PROMPT_FILE, Pair, PairError, find_pairs, load_pair, read_image
@@ -128,14 +128,9 @@ def _masks_in_manifest(root: Path) -> dict[str, str | None]:
     if not path.is_file():
         return {}
     masks: dict[str, str | None] = {}
-    for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            masks[record["stem"]] = None if record.get("transform") else Path(record["mask_file"]).stem
-        except (ValueError, TypeError, KeyError) as error:
-            raise PairError(
-                f"Line {number} of '{path}' is no line of a manifest; correct or remove it."
-            ) from error
+    for line in json_objects(path):
+        stem, mask = text_in(line.value, "stem"), text_in(line.value, "mask_file")
+        if stem is None or mask is None:
+            raise PairError(f"Line {line.number} of '{path}' is no line of a manifest; correct or remove it.")
+        masks[stem] = None if line.value.get("transform") else Path(mask).stem
     return masks
