@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,10 @@ class PairRecord:
     """What the manifest says of a pair; nothing in it depends on the time or the place of the run.
 
     ``index`` is mask index * variants + variant and decides ``seed``; ``mask_file`` is the source mask's name
-    and ``mask_digest`` its content's SHA-256; ``transform`` is None when the mask was used as it is.
-    ``seed`` is None, and texts are empty, where whoever writes the pair was not told.
+    and ``mask_digest`` its content's SHA-256.
+    ``transform`` is the seed and the settings with which the mask was drawn, None when it was used as it is;
+    ``versions`` are those of the programs that painted. ``seed`` is None, and texts are empty, where whoever
+    writes the pair was not told.
     """
 
     index: int
@@ -45,6 +47,7 @@ class PairRecord:
     checkpoint_digest: str
     run_id: str
     transform: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 class PairWriter:
