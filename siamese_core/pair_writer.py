@@ -21,6 +21,9 @@ from .masks import mask_to_uint8
 
 MANIFEST, PROMPTS = "manifest.jsonl", "prompt.json"
 
+RECORD_KEY = "siamese_pair"
+"""The text of an image's PNG that holds the pair's record, as JSON."""
+
 
 class WriteError(UserError):
     """Pairs that cannot be written as asked; the message names the file and the fix."""
@@ -48,6 +51,11 @@ class PairRecord:
     run_id: str
     transform: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def record_text(record: PairRecord) -> dict[str, str]:
+    """The text for an image's PNG that says how the pair was made."""
+    return {RECORD_KEY: json.dumps(asdict(record))}
 
 
 class PairWriter:

@@ -23,15 +23,12 @@ from siamese_core.generation import controlled_noise_predictor, sample_latents
 from siamese_core.mask_source import MaskSource, PairMask, PairSize
 from siamese_core.masks import ResizeMode, resize_image
 from siamese_core.model import SiameseModel
-from siamese_core.pair_writer import PairRecord
+from siamese_core.pair_writer import PairRecord, record_text
 from siamese_core.pairs import read_image
 from siamese_core.sampling import to_uint8
 from siamese_core.seeds import sample_seed
 from siamese_core.text import encode_prompts
 from siamese_core.training_set import image_hint, mask_hint
-
-RECORD_KEY = "siamese_pair"
-"""The text of an image's PNG that holds the pair's record, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -174,4 +171,4 @@ def _finished(record: PairRecord, mask: NDArray[np.bool_], image: NDArray[np.uin
     height, width = mask.shape
     if image.shape[:2] != (height, width):
         image = resize_image(image, (height, width))
-    return FinishedPair(record, image, mask, {RECORD_KEY: json.dumps(asdict(record))})
+    return FinishedPair(record, image, mask, record_text(record))

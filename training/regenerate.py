@@ -25,10 +25,10 @@ from siamese_core.mask_source import MaskUse, PairMask
 from siamese_core.mask_transforms import TransformSettings
 from siamese_core.masks import read_mask
 from siamese_core.model import model_from_file
-from siamese_core.pair_writer import PairRecord
+from siamese_core.pair_writer import RECORD_KEY, PairRecord
 
 from .options import OptionError, command_parser, require_empty, run_command
-from .painting import RECORD_KEY, PairJob, SamplerSettings, Texts, paint, versions
+from .painting import PairJob, SamplerSettings, Texts, paint, versions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
