@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .components import component_runs
 from .errors import UserError
 from .seeds import stream_seed
 from .settings import option
@@ -138,26 +139,7 @@ def variant_seed(seed: int, source: int, variant: int) -> int:
 
 def count_components(mask: Mask) -> int:
     """Number of separate objects in the (H, W) bool ``mask``; pixels that meet at a corner are connected."""
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    ends = np.nonzero(edges == -1)[1]  # exclusive
-    # One key per row and column finds, for each run of pixels, the runs that it meets in the next row.
-    stride = mask.shape[1] + 2
-    first = np.searchsorted(rows * stride + ends, (rows + 1) * stride + starts, side="left")
-    stop = np.searchsorted(rows * stride + starts, (rows + 1) * stride + ends, side="right")
-
-    parents = list(range(len(rows)))
-
-    def root(run: int) -> int:
-        while parents[run] != run:
-            parents[run] = parents[parents[run]]
-            run = parents[run]
-        return run
-
-    for run, (low, high) in enumerate(zip(first.tolist(), stop.tolist(), strict=True)):
-        for neighbour in range(low, high):
-            parents[root(neighbour)] = root(run)
-    return sum(parent == run for run, parent in enumerate(parents))
+    return len(np.unique(component_runs(mask).component))
 
 
 class _Drawn(NamedTuple):

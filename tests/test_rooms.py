@@ -18,7 +18,8 @@ TRAINING = sorted((ROOT / "training").rglob("*.py"))
 
 # Modules for training alone, as the package's docstring lists them: ComfyUI does not ship what they stand on.
 TRAINING_ONLY = set(re.findall(r"``(\w+)``", siamese_core.__doc__ or ""))
-FOR_COMFYUI = sorted({path.stem for path in CORE} - TRAINING_ONLY)
+FILES = {".".join(path.relative_to(ROOT / "siamese_core").with_suffix("").parts): path for path in CORE}
+FOR_COMFYUI = sorted(FILES.keys() - TRAINING_ONLY)
 SHIPPED_BY_COMFYUI = {"torch", "numpy", "PIL", "safetensors", "einops"}
 ROOMS = {"nodes", "siamese_core", "training", "tests", "benchmarks"}
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "execution", "server"}
@@ -44,9 +45,16 @@ def packages(path: Path) -> set[str]:
     return names - set(sys.stdlib_module_names)
 
 
-def neighbours(path: Path) -> set[str]:
-    """Modules of its own package that ``path`` imports."""
-    return {module.split(".")[0] for level, module in imports(path) if level == 1}
+def neighbours(module: str) -> set[str]:
+    """Modules of the core that ``module`` imports; of a package the one that its folder's ``__init__`` is."""
+    found = set()
+    for level, name in imports(FILES[module]):
+        if level:
+            parts = [*module.split(".")[:-level], *name.split(".")]
+            found.add(
+                next(known for known in (".".join(parts), ".".join([*parts, "__init__"])) if known in FILES)
+            )
+    return found
 
 
 def with_all_they_import(modules: set[str]) -> set[str]:
@@ -55,7 +63,7 @@ def with_all_they_import(modules: set[str]) -> set[str]:
     while waiting:
         module = waiting.pop()
         reached.add(module)
-        waiting |= neighbours(ROOT / "siamese_core" / f"{module}.py") - reached
+        waiting |= neighbours(module) - reached
     return reached
 
 
@@ -66,7 +74,8 @@ def name_of(path: Path) -> str:
 @pytest.mark.parametrize("path", CORE, ids=name_of)
 def test_the_core_knows_no_other_room_and_imports_itself_relatively(path: Path) -> None:
     assert not packages(path) & (ROOMS | HOST)
-    assert all(level <= 1 for level, _ in imports(path))
+    depth = len(path.relative_to(ROOT / "siamese_core").parts)
+    assert all(level <= depth for level, _ in imports(path))
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=name_of)
@@ -82,14 +91,14 @@ def test_modules_for_comfyui_need_only_what_it_ships(module: str) -> None:
 
     assert not reached & TRAINING_ONLY
     for name in reached:
-        assert packages(ROOT / "siamese_core" / f"{name}.py") <= SHIPPED_BY_COMFYUI, name
+        assert packages(FILES[name]) <= SHIPPED_BY_COMFYUI, name
 
 
 def test_every_module_for_training_alone_needs_to_be_one() -> None:
     assert TRAINING_ONLY
     for module in TRAINING_ONLY:
         needed = with_all_they_import({module})
-        third_party = set().union(*(packages(ROOT / "siamese_core" / f"{name}.py") for name in needed))
+        third_party = set().union(*(packages(FILES[name]) for name in needed))
         assert third_party & {"diffusers", "transformers", "accelerate"}, module
 
 

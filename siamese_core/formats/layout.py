@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -57,3 +58,8 @@ class PairFormat(Protocol):
         content of one of the set's files. Neither is kept in memory, for a set may hold a million pairs.
         """
         ...
+
+
+def json_line(values: Mapping[str, Any]) -> bytes:
+    """A line of JSON Lines, in UTF-8."""
+    return (json.dumps(values, ensure_ascii=False) + "\n").encode("utf-8")

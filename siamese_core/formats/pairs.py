@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
-from ..masks import mask_to_uint8
-from ..pair_writer import PROMPTS, png_bytes
-from .layout import FileContent, FinishedPair, Record
+from ..pair_writer import PROMPTS
+from .layout import Record, json_line
+from .png_pairs import PngPairs
 
 
-class Pairs:
+class Pairs(PngPairs):
     """``images/<stem>.png`` and ``masks/<stem>.png`` (0/255), and a prompt file of JSON Lines."""
 
     name = "pairs"
-    chunk_is_a_file = False
-
-    def pair_files(self, chunk: Sequence[FinishedPair]) -> Iterator[list[FileContent]]:
-        for pair in chunk:
-            name = f"{pair.record.stem}.png"
-            yield [
-                (f"images/{name}", png_bytes(pair.image, pair.text)),
-                (f"masks/{name}", png_bytes(mask_to_uint8(pair.mask))),
-            ]
+    image_file, mask_file = "images/{}.png", "masks/{}.png"
 
     def index_files(
         self, records: Callable[[], Iterable[Record]], read: Callable[[str], bytes]
     ) -> Iterator[tuple[str, Iterator[bytes]]]:
-        yield PROMPTS, (_prompt_line(record) for record in records())
+        yield PROMPTS, map(_prompt_line, records())
 
 
 def _prompt_line(record: Record) -> bytes:
     image, mask = (file["name"] for file in record["files"])
     # Without a prompt, whoever reads the pairs falls back on one of their own.
     prompt = {"prompt": record["prompt"]} if record["prompt"] else {}
-    line = json.dumps({"source": mask, "target": image, **prompt}, ensure_ascii=False)
-    return (line + "\n").encode("utf-8")
+    return json_line({"source": mask, "target": image, **prompt})

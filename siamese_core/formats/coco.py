@@ -1,0 +1,128 @@
+"""Annotations as COCO's: an object for every connected region of a mask, as run-length encoding."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..components import component_runs
+from .layout import Record
+from .png_pairs import PngPairs
+
+_CATEGORY = 1
+
+
+class Coco(PngPairs):
+    """``images/``, ``annotations.json``, and ``masks/`` (0/255) from which the annotations were made.
+
+    Run lengths and not polygons: they alone give every pixel back, holes and single ones included. The union
+    of an image's objects is its mask; an image without foreground has none.
+    """
+
+    name = "coco"
+    image_file, mask_file = "images/{}.png", "masks/{}.png"
+
+    def index_files(
+        self, records: Callable[[], Iterable[Record]], read: Callable[[str], bytes]
+    ) -> Iterator[tuple[str, Iterator[bytes]]]:
+        yield "annotations.json", _annotation_file(records, read)
+
+
+def objects(mask: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
+    """``segmentation``, ``area``, ``bbox`` of each connected region of the (H, W) bool ``mask``.
+
+    Regions are 8-connected. bbox: left, top, width, height. segmentation: ``size`` (H, W) and ``counts``, the
+    compressed string that pycocotools makes.
+    """
+    height, width = mask.shape
+    # COCO counts down the columns: the runs of the transposed mask.
+    runs = component_runs(mask.T)
+    order = np.argsort(runs.component, kind="stable")
+    bounds = np.flatnonzero(np.diff(runs.component[order])) + 1
+    for part in np.split(order, bounds) if len(order) else ():
+        column, top, bottom = runs.row[part], runs.start[part], runs.end[part]
+        yield {
+            "segmentation": {
+                "size": [height, width],
+                "counts": compressed(_counts(column * height + top, column * height + bottom, mask.size)),
+            },
+            "area": int((bottom - top).sum()),
+            "bbox": [
+                int(column[0]),
+                int(top.min()),
+                int(column[-1] - column[0] + 1),
+                int(bottom.max() - top.min()),
+            ],
+        }
+
+
+def compressed(counts: Iterable[int]) -> str:
+    """Run lengths as COCO's string: in base 32, from the fourth on as differences from the last but one."""
+    counts = list(counts)
+    text = []
+    for place, count in enumerate(counts):
+        number = count - counts[place - 2] if place > 2 else count
+        more = True
+        while more:
+            digit, number = number & 31, number >> 5
+            # The fifth bit is the sign of what remains.
+            more = number != (-1 if digit & 16 else 0)
+            text.append(chr(48 + digit + 32 * more))
+    return "".join(text)
+
+
+def _counts(starts: NDArray[Any], ends: NDArray[Any], size: int) -> list[int]:
+    """Lengths of background and foreground in turn, from runs along the whole of ``size`` pixels."""
+    # A run that reaches a column's end goes on where the next begins at the top.
+    apart = starts[1:] > ends[:-1]
+    edges = np.stack([starts[np.r_[True, apart]], ends[np.r_[apart, True]]], axis=1).ravel()
+    counts = np.diff(edges, prepend=0).tolist()
+    rest = size - int(edges[-1])
+    return [*counts, rest] if rest else counts
+
+
+def _annotation_file(
+    records: Callable[[], Iterable[Record]], read: Callable[[str], bytes]
+) -> Iterator[bytes]:
+    categories = [{"id": _CATEGORY, "name": "foreground"}]
+    yield b'{"categories": ' + json.dumps(categories).encode() + b',\n"images": ['
+    yield from _items(_image(record, read) for record in records())
+    yield b'\n],\n"annotations": ['
+    annotations = (_annotated(record, found) for record in records() for found in _found(record, read))
+    # 0 would read as no annotation in pycocotools' evaluation.
+    yield from _items({"id": number, **annotation} for number, annotation in enumerate(annotations, start=1))
+    yield b"\n]}\n"
+
+
+def _items(items: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    for place, item in enumerate(items):
+        yield (",\n" if place else "\n").encode() + json.dumps(item, ensure_ascii=False).encode("utf-8")
+
+
+def _image(record: Record, read: Callable[[str], bytes]) -> dict[str, Any]:
+    image, mask = (file["name"] for file in record["files"])
+    with Image.open(io.BytesIO(read(mask))) as opened:  # of the two the smaller file
+        width, height = opened.size
+    return {
+        "id": record["index"] + 1,
+        # Below images/, the folder that readers ask for beside the annotations.
+        "file_name": image.removeprefix("images/"),
+        "width": width,
+        "height": height,
+        "prompt": record["prompt"],
+    }
+
+
+def _found(record: Record, read: Callable[[str], bytes]) -> Iterator[dict[str, Any]]:
+    with Image.open(io.BytesIO(read(record["files"][1]["name"]))) as opened:
+        yield from objects(np.asarray(opened) > 0)
+
+
+def _annotated(record: Record, found: dict[str, Any]) -> dict[str, Any]:
+    return {"image_id": record["index"] + 1, "category_id": _CATEGORY, "iscrowd": 0, **found}

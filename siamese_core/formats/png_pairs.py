@@ -1,0 +1,31 @@
+"""What most layouts share: a PNG file for the image, another for the mask, named after the pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from ..pair_writer import png_bytes
+from .layout import FileContent, FinishedPair, Record
+
+
+class PngPairs:
+    """Lossless pairs; ``{}`` in the names stands for the stem, ``foreground`` is the value of foreground."""
+
+    name: str
+    image_file: str
+    mask_file: str
+    foreground = 255
+    chunk_is_a_file = False
+
+    def pair_files(self, chunk: Sequence[FinishedPair]) -> Iterator[list[FileContent]]:
+        for pair in chunk:
+            levels = pair.mask.astype("uint8") * self.foreground
+            yield [
+                (self.image_file.format(pair.record.stem), png_bytes(pair.image, pair.text)),
+                (self.mask_file.format(pair.record.stem), png_bytes(levels)),
+            ]
+
+    def index_files(
+        self, records: Callable[[], Iterable[Record]], read: Callable[[str], bytes]
+    ) -> Iterator[tuple[str, Iterator[bytes]]]:
+        yield from ()

@@ -1,0 +1,12 @@
+"""The layout of PraNet, which Polyp-PVT, SANet and most other polyp networks read."""
+
+from __future__ import annotations
+
+from .png_pairs import PngPairs
+
+
+class PraNet(PngPairs):
+    """``TrainDataset/images/<stem>.png`` and ``TrainDataset/masks/<stem>.png`` (0/255)."""
+
+    name = "pranet"
+    image_file, mask_file = "TrainDataset/images/{}.png", "TrainDataset/masks/{}.png"

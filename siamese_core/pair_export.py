@@ -1,0 +1,196 @@
+"""A set of pairs written anew in another layout, pixel for pixel, with what is known of how each was made."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .errors import UserError
+from .files import contained_path, file_digest, whole_folder
+from .formats import FinishedPair, PairFormat, StoredFile
+from .formats.layout import FileContent, json_line
+from .json_lines import json_objects
+from .manifest import Manifest, record_of
+from .masks import MASK_FOLDERS, first_subfolder
+from .pair_writer import MANIFEST, PairRecord
+from .pairs import IMAGE_FOLDERS, PROMPT_FILE, Pair, find_pairs, load_pair
+
+
+class ExportError(UserError):
+    """A set that cannot be written in another layout; the message names the file or folder and the fix."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pairs in the order in which they are written, and the manifest that tells of them, if there is one."""
+
+    pairs: Sequence[Pair]
+    manifest: Manifest | None
+
+    @property
+    def keeps_indices(self) -> bool:
+        """Whether the manifest tells an index of its own for each pair; else they are numbered anew."""
+        if self.manifest is None:
+            return False
+        known = self.manifest.indices()
+        return len({known.get(pair.stem) for pair in self.pairs} - {None}) == len(self.pairs)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How masks are told from their files, as :func:`~siamese_core.masks.read_mask` takes it."""
+
+    threshold: int = 127
+    label: int | None = None
+
+
+def find_source(path: Path, default_prompt: str = "") -> Source:
+    """The pairs at ``path``: whatever find_pairs reads, else the files that a ``manifest.jsonl`` names.
+
+    So every layout of ours in which image and mask are files of their own can be read. Pairs of a complete
+    manifest come in its order. Raises PairError, ManifestError and JsonLinesError as those readers do.
+    """
+    root = path if path.is_dir() else path.parent
+    manifest = Manifest(root / MANIFEST) if (root / MANIFEST).is_file() else None
+    if manifest is None or path.is_file() or _can_be_found(path):
+        pairs = find_pairs(path, default_prompt=default_prompt)
+    else:
+        pairs = list(manifest.pairs())
+    source = Source(pairs, manifest)
+    if manifest is None or not source.keeps_indices:
+        return source
+    order = manifest.indices()
+    return Source(sorted(pairs, key=lambda pair: order[pair.stem]), manifest)
+
+
+def export_pairs(
+    source: Source,
+    kind: PairFormat,
+    output: Path,
+    *,
+    chunk: int = 1,
+    reading: Reading | None = None,
+    on_pair: Callable[[], object] | None = None,
+) -> list[str]:
+    """Write the pairs of ``source`` to the folder ``output`` as ``kind``, with a ``manifest.jsonl``.
+
+    The folder appears whole or not at all, and replaces one that is there. ``chunk`` pairs at a time are in
+    memory, which a layout of shared files writes into one. Returns what the user should know of the masks.
+    Raises PairError for a pair that cannot be read, and ExportError for names that fall together and when the
+    disk refuses.
+    """
+    notes: Counter[str] = Counter()
+    loaded = _finished_pairs(source, reading or Reading(), notes)
+    try:
+        with whole_folder(output) as folder, (folder / MANIFEST).open("wb") as lines:
+            writer = _Writer(folder)
+            for part in _chunks(loaded, chunk):
+                finished = [pair for _, pair in part]
+                for (line, pair), files in zip(part, kind.pair_files(finished), strict=True):
+                    stored = [asdict(file) for file in writer.write(files, pair.record.stem)]
+                    lines.write(json_line({**line, **asdict(pair.record), "files": stored}))
+                    if on_pair is not None:
+                        on_pair()
+            lines.flush()
+            records = partial(_records, folder / MANIFEST)
+            for name, pieces in kind.index_files(records, lambda name: (folder / name).read_bytes()):
+                with (folder / name).open("wb") as file:
+                    file.writelines(pieces)
+    except OSError as error:
+        raise ExportError(
+            f"{output}: not written ({error}); make room on the disk, grant access, or give another folder"
+        ) from error
+    return [f"{note} (masks: {count})" for note, count in notes.items()]
+
+
+class _Writer:
+    """Writes the files of pairs; one that consecutive pairs share is written once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._last: dict[str, tuple[bytes, StoredFile]] = {}
+
+    def write(self, files: Iterable[FileContent], stem: str) -> list[StoredFile]:
+        stored = {}
+        for name, content in files:
+            before, file = self._last.get(name, (None, None))
+            if file is None or before is not content:
+                file = self._new(name, content, stem)
+            stored[name] = content, file
+        self._last = stored
+        return [file for _, file in stored.values()]
+
+    def _new(self, name: str, content: bytes, stem: str) -> StoredFile:
+        path = contained_path(self._folder, name)
+        if path.exists():  # on a file system that does not tell A from a, for instance
+            raise ExportError(f"{stem}: another pair's file is called '{name}' too; rename one of the pairs")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return StoredFile(name, len(content), hashlib.sha256(content).hexdigest())
+
+
+def _can_be_found(folder: Path) -> bool:
+    if (folder / PROMPT_FILE).is_file():
+        return True
+    return all(first_subfolder(folder, names) is not None for names in (IMAGE_FOLDERS, MASK_FOLDERS))
+
+
+def _finished_pairs(
+    source: Source, reading: Reading, notes: Counter[str]
+) -> Iterator[tuple[Mapping[str, Any], FinishedPair]]:
+    """Each pair with its line of the source's manifest ({} without one); what was interpreted is counted."""
+    keeps_indices = source.keeps_indices
+    for index, pair in enumerate(source.pairs):
+        loaded = load_pair(pair, size=None, threshold=reading.threshold, label=reading.label)
+        if loaded.note:
+            notes[loaded.note] += 1
+        line = (source.manifest.line(pair.stem) if source.manifest else None) or {}
+        record = record_of(line, f"the line of '{pair.stem}'") if line else _unknown(pair, index)
+        record = replace(record, prompt=pair.prompt or record.prompt)
+        if not keeps_indices:
+            record = replace(record, index=index)
+        yield line, FinishedPair(record, loaded.image, loaded.mask, _png_text(pair.image))
+
+
+def _unknown(pair: Pair, index: int) -> PairRecord:
+    """The record of a pair of which nothing is known but its files."""
+    return PairRecord(
+        index=index,
+        stem=pair.stem,
+        seed=None,
+        mask_file=pair.mask.name,
+        mask_digest=file_digest(pair.mask),
+        prompt="",
+        sampler={},
+        checkpoint_digest="",
+        run_id="",
+    )
+
+
+def _png_text(path: Path) -> dict[str, str]:
+    """The text before the pixels of a PNG file, where the record of its making stands; {} for other files."""
+    with Image.open(path) as image:
+        texts = image.info.items() if image.format == "PNG" else ()
+        return {str(key): value for key, value in texts if isinstance(value, str)}
+
+
+def _records(manifest: Path) -> Iterator[Mapping[str, Any]]:
+    return (line for _, _, line in json_objects(manifest))
+
+
+def _chunks(pairs: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    chunk = []
+    for pair in pairs:
+        chunk.append(pair)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,92 @@
+"""Write a set of pairs anew in the layout that a trainer reads.
+
+    python -m training.export SOURCE --output DIR --format NAME
+
+SOURCE is a folder with images/ and masks/, a prompt.json, or a set in any layout of this command but
+webdataset. Every pixel stays what it is: images become PNG, masks PNG of background and foreground. All of it
+appears at once, at the end, or not at all.
+
+    pairs        images/, masks/, prompt.json: what the commands here read
+    pranet       TrainDataset/images, TrainDataset/masks
+    nnunet       imagesTr, labelsTr (0 and 1), dataset.json, for a folder Dataset<number>_<name> of nnU-Net v2
+    coco         images/, annotations.json: an object for each connected region, as run-length encoding
+    isic         the folders and mask names of ISIC 2018, task 1
+    imagefolder  images/, masks/, metadata.jsonl: load_dataset("imagefolder", data_dir=DIR) of Hugging Face
+    webdataset   tar files of --pairs-per-tar pairs
+
+Beside them stands manifest.jsonl: how each pair was made, as far as SOURCE has a manifest that tells, and the
+files that hold it with their SHA-256.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from siamese_core.formats import FORMATS
+from siamese_core.pair_export import Reading, export_pairs, find_source
+from siamese_core.settings import option
+
+from .options import OptionError, add_flags, command_parser, require_empty, run_command, settings_of
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Where the pairs go, in which layout, and how their masks are read."""
+
+    output: Path = option(Path(), "folder for the set, new or empty")
+    format: str = option("", f"layout of the set: {', '.join(FORMATS)}")
+    pairs_per_tar: int = option(100, "pairs in a tar of webdataset; so many are in memory at a time")
+    prompt: str = option("", "prompt of pairs that have none")
+    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)")
+    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args, settings = _parse(arguments)
+    _check_settings(settings)
+    kind = FORMATS[settings.format]
+    source = find_source(args.source, settings.prompt)
+    if source.manifest is not None and not source.keeps_indices:
+        print(f"note: {source.manifest.path} does not tell each pair by an index of its own: numbered anew")
+    with tqdm(total=len(source.pairs), desc="exporting", unit="pair", mininterval=1.0) as progress:
+        notes = export_pairs(
+            source,
+            kind,
+            settings.output,
+            chunk=settings.pairs_per_tar if kind.chunk_is_a_file else 1,
+            reading=Reading(settings.mask_threshold, settings.mask_label),
+            on_pair=progress.update,
+        )
+    for note in notes:
+        print(f"note: {note}")
+    print(f"{len(source.pairs)} pairs written to {settings.output} as {settings.format}")
+    return 0
+
+
+def _check_settings(settings: ExportSettings) -> None:
+    for name in ("output", "format"):
+        if getattr(settings, name) in (Path(), ""):
+            raise OptionError(f"--{name} is needed")
+    if settings.format not in FORMATS:
+        raise OptionError(f"--format {settings.format} is not known; take one of {', '.join(FORMATS)}")
+    if settings.pairs_per_tar < 1:
+        raise OptionError(f"--pairs-per-tar must be at least 1, not {settings.pairs_per_tar}")
+    require_empty(settings.output)
+
+
+def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, ExportSettings]:
+    parser = command_parser("export", __doc__)
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder of pairs, or a prompt.json")
+    parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
+    add_flags(parser, ExportSettings)
+    args = parser.parse_args(arguments)
+    return args, settings_of(ExportSettings, args)
+
+
+if __name__ == "__main__":
+    run_command(main)
