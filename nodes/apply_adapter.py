@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..siamese_core.checkpoint import CheckpointError, ModelFile, load_model
 from ..siamese_core.layouts import decoder_keys
 from .control import build_control
-from .host_models import RUN_ID
+from .host_models import FILE, RUN_ID
 
 _HOST_PREFIX = "diffusion_model."
 _NO_ADAPTER = "(no file in models/controlnet)"
@@ -67,6 +67,7 @@ class ApplySiameseAdapter(io.ComfyNode):
             note = f"'{path.name}' holds a ControlNet alone: the model stays as it is."
             return io.NodeOutput(model, build_control(file), note)
         patched = apply_decoder(model, file, strength)
+        patched.set_attachments(FILE, str(path))
         note = f"'{path.name}': tuned decoder at strength {strength:g}, and its ControlNet."
         return io.NodeOutput(patched, build_control(file), note)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .apply_adapter import ApplySiameseAdapter
+from .generate_dataset import GenerateDataset
 from .load_checkpoint import LoadSiameseCheckpoint
 from .load_masks import LoadMasks
 from .preview_pairs import PreviewPairs
@@ -23,4 +24,5 @@ class SiameseExtension(ComfyExtension):
             MaskDiffusionSampler,
             PreviewPairs,
             SavePairs,
+            GenerateDataset,
         ]

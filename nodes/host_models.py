@@ -19,6 +19,9 @@ from ..siamese_core.layouts import PREFIXES
 RUN_ID = "siamese_run_id"
 """Attachment of a MODEL: the training run its decoder comes from."""
 
+FILE = "siamese_file"
+"""Attachment of a MODEL: the path of the file that its decoder comes from."""
+
 
 def build_model(model: ModelFile) -> Any:
     """MODEL of a ``full`` file."""

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..siamese_core.checkpoint import KIND_NAMES, CheckpointError, load_model
 from .control import build_control
-from .host_models import build_clip, build_model, build_vae
+from .host_models import FILE, build_clip, build_model, build_vae
 
 BUNDLED = "tiny-siamese.safetensors (bundled)"
 _BUNDLED_PATH = Path(__file__).parents[1] / "siamese_core" / "assets" / "tiny-siamese.safetensors"
@@ -53,6 +53,6 @@ class LoadSiameseCheckpoint(io.ComfyNode):
                 "with --export full. Adapters go into models/controlnet and through Apply Siamese Adapter."
             )
         embeddings = folder_paths.get_folder_paths("embeddings")
-        return io.NodeOutput(
-            build_model(model), build_clip(model, embeddings), build_vae(model), build_control(model)
-        )
+        unet = build_model(model)
+        unet.set_attachments(FILE, str(path))
+        return io.NodeOutput(unet, build_clip(model, embeddings), build_vae(model), build_control(model))

@@ -93,7 +93,7 @@ class LoadMasks(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: object) -> str:
         try:
-            files = discover_masks(_folder(folder))
+            files = discover_masks(mask_folder(folder))
             stats = [file.stat() for file in files]
         except (UserError, OSError) as error:
             return f"unreadable: {error}"
@@ -113,7 +113,7 @@ class LoadMasks(io.ComfyNode):
         invert: bool,
         label: int,
     ) -> io.NodeOutput:
-        files = discover_masks(_folder(folder))
+        files = discover_masks(mask_folder(folder))
         total = len(files)
         if start >= total or start + count > total:
             wanted = f"number {start}" if start >= total else f"{count} from number {start}"
@@ -142,7 +142,7 @@ class LoadMasks(io.ComfyNode):
         return io.NodeOutput(mask_batch(masks), names, total)
 
 
-def _folder(text: str) -> Path:
+def mask_folder(text: str) -> Path:
     return _EXAMPLES_PATH if text.strip() == EXAMPLES else input_path(text)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io
@@ -11,7 +13,19 @@ from ..siamese_core.mask_transforms import FLIPS, TransformSettings, expand_mask
 from ..siamese_core.pair_writer import pair_stem
 from .mask_tensors import mask_arrays, mask_batch, names_of
 
+TRANSFORM = io.Custom("SIAMESE_TRANSFORM")
+"""A RandomTransform between two nodes."""
+
 _DEFAULTS = TransformSettings()
+
+
+@dataclass(frozen=True)
+class RandomTransform:
+    """How a node that draws masks by itself is to do so; ``has_union``: with second masks added."""
+
+    settings: TransformSettings
+    seed: int
+    has_union: bool
 
 
 class RandomMaskTransform(io.ComfyNode):
@@ -107,6 +121,11 @@ class RandomMaskTransform(io.ComfyNode):
             outputs=[
                 io.Mask.Output(tooltip="The new masks, strictly 0 or 1."),
                 io.String.Output(id="new_names", display_name="names", tooltip="Their names, one a line."),
+                TRANSFORM.Output(
+                    id="transform",
+                    display_name="transform",
+                    tooltip="The seed and the limits, for Generate Dataset.",
+                ),
             ],
         )
 
@@ -166,7 +185,8 @@ class RandomMaskTransform(io.ComfyNode):
         )
         made = total > len(sources) if total else variants > 1
         new_names = [pair_stem(stems[item.source], item.variant, 2 if made else 1) for item in results]
-        return io.NodeOutput(mask_batch([item.mask for item in results]), "\n".join(new_names))
+        transform = RandomTransform(settings, seed, union is not None)
+        return io.NodeOutput(mask_batch([item.mask for item in results]), "\n".join(new_names), transform)
 
 
 def _number(

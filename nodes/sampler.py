@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -113,34 +114,58 @@ class MaskDiffusionSampler(io.ComfyNode):
         batch_size: int,
     ) -> io.NodeOutput:
         masks = binary_masks(mask)
-        _check_size(masks)
-        _warn_of_strangers(model, control_net)
+        check_size(masks)
+        warn_of_strangers(model, control_net)
+        sampling = Sampling(
+            model, control_net, positive, negative, vae, steps, cfg, sampler_name, scheduler, strength
+        )
         starts = range(0, len(masks), batch_size)
         progress = _Progress(model, steps, len(starts))
         images, latents = [], []
         for start in starts:
             chunk = masks[start : start + batch_size]
-            hint = chunk[:, None].expand(-1, 3, -1, -1).float()
-            controlled = with_control(positive, negative, control_net, hint, strength)
-            height, width = (side // LATENT_STRIDE for side in chunk.shape[-2:])
             seeds = [sample_seed(seed, start + row) for row in range(len(chunk))]
-            noise = torch.cat([starting_noise(s, height, width) for s in seeds])
-            samples = comfy.sample.sample(
-                model,
-                noise,
-                steps,
-                cfg,
-                sampler_name,
-                scheduler,
-                *controlled,
-                torch.zeros_like(noise),
-                callback=progress.next_chunk(),
-                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-                seed=seeds[0],
-            )
+            samples, pixels = sampling.paint(chunk, seeds, progress.next_chunk())
             latents.append(samples)
-            images.append(vae.decode(samples))
+            images.append(pixels)
         return io.NodeOutput(torch.cat(images), masks.float(), {"samples": torch.cat(latents)})
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """All that decides an image besides its mask and seed; names are those of the node's inputs."""
+
+    model: Any
+    control_net: Any
+    positive: Any
+    negative: Any
+    vae: Any
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    strength: float
+
+    def paint(self, masks: Tensor, seeds: Sequence[int], callback: StepCallback) -> tuple[Tensor, Tensor]:
+        """Latents (B, 4, H/8, W/8) and IMAGE of the bool ``masks`` (B, H, W), computed as one batch."""
+        hint = masks[:, None].expand(-1, 3, -1, -1).float()
+        controlled = with_control(self.positive, self.negative, self.control_net, hint, self.strength)
+        height, width = (side // LATENT_STRIDE for side in masks.shape[-2:])
+        noise = torch.cat([starting_noise(seed, height, width) for seed in seeds])
+        samples = comfy.sample.sample(
+            self.model,
+            noise,
+            self.steps,
+            self.cfg,
+            self.sampler_name,
+            self.scheduler,
+            *controlled,
+            torch.zeros_like(noise),
+            callback=callback,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=seeds[0],
+        )
+        return samples, self.vae.decode(samples)
 
 
 def with_control(
@@ -183,7 +208,8 @@ class _Progress:
         return callback
 
 
-def _check_size(masks: Tensor) -> None:
+def check_size(masks: Tensor) -> None:
+    """Raise ControlError for masks that no latent has the size of."""
     refuse_dummy(masks)
     height, width = masks.shape[-2:]
     if height % 64 or width % 64:
@@ -193,7 +219,7 @@ def _check_size(masks: Tensor) -> None:
         )
 
 
-def _warn_of_strangers(model: Any, control_net: Any) -> None:
+def warn_of_strangers(model: Any, control_net: Any) -> None:
     """The decoder and the ControlNet are two halves of one training run."""
     decoder, control = model.get_attachment(RUN_ID), getattr(control_net, "run_id", "")
     if decoder and control and decoder != control:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from typing import Any, get_args
+from typing import get_args
 
 import comfy.model_management
 import comfy.utils
-from comfy.cli_args import args as host_arguments
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..siamese_core.pair_folder import IfExists, NewPair, add_pairs
 from ..siamese_core.pair_writer import PairRecord
 from .folders import output_path
+from .graph import graph_text
 from .mask_tensors import image_arrays, mask_arrays, names_of, require_pairs
 
 
@@ -84,17 +83,9 @@ class SavePairs(io.ComfyNode):
             comfy.model_management.throw_exception_if_processing_interrupted()
             progress.update(1)
 
-        written = add_pairs(root, pairs, if_exists, text=cls._graph(), on_pair=on_pair)
+        written = add_pairs(root, pairs, if_exists, text=graph_text(cls.hidden), on_pair=on_pair)
         report = f"{len(written)} of {len(pairs)} pairs written to {root}"
         return io.NodeOutput(str(root), ui={"text": (report,)})
-
-    @classmethod
-    def _graph(cls) -> dict[str, str]:
-        """The graph, for the image files, so that dropping one on the page brings it back."""
-        if host_arguments.disable_metadata:
-            return {}
-        graph: dict[str, Any] = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
-        return {key: json.dumps(value) for key, value in graph.items() if value is not None}
 
 
 def _record(index: int, stem: str, mask: bytes, prompt: str) -> PairRecord:

@@ -39,16 +39,17 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, prefix: str = ".tmp-") -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` that replaces it when the block succeeds.
 
     For writers that insist on a path of their own. The temporary file exists and is empty on
-    entry, and keeps the suffix of ``path`` because some writers choose their format by it.
+    entry, is called ``prefix`` and something random, and keeps the suffix of ``path`` because some
+    writers choose their format by it.
     On success it is flushed to the disk and renamed over ``path``; when the block raises, it is
     removed and ``path`` is unchanged. The parent folder must exist (OSError otherwise).
     """
     # Not tempfile.mkstemp: its files are private to their owner, these obey the umask like any other.
-    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}{path.suffix}")
+    temporary = path.with_name(f"{prefix}{secrets.token_hex(8)}{path.suffix}")
     try:
         temporary.touch(exist_ok=False)
         yield temporary

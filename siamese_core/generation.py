@@ -18,12 +18,15 @@ def controlled_noise_predictor(
     context: Tensor,
     unconditional: Tensor,
     guidance_scale: float,
+    shares_text: bool | None = None,
 ) -> NoisePredictor:
     """Noise prediction under the sum of controls ``weight * ControlNet(hint)``.
 
     ``hints``: pairs of hint (B, 3, H, W) in [0, 1] and weight; one pair (mask, 1.0) is Mask-Diffusion, a
     second one (image, w_i) adds the image prior. ``context`` and ``unconditional`` (B, tokens, width). The
     hint blocks run once, here; both passes run as one batch and share what does not depend on the text.
+    Rows of one text share its keys and values too: ``shares_text`` says whether all do, for whom it must not
+    depend on the rows that happen to meet, since it moves the last bits; None looks.
     """
     features = [(networks.control.hint_features(hint), weight) for hint, weight in hints]
 
@@ -39,7 +42,9 @@ def controlled_noise_predictor(
 
     if guidance_scale == 1.0:
         return lambda latent, timestep: predict(latent, timestep, context, passes=1)
-    if _same_rows(context) and _same_rows(unconditional):
+    if shares_text is None:
+        shares_text = _same_rows(context) and _same_rows(unconditional)
+    if shares_text:
         context, unconditional = context[:1], unconditional[:1]
     both = torch.cat([context, unconditional])
     return lambda latent, timestep: guided(predict(latent, timestep, both, passes=2), guidance_scale)

@@ -11,8 +11,7 @@ import contextlib
 import json
 import math
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,24 +22,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
-from .errors import UserError
 from .files import replace_folder, write_text_atomic
 from .processes import highest
+from .run_record import ResumeError, check_record
+from .stop_requests import Interrupted, stop_requests
 
 RECORD_NAME = "record.json"
-
-
-class ResumeError(UserError):
-    """A run that cannot be resumed as asked; the message says why and what to do."""
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; ``step`` steps are done and saved."""
-
-    def __init__(self, step: int, signal_number: int) -> None:
-        super().__init__(f"stopped by signal {signal_number} after {step} steps")
-        self.step = step
-        self.signal_number = signal_number
 
 
 @dataclass(frozen=True)
@@ -112,21 +99,6 @@ class CheckpointStore:
         return sorted(path.parent for path in self.folder.glob(f"step-*/{RECORD_NAME}"))
 
 
-def check_record(
-    path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], may_differ: tuple[str, ...] = ()
-) -> None:
-    """Raise ResumeError naming every key in which a checkpoint's record differs from the present run's."""
-    wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the file
-    keys = sorted((set(found) | set(wanted)) - {"step", *may_differ})
-    differing = [
-        f"{key} was {found.get(key)!r} and is now {wanted.get(key)!r}"
-        for key in keys
-        if found.get(key) != wanted.get(key)
-    ]
-    if differing:
-        raise ResumeError(f"{path}: the checkpoint belongs to another run: {'; '.join(differing)}")
-
-
 @dataclass(frozen=True)
 class LoopSettings:
     """How long a loop runs and how often it saves and reports, in optimiser steps.
@@ -185,7 +157,7 @@ def run_steps(
     # Gradients through convolutions that start at zero are tiny; on a CPU arithmetic with denormal numbers
     # made such steps three times as slow.
     torch.set_flush_denormal(True)
-    with _stop_requests() as requests, progress:
+    with stop_requests() as requests, progress:
         for k in range(first, settings.steps):
             pending.append((k, step_function(k)))
             done = k + 1
@@ -231,23 +203,3 @@ class _StepLog:
     def write(self, rows: list[dict[str, float]]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one of a kind acts as usual."""
-    received: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def handler(number: int, _frame: object) -> None:
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    for number in map(int, (signal.SIGINT, signal.SIGTERM)):
-        with contextlib.suppress(ValueError):  # not the main thread: the caller's handlers stay
-            previous[number] = signal.signal(number, handler)
-    try:
-        yield received
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)

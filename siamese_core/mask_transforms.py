@@ -124,13 +124,17 @@ def expand_masks(
     results: list[Variant] = []
     for source, (mask, second, name) in enumerate(zip(masks, seconds, names, strict=True)):
         count = variants if total is None else (total + len(masks) - 1 - source) // len(masks)
-        source_seed = stream_seed(seed, "mask source", source)
         for variant in range(count):
-            variant_seed = stream_seed(source_seed, "mask variant", variant)
-            results.append(Variant(_transform(mask, settings, variant_seed, second, name), source, variant))
+            made = _transform(mask, settings, variant_seed(seed, source, variant), second, name)
+            results.append(Variant(made, source, variant))
             if on_item is not None:
                 on_item(len(results))
     return results
+
+
+def variant_seed(seed: int, source: int, variant: int) -> int:
+    """The seed with which ``variant`` of mask number ``source`` is drawn; both count from 0."""
+    return stream_seed(stream_seed(seed, "mask source", source), "mask variant", variant)
 
 
 def count_components(mask: Mask) -> int:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from .masks import mask_to_uint8
 
 MANIFEST, PROMPTS = "manifest.jsonl", "prompt.json"
 
+RECORD_KEY = "siamese_pair"
+"""The text of an image's PNG that holds the pair's record, as JSON."""
+
 
 class WriteError(UserError):
     """Pairs that cannot be written as asked; the message names the file and the fix."""
@@ -32,8 +35,10 @@ class PairRecord:
     """What the manifest says of a pair; nothing in it depends on the time or the place of the run.
 
     ``index`` is mask index * variants + variant and decides ``seed``; ``mask_file`` is the source mask's name
-    and ``mask_digest`` its content's SHA-256; ``transform`` is None when the mask was used as it is.
-    ``seed`` is None, and texts are empty, where whoever writes the pair was not told.
+    and ``mask_digest`` its content's SHA-256.
+    ``transform`` is the seed and the settings with which the mask was drawn, None when it was used as it is;
+    ``versions`` are those of the programs that painted. ``seed`` is None, and texts are empty, where whoever
+    writes the pair was not told.
     """
 
     index: int
@@ -46,6 +51,12 @@ class PairRecord:
     checkpoint_digest: str
     run_id: str
     transform: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def record_text(record: PairRecord) -> dict[str, str]:
+    """The text for an image's PNG that says how the pair was made."""
+    return {RECORD_KEY: json.dumps(asdict(record))}
 
 
 class PairWriter:

@@ -21,9 +21,11 @@ from siamese_core.checkpoint import save_model
 from siamese_core.layouts import to_ldm
 from siamese_core.networks import DHIControlNet
 from siamese_core.phantom import write_phantoms
+from training import generate
 from training.options import run_command
 
 Command = Callable[[Sequence[str]], int]
+SignalAtPair = Callable[[int, signal.Signals], None]
 SignalInStep = Callable[[ModuleType, str, int, signal.Signals], None]
 
 MODEL_PROMPT = "a phantom of a polyp"
@@ -106,6 +108,25 @@ def signal_in_step(monkeypatch: pytest.MonkeyPatch) -> SignalInStep:
             run_steps(function, *args, **kwargs)
 
         monkeypatch.setattr(module, "run_steps", signalled)
+
+    return arrange
+
+
+@pytest.fixture
+def signal_at_pair(monkeypatch: pytest.MonkeyPatch) -> SignalAtPair:
+    """A function (i, number): the signal arrives, once, while generate paints the batch of pair i."""
+
+    def arrange(index: int, number: signal.Signals) -> None:
+        paint = generate.Painter.paint
+        sent: list[int] = []
+
+        def signalled(self: generate.Painter, jobs: Sequence[Any]) -> Any:
+            if not sent and index in [job.record.index for job in jobs]:
+                sent.append(number)
+                signal.raise_signal(number)
+            return paint(self, jobs)
+
+        monkeypatch.setattr(generate.Painter, "paint", signalled)
 
     return arrange
 

@@ -78,7 +78,10 @@ def test_every_mask_gets_an_image_of_its_stem(painted: Path) -> None:
     names = {f"{stem}.png" for stem in STEMS}
     assert {path.name for path in (painted / "images").iterdir()} == names
     assert {path.name for path in (painted / "masks").iterdir()} == names
-    assert {path.name for path in painted.iterdir()} == {"images", "masks", "manifest.jsonl", "prompt.json"}
+    assert {path.name for path in painted.iterdir()} == {
+        *("images", "masks", "manifest.jsonl", "prompt.json"),
+        ".run",
+    }
     for name in names:
         image = read(painted / "images" / name)
         assert image.shape == (SIDE, SIDE, 3)

@@ -16,15 +16,14 @@ from torch import Tensor, nn
 
 from siamese_core.loop import (
     CheckpointStore,
-    Interrupted,
     LoopSettings,
-    ResumeError,
-    check_record,
     cosine_rate,
     run_steps,
     set_learning_rate,
 )
+from siamese_core.run_record import ResumeError, check_record
 from siamese_core.seeds import generator, stream_seed
+from siamese_core.stop_requests import Interrupted
 
 RECORD = {"command": "test", "widths": (32, 64), "steps": 6, "rate": 0.1}
 

@@ -31,9 +31,9 @@ from siamese_core.checkpoint import load_model
 from siamese_core.contact_sheet import grid, outlined
 from siamese_core.files import whole_folder, write_bytes_atomic, write_text_atomic
 from siamese_core.layouts import to_ldm
-from siamese_core.loop import check_record
 from siamese_core.pair_writer import png_bytes
 from siamese_core.pairs import find_pairs, load_pair, pairs_fingerprint
+from siamese_core.run_record import check_record
 
 from . import evaluate, generate, segment, train
 from .ablation.plan import AblationPlan, Variant, flags, plan_of_table, segmentation_sets

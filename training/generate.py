@@ -1,10 +1,16 @@
-"""Paint an image for every mask of a folder: a labelled pair for each.
+"""Paint an image for every mask of a folder, or for random masks drawn after them: a labelled pair for each.
 
     python -m training.generate --checkpoint FILE --masks DIR --output DIR
 
 Needs no target images. Written: OUTPUT/images and OUTPUT/masks (lossless PNG of the same stems, masks 0/255
 and equal to what was used, pixel for pixel), prompt.json (what training.train reads) and manifest.jsonl (how
-each pair was made). Sample i depends on --seed and i alone, not on the batch size.
+each pair was made; the image files carry it too). --format writes other layouts. --random-masks draws each
+mask anew: --per-mask 10 makes ten from every file.
+
+Pair i depends on the settings and i alone. A run that was stopped, or killed, goes on with the same command
+and --resume. Machines share the work of one folder, or of an address such as s3://bucket/set, by --shard 0/4,
+--shard 1/4 and so on, processes of one machine by 'accelerate launch -m training.generate'; whoever comes
+last writes the lists. Equal files need an equal --batch-size, --threads and device.
 
 --images DIR --image-weight W adds the image prior (images of the masks' stems), for the paper's comparison of
 mask and mask + image sampling; the results repeat those images and are no new data.
@@ -13,43 +19,49 @@ mask and mask + image sampling; the results repeat those images and are no new d
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
-from torch import Tensor
+from accelerate.utils import release_memory
+from accelerate.utils.memory import should_reduce_batch_size
 from tqdm import tqdm
 
-from siamese_core.architecture import LATENT_SCALE
 from siamese_core.base import BaseError
-from siamese_core.checkpoint import load_model
+from siamese_core.checkpoint import ModelFile, load_model
 from siamese_core.cpu_memory import keep_freed_memory
 from siamese_core.files import file_digest
-from siamese_core.generation import controlled_noise_predictor, sample_latents
-from siamese_core.masks import (
-    ResizeMode,
-    discover_masks,
-    list_images,
-    read_mask,
-    resize_image,
-    resize_mask,
-)
+from siamese_core.formats import FORMATS, FinishedPair
+from siamese_core.mask_source import MaskSource, MaskUse, PairSize
+from siamese_core.mask_transforms import TransformSettings
+from siamese_core.masks import ResizeMode, discover_masks, list_images
 from siamese_core.model import SiameseModel, model_from_file
-from siamese_core.pair_writer import PairRecord, PairWriter, pair_stem
-from siamese_core.pairs import PROMPT_FILE, find_pairs, read_image
-from siamese_core.sampling import to_uint8
+from siamese_core.pairs import PROMPT_FILE, find_pairs
 from siamese_core.schedule import ddim_timesteps
-from siamese_core.seeds import sample_seed
+from siamese_core.set_lists import SetPlan
+from siamese_core.set_run import PairMaker, SetRun, Shard
+from siamese_core.set_store import SetStore, open_store
 from siamese_core.settings import option
-from siamese_core.text import encode_prompts
-from siamese_core.training_set import image_hint, mask_hint
+from siamese_core.stop_requests import Interrupted, stop_requests
 
-from .options import OptionError, add_flags, command_parser, run_command, settings_of
+from .options import (
+    OptionError,
+    add_flags,
+    build,
+    command_parser,
+    field_names,
+    read_toml,
+    refuse_unknown,
+    run_command,
+)
+from .painting import Painter, PairJob, SamplerSettings
+
+_TRANSFORM = "mask_"
+_SHARD = re.compile(r"(\d+)/(\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -58,8 +70,10 @@ class GenerateSettings:
 
     checkpoint: Path = option(Path(), "full model file (.safetensors) of training.train")
     masks: Path = option(Path(), "folder of masks, or one mask file")
-    output: Path = option(Path(), "folder for the pairs, new or empty")
+    output: str = option("", "folder for the pairs, new or empty, or an address that fsspec knows")
+    format: Literal[tuple(FORMATS)] = option("pairs", "layout of the written set")  # type: ignore[valid-type]
     per_mask: int = option(1, "images per mask")
+    random_masks: bool = option(False, "draw every mask anew: move, turn and scale it as --mask-... says")
     prompt: str | None = option(
         None, "prompt; default: the mask's in a prompt.json beside masks/, else the checkpoint's"
     )
@@ -68,154 +82,143 @@ class GenerateSettings:
     guidance: float = option(9.0, "guidance scale; 1 switches guidance off")
     resolution: int | None = option(None, "side in pixels, a multiple of 64; without it the checkpoint's")
     resize_mode: ResizeMode = option("stretch", "how masks are brought to it")
-    size: Literal["model", "source"] = option(
-        "model", "size of the written pair: the model's or the mask file's"
-    )
+    size: PairSize = option("model", "size of the written pair: the model's or the mask file's")
     mask_threshold: int = option(127, "foreground is what exceeds this (0..255)")
     mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks")
     images: Path | None = option(None, "folder of images of the masks' stems, for the image prior")
     image_weight: float = option(1.0, "weight w_i of the image prior's control")
     batch_size: int = option(4, "samples computed at once")
+    chunk_size: int = option(64, "pairs that are listed together, and a worker's share; of WebDataset a file")
+    shard: str = option("0/1", "this machine's share: number/count, numbers from 0")
     seed: int = option(42, "seed of the first sample; the others' are derived")
     threads: int = option(0, "CPU threads, 0 leaves torch's choice")
 
 
-@dataclass(frozen=True)
-class Job:
-    """One sample: the mask as read and as used by the model, both bool, and its place in the set."""
-
-    record: PairRecord
-    source_mask: NDArray[np.bool_]
-    mask: NDArray[np.bool_]
-    image: NDArray[np.uint8] | None
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    args, settings = parse(arguments)
+    args, settings, transforms = parse(arguments)
     _check_settings(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    paths = discover_masks(settings.masks)
-    image_paths = _matching_images(settings, paths)
-    _check_masks(settings, paths)
+    accelerator = Accelerator()
+    shard = _shard(settings.shard).part(accelerator.process_index, accelerator.num_processes)
+    store = open_store(settings.output, shard.name)
+    if args.overwrite and shard.count > 1:
+        raise OptionError("--overwrite would remove what other shards have made; remove the folder yourself")
+    files = discover_masks(settings.masks)
+    image_paths = _matching_images(settings, files)
     checkpoint = load_model(settings.checkpoint)
-    try:
-        model = model_from_file(checkpoint)
-    except BaseError as error:
-        raise BaseError(f"{settings.checkpoint}: {error}") from error
-    resolution = settings.resolution or int(
-        checkpoint.training.get("resolution", model.base.architecture.resolution)
-    )
-    prompts = _prompts(settings, paths, str(checkpoint.training.get("prompt", "")))
-    device = Accelerator().device
-    if device.type == "cpu":
+    model = _model(settings.checkpoint, checkpoint)
+    masks = _read_masks(settings, transforms, files, _resolution(settings, checkpoint, model))
+    prompts = _prompts(settings, files, str(checkpoint.training.get("prompt", "")))
+    if accelerator.device.type == "cpu":
         keep_freed_memory()
-    model.to(device)
-    writer = PairWriter(settings.output, overwrite=args.overwrite)
-    digest = file_digest(settings.checkpoint)
-    jobs = _jobs(settings, paths, image_paths, prompts, resolution, digest, checkpoint.run_id)
-    print(f"{len(paths) * settings.per_mask} pairs at {resolution} px on {device}, prompt: {prompts[0]!r}")
-    with tqdm(total=len(paths) * settings.per_mask, desc="painting", unit="pair") as progress:
-        for chunk in _chunks(jobs, settings.batch_size):
-            for job, image in zip(chunk, paint(model, chunk, settings, resolution), strict=True):
-                write_pair(writer, job, image, settings)
-                progress.update()
-    print(f"pairs written to {settings.output}")
+    model.to(accelerator.device)
+    painter = Painter(
+        model,
+        _sampler(settings, masks, shares_text=len(set(prompts)) == 1),
+        masks=masks,
+        prompts=prompts,
+        images=image_paths,
+        checkpoint_digest=file_digest(settings.checkpoint),
+        run_id=checkpoint.run_id,
+    )
+    return _run(store, painter, settings, shard, args)
+
+
+def _run(
+    store: SetStore, painter: Painter, settings: GenerateSettings, shard: Shard, args: argparse.Namespace
+) -> int:
+    plan = SetPlan(
+        FORMATS[settings.format],
+        count=len(painter.masks),
+        batch_size=settings.batch_size,
+        chunk_size=settings.chunk_size,
+        settings={"command": "generate", **painter.identity},
+    )
+    own = sum(len(plan.indices(chunk)) for chunk in shard.chunks(plan))
+    print(f"{own} of {plan.count} pairs at {painter.sampler.resolution} px on {painter.model.device}")
+    with stop_requests() as requests, tqdm(total=own, desc="painting", unit="pair") as progress:
+
+        def on_pairs(pairs: Sequence[FinishedPair], known: int) -> None:
+            progress.update(len(pairs) + known)
+            progress.initial += known  # the rate counts what was painted now
+            if requests:
+                raise Interrupted(int(progress.n), requests[0])
+
+        def on_smaller_batch(size: int) -> None:
+            progress.write(
+                f"note: out of memory; going on with --batch-size {size}. These pairs equal those of the "
+                "larger batch within rounding only"
+            )
+            release_memory()
+
+        maker = PairMaker[PairJob](painter.job, painter.paint, should_reduce_batch_size, on_smaller_batch)
+        run = SetRun(store, plan, maker, shard, on_pairs)
+        try:
+            complete = run.run(resume=args.resume, replace=args.overwrite)
+        except Interrupted as stop:
+            if shard.count == 1:
+                run.list_unfinished()
+            progress.close()
+            print(f"stopped: {stop.step} of {own} pairs are there; go on with the same command and --resume")
+            return 128 + stop.signal_number
+    if complete:
+        print(f"pairs written to {store.place}")
+    else:
+        print(f"shard {shard.name} is done; the last shard writes the lists, or training.merge")
     return 0
 
 
-@torch.no_grad()
-def paint(
-    model: SiameseModel, jobs: Sequence[Job], settings: GenerateSettings, resolution: int
-) -> NDArray[np.uint8]:
-    """Sample one batch: ``(B, R, R, 3)`` uint8."""
-    device = model.device
-    base = model.base
-    prompts = [*(job.record.prompt for job in jobs), settings.negative_prompt]
-    contexts = encode_prompts(base.text_encoder, base.tokenizer, prompts)
-    masks = torch.from_numpy(np.stack([job.mask for job in jobs]))
-    hints: list[tuple[Tensor, float]] = [(mask_hint(masks).to(device), 1.0)]
-    images = [job.image for job in jobs if job.image is not None]
-    if images:
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-        hints.append((image_hint(pixels).to(device), settings.image_weight))
-    predict = controlled_noise_predictor(
-        model.networks,
-        hints,
-        contexts[:-1],
-        contexts[-1:].expand(len(jobs), -1, -1),
-        settings.guidance,
+def _read_masks(
+    settings: GenerateSettings, transforms: TransformSettings | None, files: Sequence[Path], resolution: int
+) -> MaskSource:
+    use = MaskUse(
+        size=(resolution, resolution),
+        resize_mode=settings.resize_mode,
+        written=settings.size,
+        threshold=settings.mask_threshold,
+        label=settings.mask_label,
+        transforms=transforms,
     )
-    seeds = [sample_seed(settings.seed, job.record.index) for job in jobs]
-    latents = sample_latents(predict, seeds, resolution, resolution, settings.steps, device)
-    return to_uint8(base.vae.decode(latents / LATENT_SCALE).sample)
+    noted: set[str] = set()
+    with tqdm(total=len(files), desc="reading masks", unit="mask", delay=2.0, leave=False) as progress:
+
+        def on_mask(path: Path, note: str | None) -> None:
+            progress.update()
+            if note and note not in noted:
+                noted.add(note)
+                print(f"note: {path.name}: {note}")
+
+        return MaskSource(files, use, settings.per_mask, settings.seed, on_mask)
 
 
-def write_pair(writer: PairWriter, job: Job, image: NDArray[np.uint8], settings: GenerateSettings) -> None:
-    """Write one pair at the size asked for; the mask is the one used, or the source's own at its own size."""
-    if settings.size == "source":
-        height, width = job.source_mask.shape
-        writer.write(job.record, resize_image(image, (height, width)), job.source_mask)
-    else:
-        writer.write(job.record, image, job.mask)
+def _sampler(settings: GenerateSettings, masks: MaskSource, shares_text: bool) -> SamplerSettings:
+    return SamplerSettings(
+        steps=settings.steps,
+        guidance=settings.guidance,
+        negative_prompt=settings.negative_prompt,
+        resolution=masks.use.size[0],
+        resize_mode=settings.resize_mode,
+        size=settings.size,
+        mask_threshold=settings.mask_threshold,
+        mask_label=settings.mask_label,
+        image_weight=settings.image_weight if settings.images else None,
+        shares_text=shares_text,
+        threads=torch.get_num_threads(),
+    )
 
 
-def _jobs(
-    settings: GenerateSettings,
-    paths: Sequence[Path],
-    image_paths: Sequence[Path | None],
-    prompts: Sequence[str],
-    resolution: int,
-    checkpoint_digest: str,
-    run_id: str,
-) -> Iterator[Job]:
-    side = (resolution, resolution)
-    sampler = {
-        "name": "ddim",
-        "steps": settings.steps,
-        "guidance": settings.guidance,
-        "negative_prompt": settings.negative_prompt,
-        "resolution": resolution,
-        "resize_mode": settings.resize_mode,
-        "size": settings.size,
-        "mask_threshold": settings.mask_threshold,
-        "mask_label": settings.mask_label,
-        "image_weight": settings.image_weight if settings.images else None,
-        "batch_size": settings.batch_size,
-    }
-    sources = zip(paths, image_paths, prompts, strict=True)
-    for number, (path, image_path, prompt) in enumerate(sources):
-        reading = read_mask(path, threshold=settings.mask_threshold, label=settings.mask_label)
-        image = None
-        if image_path is not None:
-            image = resize_image(read_image(image_path), side, settings.resize_mode)
-        digest = file_digest(path)
-        for variant in range(settings.per_mask):
-            index = number * settings.per_mask + variant
-            record = PairRecord(
-                index=index,
-                stem=pair_stem(path.stem, variant, settings.per_mask),
-                seed=sample_seed(settings.seed, index),
-                mask_file=path.name,
-                mask_digest=digest,
-                prompt=prompt,
-                sampler=sampler,
-                checkpoint_digest=checkpoint_digest,
-                run_id=run_id,
-            )
-            mask = resize_mask(reading.mask, side, settings.resize_mode)
-            yield Job(record, reading.mask, mask, image)
+def _model(path: Path, checkpoint: ModelFile) -> SiameseModel:
+    try:
+        return model_from_file(checkpoint)
+    except BaseError as error:
+        raise BaseError(f"{path}: {error}") from error
 
 
-def _chunks(jobs: Iterator[Job], size: int) -> Iterator[list[Job]]:
-    chunk: list[Job] = []
-    for job in jobs:
-        chunk.append(job)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _resolution(settings: GenerateSettings, checkpoint: ModelFile, model: SiameseModel) -> int:
+    return settings.resolution or int(
+        checkpoint.training.get("resolution", model.base.architecture.resolution)
+    )
 
 
 def _prompts(settings: GenerateSettings, masks: Sequence[Path], stored: str) -> list[str]:
@@ -229,20 +232,10 @@ def _prompts(settings: GenerateSettings, masks: Sequence[Path], stored: str) -> 
     return [own.get(path.resolve(), stored) for path in masks]
 
 
-def _check_masks(settings: GenerateSettings, masks: Sequence[Path]) -> None:
-    """Read every mask once, so that a bad one is refused before hours of painting; print each new note."""
-    noted: set[str] = set()
-    for path in masks:
-        note = read_mask(path, threshold=settings.mask_threshold, label=settings.mask_label).note
-        if note and note not in noted:
-            noted.add(note)
-            print(f"note: {path.name}: {note}")
-
-
-def _matching_images(settings: GenerateSettings, masks: Sequence[Path]) -> list[Path | None]:
-    """The image of each mask's stem, or None for all when no image prior is asked for."""
+def _matching_images(settings: GenerateSettings, masks: Sequence[Path]) -> list[Path] | None:
+    """The image of each mask's stem, or None when no image prior is asked for."""
     if settings.images is None:
-        return [None] * len(masks)
+        return None
     by_stem = {path.stem: path for path in list_images(settings.images)}
     missing = [path.name for path in masks if path.stem not in by_stem]
     if missing:
@@ -253,11 +246,19 @@ def _matching_images(settings: GenerateSettings, masks: Sequence[Path]) -> list[
     return [by_stem[path.stem] for path in masks]
 
 
+def _shard(text: str) -> Shard:
+    match = _SHARD.fullmatch(text)
+    index, count = map(int, match.groups()) if match else (0, 0)
+    if not index < count:
+        raise OptionError(f"--shard must be number/count with numbers from 0, such as 0/4, not {text}")
+    return Shard(index, count)
+
+
 def _check_settings(settings: GenerateSettings) -> None:
     for name in ("checkpoint", "masks", "output"):
-        if getattr(settings, name) == Path():
+        if getattr(settings, name) in (Path(), ""):
             raise OptionError(f"--{name} is needed")
-    for name in ("per_mask", "batch_size"):
+    for name in ("per_mask", "batch_size", "chunk_size"):
         if getattr(settings, name) < 1:
             raise OptionError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(settings, name)}")
     if settings.resolution is not None and (settings.resolution <= 0 or settings.resolution % 64):
@@ -267,21 +268,36 @@ def _check_settings(settings: GenerateSettings) -> None:
             f"--size source cannot undo --resize-mode {settings.resize_mode}: image and mask would no longer "
             "match; use --resize-mode stretch"
         )
+    if settings.random_masks and settings.images:
+        raise OptionError("--images shows what the masks were drawn on; it does not go with --random-masks")
     try:
         ddim_timesteps(settings.steps)
     except ValueError as error:
         raise OptionError(f"--steps: {error}") from error
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, GenerateSettings]:
+def parse(
+    arguments: Sequence[str] | None,
+) -> tuple[argparse.Namespace, GenerateSettings, TransformSettings | None]:
+    """The flags, the settings, and the transforms of the masks when random ones are asked for."""
     parser = command_parser("generate", __doc__)
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the pairs of a folder that has some"
     )
+    parser.add_argument("--resume", action="store_true", help="go on with the set in --output")
     add_flags(parser, GenerateSettings)
+    add_flags(parser.add_argument_group("random masks"), TransformSettings, _TRANSFORM)
     args = parser.parse_args(arguments)
-    return args, settings_of(GenerateSettings, args)
+    table = read_toml(args.config)
+    drawing = field_names(TransformSettings, _TRANSFORM)
+    refuse_unknown(table, field_names(GenerateSettings) | drawing, args.config)
+    settings = build(GenerateSettings, args, table)
+    given = [name for name in sorted(drawing) if getattr(args, name) is not None or name in table]
+    if given and not settings.random_masks:
+        raise OptionError(f"--{given[0].replace('_', '-')} needs --random-masks")
+    transforms = build(TransformSettings, args, table, _TRANSFORM)
+    return args, settings, transforms if settings.random_masks else None
 
 
 if __name__ == "__main__":

@@ -42,12 +42,14 @@ from siamese_core.base_training import (
 from siamese_core.contact_sheet import grid
 from siamese_core.files import file_digest
 from siamese_core.generation import free_noise_predictor, sample_latents
-from siamese_core.loop import CheckpointStore, Interrupted, LoopSettings, ResumeError, run_steps
+from siamese_core.loop import CheckpointStore, LoopSettings, run_steps
 from siamese_core.masks import list_images, resize_image
 from siamese_core.networks import UNetDecoder, UNetEncoder
 from siamese_core.pairs import find_pairs, read_image
+from siamese_core.run_record import ResumeError
 from siamese_core.sampling import to_uint8
 from siamese_core.settings import option
+from siamese_core.stop_requests import Interrupted
 from siamese_core.text import encode_prompts
 
 from .options import (

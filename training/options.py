@@ -36,7 +36,8 @@ def add_flags(parser: argparse._ActionsContainer, settings: type, prefix: str = 
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif typing.get_origin(kind) is tuple:
-            options |= {"type": int, "nargs": "+", "metavar": "INT"}
+            part = typing.get_args(kind)[0]
+            options |= {"type": part, "nargs": "+", "metavar": part.__name__.upper()}
         elif typing.get_origin(kind) is typing.Literal:
             options["choices"] = typing.get_args(kind)
         else:
@@ -144,7 +145,7 @@ def _scalar_type(hint: Any) -> Any:
 def _checked(name: str, value: Any, kind: Any) -> Any:
     """A TOML value for a field of type ``kind``, or OptionError."""
     if typing.get_origin(kind) is tuple:
-        fits = isinstance(value, list) and all(type(part) is int for part in value)
+        fits = isinstance(value, list) and all(type(part) in _accepted(kind) for part in value)
     elif typing.get_origin(kind) is typing.Literal:
         fits = value in typing.get_args(kind)
     elif kind is float:
@@ -158,10 +159,15 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
     return kind(value) if kind in (float, Path) else value
 
 
+def _accepted(kind: Any) -> tuple[type, ...]:
+    """The types that TOML's values for the parts of a tuple of type ``kind`` may have."""
+    return (int, float) if typing.get_args(kind)[0] is float else (typing.get_args(kind)[0],)
+
+
 def _described(kind: Any) -> str:
     """What a TOML value for a field of type ``kind`` looks like."""
     if typing.get_origin(kind) is tuple:
-        return "a list of integers"
+        return f"a list of {'numbers' if float in _accepted(kind) else 'integers'}"
     if typing.get_origin(kind) is typing.Literal:
         return f"one of {', '.join(map(repr, typing.get_args(kind)))}"
     return {bool: "true or false", int: "an integer", float: "a number"}.get(kind, "a string")

@@ -36,14 +36,16 @@ from siamese_core.contact_sheet import grid, outlined
 from siamese_core.cpu_memory import return_freed_memory
 from siamese_core.files import file_digest, write_text_atomic
 from siamese_core.generation import controlled_noise_predictor, sample_latents
-from siamese_core.loop import CheckpointStore, Interrupted, LoopSettings, check_record, run_steps
+from siamese_core.loop import CheckpointStore, LoopSettings, run_steps
 from siamese_core.masks import ResizeMode
 from siamese_core.objective import ObjectiveSettings
 from siamese_core.pairs import Pair, check_pairs, find_pairs, pairs_fingerprint
 from siamese_core.processes import refuse_sharded_weights, wait_for
+from siamese_core.run_record import check_record
 from siamese_core.sampling import to_uint8
 from siamese_core.settings import option
 from siamese_core.siamese_training import Diverged, ExecutionSettings, OptimiserSettings, Trainer
+from siamese_core.stop_requests import Interrupted
 from siamese_core.training_set import (
     BatchSettings,
     TrainingSet,

@@ -37,6 +37,7 @@ NODES = {
     "SiameseMaskDiffusionSampler",
     "SiamesePreviewPairs",
     "SiameseSavePairs",
+    "SiameseGenerateDataset",
 }
 EXAMPLES = ROOT / "siamese_core" / "assets" / "example_masks"
 BUNDLED = ROOT / "siamese_core" / "assets" / "tiny-siamese.safetensors"

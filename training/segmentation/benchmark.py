@@ -14,9 +14,9 @@ from PIL import Image
 
 from siamese_core.contact_sheet import grid, outlined
 from siamese_core.files import atomic_path, file_digest, portable_stem, write_text_atomic
-from siamese_core.loop import check_record
 from siamese_core.masks import resize_image, resize_mask
 from siamese_core.pairs import Pair
+from siamese_core.run_record import check_record
 from siamese_core.settings import option
 
 from .data import PairReader

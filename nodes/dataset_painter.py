@@ -1,0 +1,166 @@
+"""What Generate Dataset does for each pair: its record, the host's sampling, and the progress bar."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import comfyui_version
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ..siamese_core.contact_sheet import grid, outlined
+from ..siamese_core.files import file_digest
+from ..siamese_core.formats import FinishedPair
+from ..siamese_core.mask_source import MaskSource, MaskUse, PairMask
+from ..siamese_core.pair_writer import PairRecord, record_text
+from ..siamese_core.seeds import sample_seed
+from .host_models import FILE, RUN_ID
+from .mask_tensors import image_arrays
+from .sampler import Sampling
+
+_SHOWN = 4  # pairs in the picture beside the progress bar
+_PREVIEW_SIDE = 512
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pair to be painted."""
+
+    record: PairRecord
+    mask: PairMask
+
+
+@dataclass(frozen=True)
+class DatasetPainter:
+    """Makes the pairs of ``source`` with the host's sampling; ``facts`` are the same for all of them."""
+
+    source: MaskSource
+    sampling: Sampling
+    seed: int
+    prompt: str
+    facts: dict[str, Any]
+    graph_text: dict[str, str]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        transforms = self.source.use.transforms
+        return {
+            **self.facts,
+            "command": "SiameseGenerateDataset",
+            "masks": self.source.digest,
+            "per_mask": self.source.per_mask,
+            "transforms": None if transforms is None else asdict(transforms),
+            "transform_seed": self.source.seed,
+            "prompt": self.prompt,
+            "seed": self.seed,
+        }
+
+    def job(self, index: int) -> Job:
+        mask = self.source.mask(index)
+        facts = dict(self.facts)
+        record = PairRecord(
+            index=index,
+            stem=mask.stem,
+            seed=sample_seed(self.seed, index),
+            mask_file=mask.file.name,
+            mask_digest=mask.digest,
+            prompt=self.prompt,
+            checkpoint_digest=facts.pop("checkpoint"),
+            run_id=facts.pop("run_id"),
+            sampler=facts,
+            transform=mask.transform,
+            versions={"comfyui": comfyui_version.__version__, "torch": torch.__version__},
+        )
+        return Job(record, mask)
+
+    def paint(self, jobs: Sequence[Job]) -> list[FinishedPair]:
+        masks = torch.from_numpy(np.stack([job.mask.for_model for job in jobs]))
+        _, images = self.sampling.paint(masks, [job.record.seed or 0 for job in jobs], _on_step)
+        pixels = image_arrays(images)
+        return [self._finished(job, image, len(jobs)) for job, image in zip(jobs, pixels, strict=True)]
+
+    def _finished(self, job: Job, image: NDArray[np.uint8], batch_size: int) -> FinishedPair:
+        record = replace(job.record, sampler={**job.record.sampler, "batch_size": batch_size})
+        return FinishedPair(record, image, job.mask.written, {**record_text(record), **self.graph_text})
+
+
+class DatasetProgress:
+    """The progress bar, with a picture of the latest pairs; stops a run between two batches."""
+
+    def __init__(self, total: int) -> None:
+        self._bar = comfy.utils.ProgressBar(total)
+        self._total = total
+        self._latest: list[FinishedPair] = []
+        self.done = 0
+        self.begun = False
+
+    def on_pairs(self, pairs: Sequence[FinishedPair], known: int) -> None:
+        self.begun = True
+        self.done += len(pairs) + known
+        self._latest = [*self._latest, *pairs][-_SHOWN:]
+        preview = None
+        if pairs:
+            preview = ("JPEG", Image.fromarray(self._pixels()), _PREVIEW_SIDE)
+        self._bar.update_absolute(self.done, self._total, preview)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def sheet(self) -> Tensor:
+        """The latest pairs as an IMAGE; a black one when there was nothing left to paint."""
+        if not self._latest:
+            return torch.zeros(1, 64, 64, 3)
+        return torch.from_numpy(self._pixels()).float()[None] / 255
+
+    def _pixels(self) -> NDArray[np.uint8]:
+        return grid([[outlined(pair.image, pair.mask) for pair in self._latest]])
+
+
+def facts_of(sampling: Sampling, use: MaskUse) -> dict[str, Any]:
+    """What the manifest says of every pair's sampling, and of the models."""
+    file = sampling.model.get_attachment(FILE)
+    height, width = use.size
+    return {
+        "name": sampling.sampler_name,
+        "scheduler": sampling.scheduler,
+        "steps": sampling.steps,
+        "guidance": sampling.cfg,
+        "strength": sampling.strength,
+        "width": width,
+        "height": height,
+        "resize_mode": use.resize_mode,
+        "mask_threshold": use.threshold,
+        "mask_label": use.label,
+        "device": str(sampling.model.load_device.type),
+        "threads": torch.get_num_threads(),
+        "checkpoint": file_digest(Path(file)) if file else "",
+        "run_id": sampling.model.get_attachment(RUN_ID) or "",
+    }
+
+
+def _on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether ``error`` means that fewer images at once may do."""
+    management = comfy.model_management
+    is_oom = getattr(management, "is_oom", None)  # newer hosts know more kinds
+    return bool(is_oom(error)) if is_oom else isinstance(error, management.OOM_EXCEPTION)
+
+
+def on_smaller_batch(size: int) -> None:
+    """Say that ``size`` images at once are tried next, and make room."""
+    logging.warning(
+        "Siamese-Diffusion: out of memory; going on with %d at once. These pairs equal those of the larger "
+        "batch within rounding only.",
+        size,
+    )
+    comfy.model_management.soft_empty_cache()

@@ -1,0 +1,261 @@
+"""Generate Dataset: masks of a folder to pairs on the disk, chunk by chunk, however many."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from comfy_api.latest import io, ui
+
+from ..siamese_core.errors import UserError
+from ..siamese_core.formats import FORMATS
+from ..siamese_core.mask_source import MaskSource, MaskUse
+from ..siamese_core.masks import ResizeMode, discover_masks
+from ..siamese_core.set_lists import SetPlan
+from ..siamese_core.set_run import PairMaker, SetRun, Shard
+from ..siamese_core.set_store import open_store
+from .dataset_painter import (
+    DatasetPainter,
+    DatasetProgress,
+    Job,
+    facts_of,
+    is_out_of_memory,
+    on_smaller_batch,
+)
+from .folders import ROOTS_VARIABLE, output_path
+from .graph import graph_text, nodes_before
+from .load_masks import EXAMPLES, mask_folder
+from .random_masks import TRANSFORM, RandomTransform
+from .sampler import Sampling, check_size, warn_of_strangers
+
+
+class GenerateDataset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SiameseGenerateDataset",
+            display_name="Generate Dataset",
+            category="Siamese-Diffusion",
+            description="Paint a labelled pair for every mask of a folder, or for many random masks drawn "
+            "after them, straight to the disk. Memory does not grow with their number. A run that was "
+            "stopped goes on when it is queued again.",
+            inputs=[
+                io.Model.Input("model", tooltip="From Load Siamese Checkpoint or Apply Siamese Adapter."),
+                io.ControlNet.Input("control_net", tooltip="The ControlNet of the same training run."),
+                io.Conditioning.Input("positive", tooltip="What the images show."),
+                io.Conditioning.Input("negative", tooltip="What they do not show; mostly an empty prompt."),
+                io.Vae.Input("vae", tooltip="Decodes the latents."),
+                io.String.Input(
+                    "masks",
+                    default=EXAMPLES,
+                    tooltip="Folder of masks below ComfyUI's input folder; a masks/ folder inside it is used "
+                    f"when there is one. Elsewhere only below the folders in the variable {ROOTS_VARIABLE}.",
+                ),
+                io.String.Input(
+                    "folder",
+                    default="siamese_dataset",
+                    tooltip="Folder of the set, below ComfyUI's output folder; new, or that of a run with "
+                    "these settings, which is then gone on with.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default="pairs",
+                    tooltip="Layout of the set: pairs is what training.train reads.",
+                ),
+                io.Int.Input(
+                    "per_mask", default=1, min=1, max=1_000_000, tooltip="Pairs made of each mask file."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=42,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="Seed of the first sample; those of the others follow from it.",
+                ),
+                io.Int.Input("steps", default=50, min=1, max=999, tooltip="Sampling steps; the paper's 50."),
+                io.Float.Input(
+                    "cfg",
+                    default=9.0,
+                    min=1.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="Guidance scale; the paper's 9 is for Stable Diffusion 1.5. The bundled tiny "
+                    "model wants 3.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=list(comfy.samplers.KSampler.SAMPLERS),
+                    default="ddim",
+                    tooltip="The paper's ddim. Ancestral and SDE samplers draw noise for a batch as a whole, "
+                    "so that a pair depends on its batch.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=list(comfy.samplers.KSampler.SCHEDULERS),
+                    default="ddim_uniform",
+                    tooltip="The paper's ddim_uniform.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="Weight of the mask's control; the paper's 1.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=4,
+                    min=1,
+                    max=256,
+                    tooltip="Samples computed at once. It is halved by itself when memory runs out.",
+                ),
+                io.Int.Input(
+                    "chunk_size",
+                    default=64,
+                    min=1,
+                    max=100_000,
+                    tooltip="Pairs that are listed together; of WebDataset, pairs in a file.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=384,
+                    min=64,
+                    max=4096,
+                    step=64,
+                    tooltip="Width in pixels, a multiple of 64: the paper's 384, or 128 for the bundled "
+                    "model.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=384,
+                    min=64,
+                    max=4096,
+                    step=64,
+                    tooltip="Height in pixels, a multiple of 64.",
+                ),
+                io.Combo.Input(
+                    "resize_mode",
+                    options=list(get_args(ResizeMode)),
+                    default="stretch",
+                    tooltip="How masks are brought to that size: stretch ignores the aspect ratio (the "
+                    "paper's way), crop cuts the centre, pad adds background.",
+                ),
+                io.Int.Input(
+                    "threshold",
+                    default=127,
+                    min=0,
+                    max=254,
+                    tooltip="A pixel of a mask file is foreground above this value (0..255).",
+                ),
+                io.Int.Input(
+                    "label",
+                    default=0,
+                    min=0,
+                    max=65535,
+                    tooltip="The class of a label map that counts as foreground; 0 goes by the threshold.",
+                ),
+                TRANSFORM.Input(
+                    "transform",
+                    optional=True,
+                    tooltip="From Random Mask Transform: every mask is drawn anew within its limits.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    optional=True,
+                    default="",
+                    multiline=True,
+                    tooltip="The prompt of the images, for the lists.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(id="saved_to", display_name="saved_to", tooltip="The folder written."),
+                io.Image.Output(id="sheet", display_name="sheet", tooltip="The latest pairs, as one image."),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: object) -> float:
+        return time.time()  # the folder may lack what it had: queued again, the run looks
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        control_net: Any,
+        positive: Any,
+        negative: Any,
+        vae: Any,
+        masks: str,
+        folder: str,
+        format: str,
+        per_mask: int,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        strength: float,
+        batch_size: int,
+        chunk_size: int,
+        width: int,
+        height: int,
+        resize_mode: ResizeMode,
+        threshold: int,
+        label: int,
+        transform: RandomTransform | None = None,
+        prompt: str = "",
+    ) -> io.NodeOutput:
+        if transform is not None and transform.has_union:
+            raise UserError(
+                "Random Mask Transform has a union connected, which Generate Dataset cannot draw by itself; "
+                "disconnect it, or write the masks to a folder first."
+            )
+        root = output_path(folder)
+        check_size(torch.ones(1, height, width))
+        warn_of_strangers(model, control_net)
+        files = discover_masks(mask_folder(masks))
+        use = MaskUse(
+            size=(height, width),
+            resize_mode=resize_mode,
+            threshold=threshold,
+            label=label or None,
+            transforms=transform.settings if transform else None,
+        )
+        source = MaskSource(files, use, per_mask, transform.seed if transform else seed, _on_mask)
+        sampling = Sampling(
+            model, control_net, positive, negative, vae, steps, cfg, sampler_name, scheduler, strength
+        )
+        facts, text = facts_of(sampling, use), graph_text(cls.hidden)
+        painter = DatasetPainter(source, sampling, seed, prompt, facts, text)
+        settings = {**painter.identity, **nodes_before(cls.hidden)}
+        plan = SetPlan(FORMATS[format], len(source), batch_size, chunk_size, settings)
+        progress = DatasetProgress(len(source))
+        maker = PairMaker[Job](painter.job, painter.paint, is_out_of_memory, on_smaller_batch)
+        run = SetRun(open_store(str(root), Shard().name), plan, maker, Shard(), progress.on_pairs)
+        try:
+            run.run(resume=True)
+        except comfy.model_management.InterruptProcessingException:
+            if progress.begun:
+                run.list_unfinished()
+            raise
+        report = f"{progress.done} pairs are in {root}"
+        sheet = progress.sheet()
+        return io.NodeOutput(
+            str(root), sheet, ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), "text": (report,)}
+        )
+
+
+def _on_mask(path: Path, note: str | None) -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    if note:
+        logging.debug("Siamese-Diffusion: %s: %s", path.name, note)

@@ -1,0 +1,125 @@
+"""The masks of a generated set: which file and which transform belong to pair i, and what comes out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import UserError
+from .files import file_digest
+from .mask_transforms import TransformSettings, transform_mask, variant_seed
+from .masks import ResizeMode, Size, read_mask, resize_mask
+from .pair_writer import pair_stem
+
+PairSize = Literal["model", "source"]
+
+
+@dataclass(frozen=True)
+class MaskUse:
+    """How a mask file becomes the mask of a pair.
+
+    ``size`` (height, width) is the model's, in pixels; ``written`` tells at which size the pair is written.
+    ``transforms`` are random ones, drawn at the written size.
+    """
+
+    size: Size
+    resize_mode: ResizeMode = "stretch"
+    written: PairSize = "model"
+    threshold: int = 127
+    label: int | None = None
+    transforms: TransformSettings | None = None
+
+    def apply(self, mask: NDArray[np.bool_], seed: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """The mask to write and the mask for the model, both (H, W) bool, of the ``mask`` in the file.
+
+        ``seed`` is the transform's. Raises TransformError when no transform meets its constraints.
+        """
+        used = mask if self.written == "source" else resize_mask(mask, self.size, self.resize_mode)
+        if self.transforms is not None:
+            used = transform_mask(used, self.transforms, seed)
+        return used, resize_mask(used, self.size, self.resize_mode) if self.written == "source" else used
+
+
+@dataclass(frozen=True)
+class PairMask:
+    """The mask of pair i: its file, the file's SHA-256, what of it is written, and what the model gets."""
+
+    stem: str
+    file: Path
+    digest: str
+    written: NDArray[np.bool_]
+    for_model: NDArray[np.bool_]
+    transform: dict[str, Any] | None
+
+
+class MaskSource:
+    """Mask files, each used ``per_mask`` times: pair i is variant i % per_mask of mask i // per_mask.
+
+    All are read once on construction, so that a bad one is refused before hours of painting; ``on_mask`` is
+    called after each with the note on its reading, if any. Raises MaskError for those, and UserError when a
+    file changes afterwards, since equal settings would no longer mean an equal set.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        use: MaskUse,
+        per_mask: int,
+        seed: int,
+        on_mask: Callable[[Path, str | None], None] = lambda path, note: None,
+    ) -> None:
+        self.files, self.use, self.per_mask, self.seed = files, use, per_mask, seed
+        self._digests: list[bytes] = []
+        for path in files:
+            self._digests.append(bytes.fromhex(file_digest(path)))
+            on_mask(path, read_mask(path, threshold=use.threshold, label=use.label).note)
+        self._read = lru_cache(maxsize=1)(self._read_again)
+
+    def __len__(self) -> int:
+        return len(self.files) * self.per_mask
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the names and contents of all files, in their order."""
+        total = hashlib.sha256()
+        for path, digest in zip(self.files, self._digests, strict=True):
+            total.update(path.name.encode("utf-8", "surrogateescape") + b"\0" + digest)
+        return total.hexdigest()
+
+    def number(self, index: int) -> int:
+        """The place of pair ``index``'s file among ``files``."""
+        return index // self.per_mask
+
+    def mask(self, index: int) -> PairMask:
+        """The mask of pair ``index``; raises TransformError as :meth:`MaskUse.apply`."""
+        number, variant = divmod(index, self.per_mask)
+        path, digest = self.files[number], self._digests[number].hex()
+        seed = variant_seed(self.seed, number, variant)
+        written, for_model = self.use.apply(self._read(number), seed)
+        transforms = self.use.transforms
+        return PairMask(
+            stem=pair_stem(path.stem, variant, self.per_mask),
+            file=path,
+            digest=digest,
+            written=written,
+            for_model=for_model,
+            transform=None if transforms is None else {"seed": seed, **asdict(transforms)},
+        )
+
+    def _read_again(self, number: int) -> NDArray[np.bool_]:
+        path = self.files[number]
+        # Read first: whatever is digested afterwards is as new as what was used, or newer.
+        mask = read_mask(path, threshold=self.use.threshold, label=self.use.label).mask
+        if file_digest(path) != self._digests[number].hex():
+            raise UserError(
+                f"{path}: the mask has changed since the run began; put the old file back and go on with "
+                "--resume, or start a new set in another folder"
+            )
+        return mask

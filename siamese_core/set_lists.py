@@ -1,0 +1,245 @@
+"""The lists of a generated set: what it is, which pairs are finished, and which files those have.
+
+While a set is being made, each chunk of it has a small list of its own below ``.run/``, which is replaced
+whenever a batch is finished; so a killed run has listed whole pairs only. When nothing is missing the lists
+become ``manifest.jsonl`` and the format's own index.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import UserError
+from .formats import FORMATS, PairFormat
+from .pair_writer import MANIFEST
+from .run_record import check_record
+from .set_store import SetStore
+
+Line = dict[str, Any]
+"""Of a finished pair its record and ``files``; of one that cannot be made, ``index`` and ``skipped``: why."""
+
+RUN_FOLDER = ".run"
+SKIPPED = "skipped.jsonl"
+_SETTINGS, _PARTS, _LOCK = (f"{RUN_FOLDER}/{name}" for name in ("settings.json", "parts", "lists.lock"))
+_PARTIAL = ".partial"
+
+
+class SetError(UserError):
+    """A set that cannot be made as asked; the message names the place and the fix."""
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """What a set is: ``count`` pairs in a format, and the ``settings`` that decide what they show.
+
+    They are computed ``batch_size`` at a time and listed in chunks of ``chunk_size`` pairs, which is rounded
+    up to whole batches.
+    """
+
+    form: PairFormat
+    count: int
+    batch_size: int
+    chunk_size: int
+    settings: Mapping[str, Any]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """All that has to be the same for a half-finished set to be gone on with."""
+        own = {"format": self.form.name, "pairs": self.count, "chunk_size": self.chunk_pairs}
+        return {**own, "batch_size": self.batch_size, **self.settings}
+
+    @property
+    def chunk_pairs(self) -> int:
+        return -(-self.chunk_size // self.batch_size) * self.batch_size
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.count // self.chunk_pairs)
+
+    def indices(self, chunk: int) -> range:
+        """The pairs of ``chunk``."""
+        first = chunk * self.chunk_pairs
+        return range(first, min(first + self.chunk_pairs, self.count))
+
+
+@dataclass(frozen=True)
+class SetState:
+    """How far a set is: pairs that are listed, pairs that cannot be made, and the chunks not finished."""
+
+    pairs: int
+    skipped: int
+    missing: Sequence[int]
+
+
+def stored_plan(store: SetStore) -> SetPlan:
+    """The plan that the set was begun with. Raises SetError when there is none that can be read."""
+    try:
+        settings = json.loads(store.read(_SETTINGS))
+        form = FORMATS[settings.pop("format")]
+        numbers = [settings.pop(name) for name in ("pairs", "batch_size", "chunk_size")]
+    except FileNotFoundError as error:
+        raise SetError(f"{store.place}: no set of training.generate; its '{_SETTINGS}' is missing") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SetError(f"{store.place}/{_SETTINGS}: damaged ({error!r}); give another folder") from error
+    if not all(type(number) is int and number > 0 for number in numbers):
+        raise SetError(f"{store.place}/{_SETTINGS}: damaged (its counts are {numbers}); give another folder")
+    count, batch_size, chunk_size = numbers
+    return SetPlan(form, count, batch_size, chunk_size, settings)
+
+
+def remove_set(store: SetStore) -> None:
+    """Remove the set at the place, if there is one: what its lists name, and the lists; all else stays."""
+    if store.size(_SETTINGS) is None:
+        return
+    for line in SetLists(store, stored_plan(store)).lines():
+        for file in line.get("files", ()):
+            store.remove(file["name"])
+    for name in (_SETTINGS, _PARTS, MANIFEST, SKIPPED):
+        store.remove(name)
+
+
+@dataclass(frozen=True)
+class SetLists:
+    """The lists of one set. Methods raise SetError for lists that none of ours can be, and OSError."""
+
+    store: SetStore
+    plan: SetPlan
+
+    def check_place(self, may_go_on: bool) -> None:
+        """Raise unless the place is new or, with ``may_go_on``, holds the same set half-finished.
+
+        Raises SetError, and ResumeError when the settings differ from those that the set was begun with.
+        """
+        place = self.store.place
+        if self.store.size(_SETTINGS) is not None:
+            if not may_go_on:
+                raise SetError(
+                    f"{place}: not empty, it holds a set that was begun before; give another folder, "
+                    "--resume to go on with that one, or --overwrite to replace it"
+                )
+            check_record(place, stored_plan(self.store).record, self.plan.record, what="set")
+        elif self.store.holds_others(RUN_FOLDER):
+            raise SetError(f"{place}: not empty; give another folder, or --overwrite to replace its pairs")
+
+    def begin(self) -> None:
+        """Note the plan; take a finished set apart into lists of its chunks again, to see what it lacks."""
+        if self.store.size(_SETTINGS) is None:
+            self.store.write(_SETTINGS, [_json(self.plan.record)])
+        with self.store.lock(_LOCK, wait=True):
+            if self.store.names(_PARTS) or self.store.size(MANIFEST) is None:
+                return
+            chunk, lines = 0, list[Line]()
+            for line in self._by_index():
+                if line["index"] not in self.plan.indices(chunk):
+                    self.write(chunk, lines)
+                    chunk, lines = line["index"] // self.plan.chunk_pairs, []
+                lines.append(line)
+            self.write(chunk, lines)
+
+    def whole_lines(self, chunk: int) -> dict[int, Line]:
+        """Of ``chunk`` the lines, by index, whose files are there at their sizes; others are struck out."""
+        full, partial = _part(chunk, is_full=True), _part(chunk, is_full=False)
+        there = [name for name in (full, partial) if self.store.size(name) is not None]
+        found = self._parsed(there[0]) if there else iter(())
+        lines = {line["index"]: line for line in found if self._is_whole(line)}
+        if len(lines) == len(self.plan.indices(chunk)):
+            return lines
+        if self.plan.form.chunk_is_a_file:
+            lines = {}
+        if full in there:
+            self.write(chunk, list(lines.values()))
+            self.store.remove(full)
+        return lines
+
+    def write(self, chunk: int, lines: Sequence[Line]) -> None:
+        """List ``lines``, in order of their index, as what is finished of ``chunk``."""
+        is_full = len(lines) == len(self.plan.indices(chunk))
+        self.store.write(_part(chunk, is_full), map(_json, lines))
+        if is_full:
+            self.store.remove(_part(chunk, is_full=False))
+
+    def finish(self, incomplete: bool = False) -> bool:
+        """Write the manifest and the format's index; whether they are there.
+
+        Unless ``incomplete``, only when no chunk is missing. The manifest comes last: with it, all is there.
+        """
+        with self.store.lock(_LOCK, wait=True):
+            is_complete = not self._missing()
+            if not is_complete and not incomplete:
+                return False
+            if not self.store.names(_PARTS):  # another worker has written them meanwhile
+                return self.store.size(MANIFEST) is not None
+
+            def records() -> Iterator[Line]:
+                return (line for line in self.lines() if "skipped" not in line)
+
+            skipped = [line for line in self.lines() if "skipped" in line]
+            if skipped:
+                self.store.write(SKIPPED, map(_json, skipped))
+            for name, pieces in self.plan.form.index_files(records, self.store.read):
+                self.store.write(name, pieces)
+            self.store.write(MANIFEST, map(_json, records()))
+            if is_complete:
+                self.store.remove(_PARTS)
+            return True
+
+    def state(self) -> SetState:
+        """How far the set is."""
+        skipped = sum("skipped" in line for line in self.lines())
+        return SetState(sum(1 for _ in self.lines()) - skipped, skipped, self._missing())
+
+    def lines(self) -> Iterator[Line]:
+        """The lines of all pairs that are listed, in order; of skipped ones too."""
+        parts = self.store.names(_PARTS)
+        if parts:
+            return (line for name in parts for line in self._parsed(f"{_PARTS}/{name}"))
+        return self._by_index() if self.store.size(MANIFEST) is not None else iter(())
+
+    def _missing(self) -> list[int]:
+        parts = self.store.names(_PARTS)
+        if not parts and self.store.size(MANIFEST) is not None:
+            return []
+        finished = {name.partition(".")[0] for name in parts if _PARTIAL not in name}
+        return [chunk for chunk in range(self.plan.chunks) if f"{chunk:08d}" not in finished]
+
+    def _by_index(self) -> Iterator[Line]:
+        """The lines of the manifest and of the skipped pairs, both of which are in order."""
+        skipped = list(self._parsed(SKIPPED)) if self.store.size(SKIPPED) is not None else []
+        for line in self._parsed(MANIFEST):
+            while skipped and skipped[0]["index"] < line["index"]:
+                yield skipped.pop(0)
+            yield line
+        yield from skipped
+
+    def _parsed(self, name: str) -> Iterator[Line]:
+        for number, text in enumerate(self.store.lines(name), 1):
+            try:
+                line = json.loads(text)
+                is_there = 0 <= line["index"] < self.plan.count
+                fits = is_there and ("skipped" in line or _names_files(line["files"]))
+            except (ValueError, TypeError, KeyError):
+                fits = False
+            if not fits:
+                raise SetError(
+                    f"{self.store.place}/{name}: line {number} is damaged; remove the file (its pairs are "
+                    "then made again), or the line"
+                )
+            yield line
+
+    def _is_whole(self, line: Line) -> bool:
+        return all(self.store.size(file["name"]) == file["bytes"] for file in line.get("files", ()))
+
+
+def _names_files(files: Any) -> bool:
+    return all(isinstance(file["name"], str) and type(file["bytes"]) is int for file in files)
+
+
+def _part(chunk: int, is_full: bool) -> str:
+    return f"{_PARTS}/{chunk:08d}{'' if is_full else _PARTIAL}.jsonl"
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8")

@@ -1,0 +1,184 @@
+"""Making a set of pairs, chunk by chunk: resumable, shared among workers, in memory that does not grow.
+
+Pair i is a pure function of the set's settings and i, so that any worker can make it, and again. Pairs are
+computed in batches that lie on one grid however the work is shared, and listed when their files are whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Generic, TypeVar
+
+from .formats import FinishedPair, StoredFile
+from .mask_transforms import TransformError
+from .set_lists import RUN_FOLDER, Line, SetError, SetLists, SetPlan, remove_set
+from .set_store import FolderStore, SetStore
+
+Job = TypeVar("Job")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Worker ``index`` of ``count``: it makes every ``count``-th chunk."""
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+    def part(self, index: int, count: int) -> Shard:
+        """This shard's work shared among ``count`` workers: the share of the one of ``index``."""
+        return Shard(self.index * count + index, self.count * count)
+
+    def chunks(self, plan: SetPlan) -> range:
+        return range(self.index, plan.chunks, self.count)
+
+
+@dataclass(frozen=True)
+class PairMaker(Generic[Job]):
+    """How pairs are made.
+
+    ``job(i)`` says what pair i is to be, and raises TransformError when no mask for it can be drawn.
+    ``paint(jobs)`` computes as many pairs at once as there are jobs. ``is_out_of_memory`` tells whether an
+    error of it means that fewer at once may do; ``on_smaller_batch(n)`` is called when n are tried next.
+    """
+
+    job: Callable[[int], Job]
+    paint: Callable[[Sequence[Job]], Sequence[FinishedPair]]
+    is_out_of_memory: Callable[[Exception], bool]
+    on_smaller_batch: Callable[[int], None]
+
+
+@dataclass
+class SetRun(Generic[Job]):
+    """One worker's run. ``on_pairs(pairs, known)`` follows each batch: the new ones, or how many were there.
+
+    What it raises ends the run; everything up to there is listed.
+    """
+
+    store: SetStore
+    plan: SetPlan
+    maker: PairMaker[Job]
+    shard: Shard
+    on_pairs: Callable[[Sequence[FinishedPair], int], None]
+
+    def __post_init__(self) -> None:
+        self._compute_batch = self.plan.batch_size
+
+    @cached_property
+    def lists(self) -> SetLists:
+        return SetLists(self.store, self.plan)
+
+    def run(self, *, resume: bool = False, replace: bool = False) -> bool:
+        """Make what is missing of this worker's share, and the lists when nothing of the set is missing.
+
+        With ``replace`` a set that is there is removed first. Returns whether the set is complete. Raises
+        SetError when the place holds something else or another run is at it, when it cannot be written, and
+        when one sample is too much for the memory; ResumeError when the settings differ from those that the
+        set was begun with.
+        """
+        if not replace:  # of several workers, any may have begun the set
+            self.lists.check_place(may_go_on=resume or self.shard.count > 1)
+        lock = f"{RUN_FOLDER}/shard-{self.shard.name}.lock"
+        with self._writing(), self.store.lock(lock, wait=False) as mine:
+            if not mine:
+                raise SetError(
+                    f"{self.store.place}: another run is making shard {self.shard.name} of this set; wait "
+                    "for it to end, or give another folder"
+                )
+            if isinstance(self.store, FolderStore):
+                self.store.remove_torn()
+            if replace:
+                remove_set(self.store)
+            self.lists.begin()
+            for chunk in self.shard.chunks(self.plan):
+                self._make_chunk(chunk)
+            return self.lists.finish()
+
+    def list_unfinished(self) -> None:
+        """Write manifest and index of what there is, for a run that was stopped."""
+        with self._writing():
+            self.lists.finish(incomplete=True)
+
+    def _make_chunk(self, chunk: int) -> None:
+        indices = self.plan.indices(chunk)
+        lines = self.lists.whole_lines(chunk)
+        self.on_pairs((), len(lines))
+        waiting: list[FinishedPair] = []
+        for first in range(indices.start, indices.stop, self.plan.batch_size):
+            batch = range(first, min(first + self.plan.batch_size, indices.stop))
+            missing = [index for index in batch if index not in lines]
+            if not missing:
+                continue
+            pairs, skipped = self._make_batch(batch)
+            lines |= {line["index"]: line for line in skipped}
+            new = [pair for pair in pairs if pair.record.index in missing]
+            waiting += new
+            # Pairs that share a file are written with the last of them.
+            if not self.plan.form.chunk_is_a_file or batch.stop == indices.stop:
+                lines |= {line["index"]: line for line in self._written(waiting)}
+                waiting.clear()
+                self.lists.write(chunk, [lines[index] for index in sorted(lines)])
+            self.on_pairs(new, 0)
+
+    def _make_batch(self, batch: range) -> tuple[list[FinishedPair], list[Line]]:
+        jobs: dict[int, Job] = {}
+        skipped: list[Line] = []
+        for index in batch:
+            try:
+                jobs[index] = self.maker.job(index)
+            except TransformError as error:  # one mask that cannot be drawn must not end the work of days
+                skipped.append({"index": index, "skipped": str(error)})
+        if not jobs:
+            return [], skipped
+        # A short batch is filled, and a skipped pair's place taken, so that all are computed alike.
+        filling = next(iter(jobs.values()))
+        places = [jobs.get(batch.start + place, filling) for place in range(self.plan.batch_size)]
+        pairs = self._paint(places)
+        return [pairs[index - batch.start] for index in jobs], skipped
+
+    def _paint(self, jobs: Sequence[Job]) -> list[FinishedPair]:
+        while True:
+            size = self._compute_batch
+            try:
+                pairs: list[FinishedPair] = []
+                for start in range(0, len(jobs), size):
+                    part = jobs[start : start + size]
+                    full = [*part, *[part[-1]] * (size - len(part))]
+                    pairs += self.maker.paint(full)[: len(part)]
+                return pairs
+            except Exception as error:
+                if not self.maker.is_out_of_memory(error):
+                    raise
+                if size == 1:
+                    raise SetError(
+                        "out of memory with one image at a time; lower the resolution, or free memory"
+                    ) from error
+            self._compute_batch = (size + 1) // 2
+            self.maker.on_smaller_batch(self._compute_batch)
+
+    def _written(self, pairs: Sequence[FinishedPair]) -> Iterator[Line]:
+        """Write the files of ``pairs``; their lines for the list."""
+        stored: dict[str, StoredFile] = {}
+        for pair, files in zip(pairs, self.plan.form.pair_files(pairs), strict=True):
+            for name, content in reversed(files):  # an image that is there has its mask
+                if name not in stored:
+                    self.store.write(name, [content])
+                    stored[name] = StoredFile(name, len(content), hashlib.sha256(content).hexdigest())
+            yield {**asdict(pair.record), "files": [asdict(stored[name]) for name, _ in files]}
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SetError(
+                f"{self.store.place}: could not be written ({error}); make room on the disk or mend the "
+                "folder. Pairs that were listed are safe, and --resume goes on from there"
+            ) from error

@@ -1,0 +1,217 @@
+"""Where a set of pairs is kept: a folder, or an object store through fsspec. Files are whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import filelock
+import fsspec
+
+from .errors import UserError
+from .files import atomic_path, contained_path
+
+
+class StoreError(UserError):
+    """A place for a set that cannot be used; the message names it and the fix."""
+
+
+class SetStore(Protocol):
+    """Files by their name below one root, with forward slashes. OSError comes of what the disk refuses."""
+
+    place: str
+    """The root as the user gave it."""
+
+    def write(self, name: str, pieces: Iterable[bytes]) -> None:
+        """Write a file, which then has all its content or, after an error or a kill, the old one."""
+        ...
+
+    def read(self, name: str) -> bytes: ...
+
+    def lines(self, name: str) -> Iterator[bytes]:
+        """The lines of a file, one at a time, with their ends."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None when it is not there."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """The names, without the folder, of the files in ``folder``, sorted; none when it is not there."""
+        ...
+
+    def holds_others(self, folder: str) -> bool:
+        """Whether there is anything besides ``folder``."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder with all that it holds; nothing happens when it is not there."""
+        ...
+
+    def lock(self, name: str, wait: bool) -> contextlib.AbstractContextManager[bool]:
+        """Hold the lock ``name`` until the block ends, or the process.
+
+        Gives False when another process holds it, or waits for that one to end.
+        """
+        ...
+
+
+def open_store(place: str, worker: str = "") -> SetStore:
+    """The store at ``place``: a folder, or an address such as ``s3://bucket/set`` that fsspec knows.
+
+    ``worker`` names whoever writes, so that what it leaves half written when killed can be told from the
+    files that others are writing.
+    Raises StoreError for an address of an unknown kind.
+    """
+    if "://" not in place:
+        return FolderStore(Path(place), worker)
+    try:
+        return ObjectStore(place)
+    except (ValueError, ImportError) as error:
+        raise StoreError(f"{place}: this address cannot be opened ({error})") from error
+
+
+class FolderStore:
+    """A folder on a disk. No name leads out of it, symbolic links included."""
+
+    def __init__(self, root: Path, worker: str = "") -> None:
+        self.root = root
+        self.place = str(root)
+        self._scratch = f".tmp-{worker}-" if worker else ".tmp-"
+
+    def write(self, name: str, pieces: Iterable[bytes]) -> None:
+        path = self._path(name)
+        if not path.parent.is_dir():
+            if not self.root.is_dir():  # never made anew: a set that was removed while running stays removed
+                raise FileNotFoundError(f"the folder '{self.root}' is no longer there")
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path, self._scratch) as temporary, temporary.open("wb") as file:
+            file.writelines(pieces)
+
+    def read(self, name: str) -> bytes:
+        return self._path(name).read_bytes()
+
+    def size(self, name: str) -> int | None:
+        try:
+            return self._path(name).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def lines(self, name: str) -> Iterator[bytes]:
+        with self._path(name).open("rb") as file:
+            yield from file
+
+    def names(self, folder: str) -> list[str]:
+        path = self._path(folder)
+        if not path.is_dir():
+            return []
+        return sorted(
+            entry.name for entry in os.scandir(path) if entry.is_file() and not entry.name.startswith(".")
+        )
+
+    def holds_others(self, folder: str) -> bool:
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreError(f"{self.root}: is a file; give a folder for the pairs")
+        return self.root.exists() and any(path.name != folder for path in self.root.iterdir())
+
+    def remove(self, name: str) -> None:
+        path = self._path(name)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def lock(self, name: str, wait: bool) -> Iterator[bool]:
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path, blocking=wait)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def remove_torn(self) -> None:
+        """Remove what this worker left half written when it was killed; its lock must be held."""
+        for torn in self.root.rglob(f"{self._scratch}*"):
+            torn.unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return contained_path(self.root, name)
+
+
+class ObjectStore:
+    """An object store, in which an object appears with its whole content by nature.
+
+    It knows no lock that a killed process gives back: two workers with one shard would write the same bytes
+    twice, which costs time and nothing else.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        found: tuple[Any, str] = fsspec.core.url_to_fs(place)
+        self._system, root = found
+        self._root = root.rstrip("/")
+
+    def write(self, name: str, pieces: Iterable[bytes]) -> None:
+        path = self._path(name)
+        self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        # By way of a file of one's own: what is uploaded piece by piece appears torn after an error.
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / "whole"
+            with whole.open("wb") as file:
+                file.writelines(pieces)
+            self._system.put_file(str(whole), path)
+
+    def read(self, name: str) -> bytes:
+        content: bytes = self._system.cat_file(self._path(name))
+        return content
+
+    def lines(self, name: str) -> Iterator[bytes]:
+        with self._system.open(self._path(name), "rb") as file:
+            yield from file
+
+    def size(self, name: str) -> int | None:
+        try:
+            return int(self._system.info(self._path(name))["size"])
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        path = self._path(folder)
+        self._system.invalidate_cache()  # other workers write there too
+        try:
+            entries = self._system.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "file")
+
+    def holds_others(self, folder: str) -> bool:
+        try:
+            found = self._system.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return False
+        return any(name.rstrip("/").rpartition("/")[2] != folder for name in found)
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._system.rm(self._path(name), recursive=True)
+
+    @contextlib.contextmanager
+    def lock(self, name: str, wait: bool) -> Iterator[bool]:
+        yield True
+
+    def _path(self, name: str) -> str:
+        if ".." in name.split("/"):
+            raise StoreError(f"The name '{name}' leads outside of '{self.place}'.")
+        return f"{self._root}/{name}"

@@ -1,0 +1,209 @@
+"""Generate Dataset in the host: whole sets, stopped ones, killed ones, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siamese_core.formats import FORMATS
+from siamese_core.masks import read_mask
+from siamese_core.pair_writer import RECORD_KEY
+
+from . import graphs
+from .conftest import PACK, ROOT
+from .server import Host, HostError, Installation, Interrupted
+from .test_nodes import example
+
+
+def dataset(folder: str, **changes: Any) -> graphs.Node:
+    settings = {
+        "model": ("1", 0),
+        "control_net": ("1", 3),
+        "positive": ("2", 0),
+        "negative": ("3", 0),
+        "vae": ("1", 2),
+        "masks": "(bundled examples)",
+        "folder": folder,
+        "format": "pairs",
+        "per_mask": 1,
+        "seed": 11,
+        "steps": 2,
+        "cfg": 3.0,
+        "sampler_name": "ddim",
+        "scheduler": "ddim_uniform",
+        "strength": 1.0,
+        "batch_size": 3,
+        "chunk_size": 6,
+        "width": 128,
+        "height": 128,
+        "resize_mode": "stretch",
+        "threshold": 127,
+        "label": 0,
+        "prompt": "a polyp",
+    }
+    return graphs.node("SiameseGenerateDataset", **{**settings, **changes})
+
+
+def graph(folder: str, **changes: Any) -> graphs.Graph:
+    return {**graphs.model(), "7": dataset(folder, **changes)}
+
+
+def drawn(folder: str, **changes: Any) -> graphs.Graph:
+    """Four random masks for each example."""
+    random = {"4": graphs.masks(), "5": graphs.transform(("4", 0), variants=1)}
+    return {**random, **graph(folder, per_mask=4, transform=("5", 2), **changes)}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and ".run" not in path.parts
+    }
+
+
+def manifest(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_every_mask_of_the_folder_becomes_a_pair_that_equals_the_samplers(host: Host) -> None:
+    entry = host.run(
+        {
+            **graph("whole"),
+            "4": graphs.masks(),
+            "5": graphs.sampler(("4", 0), steps=2, batch_size=3),
+            "6": graphs.saved_pairs(("5", 0), ("5", 1), "sampled"),
+        }
+    )
+    assert "pairs are in" in entry["outputs"]["7"]["text"][0]
+    assert entry["outputs"]["7"]["images"]
+    folder = host.output_dir / "whole"
+    lines = manifest(folder)
+    assert [line["stem"] for line in lines] == [f"example_{number}" for number in range(1, len(lines) + 1)]
+    for number, line in enumerate(lines):
+        image, mask = (folder / file["name"] for file in line["files"])
+        assert np.array_equal(read_mask(mask).mask, example(number + 1))
+        with Image.open(image) as painted:
+            assert json.loads(painted.info[RECORD_KEY])["seed"] == line["seed"]
+            assert "SiameseGenerateDataset" in painted.info["prompt"]
+            other = Image.open(host.output_dir / "sampled" / "images" / f"pair_{number:05d}.png")
+            assert np.abs(np.asarray(painted).astype(int) - np.asarray(other)).max() <= 1
+        assert line["versions"].keys() == {"comfyui", "torch"}
+        assert len(line["checkpoint_digest"]) == 64
+
+
+def test_random_masks_are_those_of_the_transform_node(host: Host) -> None:
+    host.run(
+        {
+            **drawn("drawn"),
+            "8": graphs.transform(("4", 0), variants=4),
+            "9": graphs.node("MaskToImage", mask=("8", 0)),
+            "10": graphs.saved_pairs(("9", 0), ("8", 0), "transformed"),
+        }
+    )
+    ours = sorted((host.output_dir / "drawn" / "masks").iterdir(), key=lambda path: path.name)
+    assert len(ours) == 4 * len(list((ROOT / "siamese_core" / "assets" / "example_masks").iterdir()))
+    wanted = {path.read_bytes() for path in (host.output_dir / "transformed" / "masks").iterdir()}
+    assert {path.read_bytes() for path in ours} == wanted
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+def test_every_format_is_written_from_the_graph(host: Host, kind: str) -> None:
+    host.run(graph(f"as_{kind}", format=kind))
+    folder = host.output_dir / f"as_{kind}"
+    assert len(manifest(folder)) == len(list((ROOT / "siamese_core" / "assets" / "example_masks").iterdir()))
+    assert all((folder / file["name"]).is_file() for line in manifest(folder) for file in line["files"])
+
+
+def test_an_interrupted_run_lists_its_pairs_and_goes_on_when_queued_again(host: Host) -> None:
+    host.run(drawn("reference", steps=3))
+    long = drawn("interrupted", steps=3)
+    prompt_id = host.queue(long)
+    parts = host.output_dir / "interrupted" / ".run" / "parts"
+    while not (parts.is_dir() and list(parts.iterdir())):
+        time.sleep(0.02)
+    host.interrupt()
+    with pytest.raises(Interrupted):
+        host.wait(prompt_id)
+    folder = host.output_dir / "interrupted"
+    listed = len(manifest(folder))
+    assert 0 < listed < len(manifest(host.output_dir / "reference"))
+    assert len((folder / "prompt.json").read_text().splitlines()) == listed
+
+    host.run(long)
+    pixels = {name: content for name, content in files(folder).items() if name.startswith("masks/")}
+    assert pixels == {
+        name: content
+        for name, content in files(host.output_dir / "reference").items()
+        if name.startswith("masks/")
+    }
+    for ours, wanted in zip(manifest(folder), manifest(host.output_dir / "reference"), strict=True):
+        assert {**ours, "files": ""} == {**wanted, "files": ""}
+
+
+@pytest.mark.slow
+def test_a_killed_host_leaves_whole_pairs_and_the_next_one_completes_the_set(
+    installation: Installation, tmp_path: Path
+) -> None:
+    with Host(installation, tmp_path / "reference", {PACK: ROOT}) as host:
+        host.run(drawn("set"))
+        wanted = files(host.output_dir / "set")
+    with Host(installation, tmp_path / "killed", {PACK: ROOT}) as host:
+        host.queue(drawn("set"))
+        folder = host.output_dir / "set"
+        while not list(folder.glob(".run/parts/[!.]*")):
+            time.sleep(0.02)
+        host.kill()
+        for part in folder.glob(".run/parts/[!.]*"):
+            for line in map(json.loads, part.read_text("utf-8").splitlines()):
+                for file in line["files"]:
+                    assert (folder / file["name"]).read_bytes() == wanted[file["name"]]
+    with Host(installation, tmp_path / "killed", {PACK: ROOT}) as host:
+        host.run(drawn("set"))
+        assert files(host.output_dir / "set") == wanted
+
+
+def test_other_settings_for_a_set_that_is_there_are_refused_by_name(host: Host) -> None:
+    host.run(graph("settled"))
+    before = files(host.output_dir / "settled")
+    with pytest.raises(HostError, match=r"the set belongs to another run: guidance was 3.0 and is now 4.0"):
+        host.run(graph("settled", cfg=4.0))
+    other = graph("settled")
+    other["2"]["inputs"]["text"] = "something else"
+    with pytest.raises(HostError, match="nodes_before was"):
+        host.run(other)
+    assert files(host.output_dir / "settled") == before
+    host.run(graph("settled"))
+    assert files(host.output_dir / "settled") == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"folder": "../outside"}, "leads outside of the folder"),
+        ({"folder": "/tmp/outside"}, "is an absolute path"),
+        ({"masks": "../../etc"}, "leads outside of the folder"),
+        ({"masks": "/etc"}, "lies outside of ComfyUI's input folder"),
+        ({"masks": "not_there"}, "not_there"),
+        ({"width": 100}, "both sides must be multiples of 64"),
+    ],
+)
+def test_what_leads_outside_or_cannot_be_is_refused(
+    host: Host, changes: dict[str, Any], message: str
+) -> None:
+    folder = changes.pop("folder", "refused")
+    with pytest.raises(HostError, match=message):
+        host.run(graph(folder, **changes))
+    assert not (host.output_dir / "refused").exists()
+
+
+def test_a_union_that_cannot_be_drawn_again_is_refused(host: Host) -> None:
+    random = {"4": graphs.masks(), "5": graphs.transform(("4", 0), union=("4", 0))}
+    with pytest.raises(HostError, match="has a union connected"):
+        host.run({**random, **graph("union", transform=("5", 2))})

@@ -1,0 +1,260 @@
+"""Generating sets with the real networks: workers, kills, merging, pairs made again from their records."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Outcome, SignalAtPair, read_tree, run_here
+from PIL import Image
+
+from siamese_core.phantom import write_phantoms
+from siamese_core.set_store import open_store
+from training import generate, merge, regenerate
+
+FLAGS = ("--steps", 2, "--threads", 1, "--batch-size", 2, "--chunk-size", 4)
+COUNT = 10
+
+
+def paint(checkpoint: Path, masks: Path, output: Path | str, *more: object) -> Outcome:
+    places = ("--checkpoint", checkpoint, "--masks", masks, "--output", output)
+    return run_here(generate.main, *places, *FLAGS, *more)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in read_tree(folder).items() if not name.startswith(".run/")}
+
+
+def manifest(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder, 5, size=64)
+    return folder / "masks"
+
+
+RANDOM = ("--per-mask", 2, "--random-masks", "--mask-rotate", 90)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, full_model: Path, masks: Path) -> Path:
+    """A set of random masks that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "set"
+    outcome = paint(full_model, masks, folder, *RANDOM)
+    assert outcome.status == 0, outcome.errors
+    return folder
+
+
+def test_random_masks_differ_from_their_source_and_say_how_they_were_drawn(whole: Path, masks: Path) -> None:
+    lines = manifest(whole)
+    assert len(lines) == COUNT
+    drawn = {(whole / "masks" / f"{line['stem']}.png").read_bytes() for line in lines}
+    assert len(drawn) == COUNT
+    assert all(line["transform"]["rotate"] == 90 for line in lines)
+    assert len({line["transform"]["seed"] for line in lines}) == COUNT
+    assert not drawn & {path.read_bytes() for path in masks.iterdir()}
+
+
+def test_a_mask_setting_without_random_masks_is_refused(
+    full_model: Path, masks: Path, tmp_path: Path
+) -> None:
+    refusal = paint(full_model, masks, tmp_path / "set", "--mask-rotate", 90).refusal
+    assert refusal == "--mask-rotate needs --random-masks"
+
+
+@pytest.mark.parametrize("shards", [2, 3])
+def test_shards_make_the_set_of_one_machine(
+    shards: int, whole: Path, full_model: Path, masks: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    for number in range(shards):
+        outcome = paint(full_model, masks, folder, *RANDOM, "--shard", f"{number}/{shards}")
+        assert outcome.status == 0, outcome.errors
+    assert files(folder) == files(whole)
+
+
+@pytest.mark.parametrize("text", ["2/2", "1", "a/b", "-1/2", "0/0"])
+def test_a_share_that_is_none_is_refused(text: str, full_model: Path, masks: Path, tmp_path: Path) -> None:
+    assert "--shard must be" in paint(full_model, masks, tmp_path / "set", f"--shard={text}").refusal
+
+
+def test_an_address_of_an_object_store_holds_the_same_set(whole: Path, full_model: Path, masks: Path) -> None:
+    outcome = paint(full_model, masks, "memory://pairs/set", *RANDOM)
+    assert outcome.status == 0, outcome.errors
+    store = open_store("memory://pairs/set")
+    for name, content in files(whole).items():
+        assert store.read(name) == content
+
+
+def test_an_unknown_kind_of_address_is_refused(full_model: Path, masks: Path) -> None:
+    assert "cannot be opened" in paint(full_model, masks, "nowhere://set").refusal
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_asked_to_stop_lists_what_it_has_and_goes_on(
+    number: signal.Signals,
+    whole: Path,
+    full_model: Path,
+    masks: Path,
+    tmp_path: Path,
+    signal_at_pair: SignalAtPair,
+) -> None:
+    folder = tmp_path / "set"
+    signal_at_pair(3, number)
+    outcome = paint(full_model, masks, folder, *RANDOM)
+    assert outcome.status == 128 + number
+    assert "4 of 10 pairs are there" in outcome.output
+    assert len(manifest(folder)) == len((folder / "prompt.json").read_text().splitlines()) == 4
+    assert "--resume" in paint(full_model, masks, folder, *RANDOM).refusal
+
+    outcome = paint(full_model, masks, folder, *RANDOM, "--resume")
+    assert outcome.status == 0, outcome.errors
+    assert files(folder) == files(whole)
+
+
+def test_another_setting_than_the_begun_sets_is_named(
+    full_model: Path, masks: Path, tmp_path: Path, signal_at_pair: SignalAtPair
+) -> None:
+    folder = tmp_path / "set"
+    signal_at_pair(3, signal.SIGTERM)
+    paint(full_model, masks, folder, *RANDOM)
+    refusal = paint(full_model, masks, folder, *RANDOM, "--guidance", 5, "--resume").refusal
+    assert refusal.endswith("the set belongs to another run: guidance was 9.0 and is now 5.0")
+
+
+def test_a_mask_changed_while_running_ends_the_run_and_says_so(
+    full_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_phantoms(tmp_path / "phantoms", 5, size=64)
+    last = sorted((tmp_path / "phantoms" / "masks").iterdir())[-1]
+    painting = generate.Painter.paint
+
+    def change(self: Any, jobs: Any) -> Any:
+        Image.new("L", (64, 64), 255).save(last)
+        return painting(self, jobs)
+
+    monkeypatch.setattr(generate.Painter, "paint", change)
+    refusal = paint(full_model, tmp_path / "phantoms" / "masks", tmp_path / "set").refusal
+    assert refusal.startswith(f"{last}: the mask has changed since the run began")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_must_not_be_written_is_named(full_model: Path, masks: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir(mode=0o500)
+    assert paint(full_model, masks, folder).refusal.startswith(f"{folder}: could not be written")
+
+
+def test_merge_says_what_lacks_and_writes_the_lists_of_a_part_when_asked(
+    full_model: Path, masks: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    paint(full_model, masks, folder, *RANDOM, "--shard", "0/2")
+    outcome = run_here(merge.main, folder)
+    assert outcome.status == 1
+    assert "6 of 10 pairs; 1 chunks of 4 pairs are unfinished, 1 to 1" in outcome.output
+    assert not (folder / "manifest.jsonl").exists()
+    assert run_here(merge.main, folder, "--partial").status == 0
+    assert len(manifest(folder)) == 6
+
+    paint(full_model, masks, folder, *RANDOM, "--shard", "1/2")
+    assert run_here(merge.main, folder, "--deep").status == 0
+    (folder / "images" / manifest(folder)[3]["files"][0]["name"].removeprefix("images/")).write_bytes(b"?")
+    assert "1 files are missing or damaged" in run_here(merge.main, folder).refusal
+    assert "no set of training.generate" in run_here(merge.main, tmp_path).refusal
+
+
+def test_merge_compares_digests_when_asked(full_model: Path, masks: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    paint(full_model, masks, folder)
+    path = next((folder / "images").iterdir())
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    assert run_here(merge.main, folder).status == 0
+    assert path.name in run_here(merge.main, folder, "--deep").refusal
+
+
+@pytest.mark.parametrize("index", [0, 7])
+@pytest.mark.parametrize("source", ["manifest", "image"])
+def test_a_pair_made_again_from_its_record_equals_the_original(
+    index: int, source: str, whole: Path, full_model: Path, masks: Path, tmp_path: Path
+) -> None:
+    line = manifest(whole)[index]
+    image, mask = (file["name"] for file in line["files"])
+    record = (whole / image,) if source == "image" else (whole / "manifest.jsonl", "--pair", line["stem"])
+    places = ("--checkpoint", full_model, "--masks", masks, "--output", tmp_path / "pair")
+    outcome = run_here(regenerate.main, *record, *places)
+    assert outcome.status == 0, outcome.output
+    assert "equal to the original, byte for byte" in outcome.output
+    assert files(tmp_path / "pair") == {name: (whole / name).read_bytes() for name in (image, mask)}
+
+
+def test_what_is_no_record_or_not_the_recorded_file_is_refused(
+    whole: Path, full_model: Path, single_base: Path, masks: Path, tmp_path: Path
+) -> None:
+    def refusal(record: Path, *more: object, checkpoint: Path = full_model, folder: Path = masks) -> str:
+        places = ("--checkpoint", checkpoint, "--masks", folder, "--output", tmp_path / "pair")
+        return run_here(regenerate.main, record, *more, *places).refusal
+
+    lists = whole / "manifest.jsonl"
+    stem = manifest(whole)[0]["stem"]
+    assert "no pair is called 'nobody'" in refusal(lists, "--pair", "nobody")
+    assert "a manifest needs --pair" in refusal(lists)
+    assert "carries no record" in refusal(next((whole / "masks").iterdir()))
+    assert "not the checkpoint of the record" in refusal(lists, "--pair", stem, checkpoint=single_base)
+    assert "the mask is not there" in refusal(lists, "--pair", stem, folder=tmp_path)
+    (tmp_path / "odd.jsonl").write_text('{"stem": "x", "nonsense": 1}\n')
+    assert "not a record of training.generate" in refusal(tmp_path / "odd.jsonl", "--pair", "x")
+    assert not (tmp_path / "pair").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_shows_whole_pairs_only_and_ends_as_the_uninterrupted_one(
+    whole: Path, full_model: Path, masks: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    places = ("--checkpoint", full_model, "--masks", masks, "--output", folder)
+    command = [sys.executable, "-m", "training.generate", *map(str, (*places, *FLAGS, *RANDOM, "--resume"))]
+    delays = random.Random(3)
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        parts = folder / ".run" / "parts"
+        known = len(list(parts.iterdir())) if parts.is_dir() else 0
+        while process.poll() is None and not (parts.is_dir() and len(list(parts.iterdir())) > known):
+            time.sleep(0.01)
+        time.sleep(delays.random() * 0.3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for name, content in whole_pairs(folder).items():
+            assert content == (whole / name).read_bytes()
+
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert files(folder) == files(whole)
+
+
+def whole_pairs(folder: Path) -> dict[str, bytes]:
+    """The files of all pairs that are listed; each image there is has its mask."""
+    masks = {path.name for path in (folder / "masks").glob("[!.]*")}
+    for path in (folder / "images").glob("[!.]*"):
+        assert path.name in masks
+        with Image.open(path) as image:
+            assert np.asarray(image).shape == (64, 64, 3)
+    lines = [
+        json.loads(line)
+        for part in (folder / ".run" / "parts").glob("[!.]*")
+        for line in part.read_text("utf-8").splitlines()
+    ]
+    return {file["name"]: (folder / file["name"]).read_bytes() for line in lines for file in line["files"]}

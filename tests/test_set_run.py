@@ -1,0 +1,347 @@
+"""Making a set of pairs: what a run lists, what a resumed one makes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import full_disk, read_tree
+
+from siamese_core.formats import FORMATS, FinishedPair
+from siamese_core.mask_transforms import TransformError
+from siamese_core.pair_writer import PairRecord
+from siamese_core.run_record import ResumeError
+from siamese_core.set_lists import SetError, SetLists, SetPlan, stored_plan
+from siamese_core.set_run import PairMaker, SetRun, Shard
+from siamese_core.set_store import open_store
+
+COUNT = 23
+ONE = Shard()
+PLAN = SetPlan(FORMATS["pairs"], count=COUNT, batch_size=4, chunk_size=8, settings={"seed": 1})
+
+
+class Stopped(Exception):
+    """What a caller raises to stop a run."""
+
+
+@dataclass
+class Work:
+    """A stand-in of the sampler, whose image of pair i is noise of seed i; it keeps what it was asked for."""
+
+    batches: list[list[int]] = field(default_factory=list)
+    most: int = 100
+    undrawable: tuple[int, ...] = ()
+
+    def job(self, index: int) -> int:
+        if index in self.undrawable:
+            raise TransformError(f"no mask for {index}")
+        return index
+
+    def paint(self, jobs: Sequence[int]) -> list[FinishedPair]:
+        if len(jobs) > self.most:
+            raise MemoryError
+        self.batches.append(list(jobs))
+        return [self.pair(index, len(jobs)) for index in jobs]
+
+    @staticmethod
+    def pair(index: int, batch_size: int = 4) -> FinishedPair:
+        rng = np.random.default_rng(index)
+        record = PairRecord(
+            index=index,
+            stem=f"m_{index}",
+            seed=index,
+            mask_file="m.png",
+            mask_digest="d",
+            prompt="a polyp",
+            sampler={"batch_size": batch_size},
+            checkpoint_digest="c",
+            run_id="r",
+        )
+        image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        return FinishedPair(record, image, rng.random((16, 16)) > 0.5, {"key": "value"})
+
+
+def run_set(
+    place: Path | str,
+    work: Work | None = None,
+    plan: SetPlan = PLAN,
+    shard: Shard = ONE,
+    on_pairs: Callable[[Sequence[FinishedPair], int], None] = lambda pairs, known: None,
+    **how: bool,
+) -> bool:
+    work = work or Work()
+    maker = PairMaker(work.job, work.paint, lambda error: isinstance(error, MemoryError), lambda size: None)
+    return SetRun(open_store(str(place), shard.name), plan, maker, shard, on_pairs).run(**how)
+
+
+def stop_after(count: int) -> Callable[[Sequence[FinishedPair], int], None]:
+    seen = 0
+
+    def on_pairs(pairs: Sequence[FinishedPair], known: int) -> None:
+        nonlocal seen
+        seen += len(pairs)
+        if seen >= count:
+            raise Stopped
+
+    return on_pairs
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What a user sees of a set."""
+    return {name: content for name, content in read_tree(folder).items() if not name.startswith(".run/")}
+
+
+def manifest(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("set") / "whole"
+    assert run_set(folder)
+    return folder
+
+
+def test_a_set_lists_every_pair_and_its_files_in_order(whole: Path) -> None:
+    lines = manifest(whole)
+    assert [line["index"] for line in lines] == list(range(COUNT))
+    for line in lines:
+        name = f"m_{line['index']}.png"
+        assert [file["name"] for file in line["files"]] == [f"images/{name}", f"masks/{name}"]
+        assert all((whole / file["name"]).stat().st_size == file["bytes"] for file in line["files"])
+    assert set(files(whole)) == {
+        *("manifest.jsonl", "prompt.json"),
+        *(f"{kind}/m_{index}.png" for kind in ("images", "masks") for index in range(COUNT)),
+    }
+
+
+def test_a_short_batch_is_filled_so_that_all_are_computed_alike(tmp_path: Path) -> None:
+    work = Work()
+    run_set(tmp_path / "set", work)
+    assert {len(batch) for batch in work.batches} == {4}
+    assert work.batches[-1] == [20, 21, 22, 20]
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_several_workers_make_the_set_of_one(workers: int, whole: Path, tmp_path: Path) -> None:
+    complete = [run_set(tmp_path / "set", shard=Shard(number, workers)) for number in range(workers)]
+    assert complete[0] is False
+    assert complete[-1] is True
+    assert files(tmp_path / "set") == files(whole)
+
+
+def test_the_size_of_chunks_does_not_show(whole: Path, tmp_path: Path) -> None:
+    for size in (1, 5, 100):
+        run_set(tmp_path / str(size), plan=replace(PLAN, chunk_size=size))
+        assert files(tmp_path / str(size)) == files(whole)
+
+
+@pytest.mark.parametrize("painted", [1, 4, 9, 22])
+def test_a_stopped_run_goes_on_with_what_is_missing(painted: int, whole: Path, tmp_path: Path) -> None:
+    folder, rest = tmp_path / "set", Work()
+    with pytest.raises(Stopped):
+        run_set(folder, on_pairs=stop_after(painted))
+    known: list[int] = []
+
+    run_set(folder, rest, on_pairs=lambda pairs, number: known.append(number), resume=True)
+
+    assert files(folder) == files(whole)
+    listed = -(-painted // 4) * 4
+    assert sum(known) == min(listed, COUNT)
+    assert [batch[0] for batch in rest.batches] == list(range(listed, COUNT, 4))
+
+
+def test_an_unfinished_set_can_be_listed_and_gone_on_with(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    with pytest.raises(Stopped):
+        run_set(folder, on_pairs=stop_after(9))
+    SetLists(open_store(str(folder)), PLAN).finish(incomplete=True)
+    assert [line["index"] for line in manifest(folder)] == list(range(12))
+
+    run_set(folder, resume=True)
+    assert files(folder) == files(whole)
+
+
+@pytest.mark.parametrize("damage", ["removed", "truncated"])
+def test_a_lost_file_of_a_finished_set_is_made_again(damage: str, whole: Path, tmp_path: Path) -> None:
+    folder, work = tmp_path / "set", Work()
+    shutil.copytree(whole, folder)
+    for name in ("images/m_6.png", "masks/m_21.png"):
+        if damage == "removed":
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(b"")
+
+    assert run_set(folder, work, resume=True)
+
+    assert [batch[0] for batch in work.batches] == [4, 20]
+    assert files(folder) == files(whole)
+
+
+def test_what_a_killed_run_left_torn_is_removed_and_another_workers_files_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    with pytest.raises(Stopped):
+        run_set(folder, on_pairs=stop_after(4))
+    torn, foreign = folder / "images" / ".tmp-0-of-1-abc.png", folder / "images" / ".tmp-1-of-2-abc.png"
+    torn.write_bytes(b"half")
+    foreign.write_bytes(b"being written")
+    run_set(folder, resume=True)
+    assert not torn.exists()
+    assert foreign.exists()
+
+
+def test_a_set_is_not_gone_on_with_under_other_settings(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    with pytest.raises(Stopped):
+        run_set(folder, on_pairs=stop_after(4))
+    before = read_tree(folder)
+    changed = replace(PLAN, settings={"seed": 2})
+    with pytest.raises(ResumeError, match=r"the set belongs to another run: seed was 1 and is now 2"):
+        run_set(folder, plan=changed, resume=True)
+    with pytest.raises(ResumeError, match=r"batch_size was 4 and is now 2"):
+        run_set(folder, plan=replace(PLAN, batch_size=2), resume=True)
+    assert read_tree(folder) == before
+
+
+def test_a_folder_that_holds_something_is_left_alone_unless_asked(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(SetError, match="not empty"):
+        run_set(folder)
+    assert read_tree(folder) == {"notes.txt": b"mine"}
+    run_set(folder, replace=True)
+    with pytest.raises(SetError, match="--resume to go on"):
+        run_set(folder)
+    run_set(folder, plan=replace(PLAN, count=3, settings={"seed": 9}), replace=True)
+    assert len(manifest(folder)) == 3
+    assert set(files(folder)) >= {"notes.txt", "images/m_2.png"}
+    assert not (folder / "images" / "m_3.png").exists()
+
+
+def test_two_runs_never_make_one_shard_at_a_time(tmp_path: Path) -> None:
+    refusals = []
+
+    def on_pairs(pairs: Sequence[FinishedPair], known: int) -> None:
+        if pairs and not refusals:
+            with pytest.raises(SetError, match="another run is making shard 0-of-1") as refusal:
+                run_set(tmp_path / "set", resume=True)
+            refusals.append(refusal)
+
+    assert run_set(tmp_path / "set", on_pairs=on_pairs)
+    assert refusals
+
+
+def test_a_mask_that_cannot_be_drawn_is_skipped_and_said(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    work = Work(undrawable=(0, 5, 8, 9, 10, 11))
+    assert run_set(folder, work)
+    left = [index for index in range(COUNT) if index not in work.undrawable]
+    assert [line["index"] for line in manifest(folder)] == left
+    skipped = [json.loads(line) for line in (folder / "skipped.jsonl").read_text().splitlines()]
+    assert skipped == [{"index": index, "skipped": f"no mask for {index}"} for index in work.undrawable]
+    for index in left:
+        name = f"images/m_{index}.png"
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+    (folder / "images" / "m_1.png").unlink()
+    before = files(folder)
+    run_set(folder, Work(undrawable=work.undrawable), resume=True)
+    assert files(folder) == {**before, "images/m_1.png": (whole / "images/m_1.png").read_bytes()}
+
+
+def test_out_of_memory_halves_the_batch_and_records_it(tmp_path: Path) -> None:
+    work = Work(most=3)
+    assert run_set(tmp_path / "set", work)
+    assert {len(batch) for batch in work.batches} == {2}
+    assert {line["sampler"]["batch_size"] for line in manifest(tmp_path / "set")} == {2}
+    with pytest.raises(SetError, match="out of memory with one image at a time"):
+        run_set(tmp_path / "other", Work(most=0))
+
+
+def test_a_full_disk_ends_the_run_and_loses_nothing(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    with pytest.raises(Stopped):
+        run_set(folder, on_pairs=stop_after(4))
+    with full_disk(), pytest.raises(SetError, match="make room on the disk") as refusal:
+        run_set(folder, resume=True)
+    assert str(folder) in str(refusal.value)
+    assert not list(folder.rglob(".tmp-*"))
+    run_set(folder, resume=True)
+    assert files(folder) == files(whole)
+
+
+def test_a_folder_removed_while_running_stays_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+
+    def on_pairs(pairs: Sequence[FinishedPair], known: int) -> None:
+        if pairs:
+            shutil.rmtree(folder)
+
+    with pytest.raises(SetError, match="no longer there"):
+        run_set(folder, on_pairs=on_pairs)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        "null",
+        '{"index": 0}',
+        '{"index": "0", "files": []}',
+        '{"index": 0, "files": [1]}',
+    ],
+)
+def test_a_damaged_list_is_named(line: str, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    with pytest.raises(Stopped):
+        run_set(folder, on_pairs=stop_after(4))
+    part = next((folder / ".run" / "parts").iterdir())
+    part.write_text(line + "\n")
+    with pytest.raises(SetError, match=rf"{part.name}: line 1 is damaged"):
+        run_set(folder, resume=True)
+
+
+def test_a_list_that_names_files_outside_reaches_none(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    run_set(folder)
+    (tmp_path / "mine.txt").write_text("mine")
+    path = folder / "manifest.jsonl"
+    path.write_text(path.read_text().replace("images/m_0.png", "../mine.txt"))
+    with pytest.raises(Exception, match="leads outside of the folder"):
+        run_set(folder, replace=True)
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_damaged_settings_are_named(tmp_path: Path) -> None:
+    run_set(tmp_path / "set")
+    settings = tmp_path / "set" / ".run" / "settings.json"
+    for text in ("{", "[]", "{}", '{"format": "pairs", "pairs": "x", "batch_size": 1, "chunk_size": 1}'):
+        settings.write_text(text)
+        with pytest.raises(SetError, match="damaged"):
+            stored_plan(open_store(str(tmp_path / "set")))
+
+
+def test_an_object_store_holds_the_same_set(whole: Path) -> None:
+    place = "memory://bucket/set"
+    with pytest.raises(Stopped):
+        run_set(place, on_pairs=stop_after(9))
+    assert run_set(place, resume=True)
+    store = open_store(place)
+    for name, content in files(whole).items():
+        assert store.read(name) == content
+    with pytest.raises(SetError, match="--resume"):
+        run_set(place)
+    store.remove("images/m_3.png")
+    work = Work()
+    run_set(place, work, resume=True)
+    assert [batch[0] for batch in work.batches] == [0]

@@ -1,0 +1,174 @@
+"""Painting the pairs of a set with the diffusers-backed networks: what pair i is to be, and a batch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from siamese_core.architecture import LATENT_SCALE
+from siamese_core.files import file_digest
+from siamese_core.formats import FinishedPair
+from siamese_core.generation import controlled_noise_predictor, sample_latents
+from siamese_core.mask_source import MaskSource, PairMask, PairSize
+from siamese_core.masks import ResizeMode, resize_image
+from siamese_core.model import SiameseModel
+from siamese_core.pair_writer import PairRecord, record_text
+from siamese_core.pairs import read_image
+from siamese_core.sampling import to_uint8
+from siamese_core.seeds import sample_seed
+from siamese_core.text import encode_prompts
+from siamese_core.training_set import image_hint, mask_hint
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """What the manifest says of a pair's sampling; ``batch_size`` is the one it was computed in."""
+
+    steps: int
+    guidance: float
+    negative_prompt: str
+    resolution: int
+    resize_mode: ResizeMode
+    size: PairSize
+    mask_threshold: int
+    mask_label: int | None
+    image_weight: float | None
+    shares_text: bool
+    threads: int
+    name: str = "ddim"
+    batch_size: int = 0
+    image_digest: str | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class PairJob:
+    """A pair to be painted: its record, its mask, and the image prior (H, W, 3) uint8 if there is one."""
+
+    record: PairRecord
+    mask: PairMask
+    image: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Makes the pairs of ``masks``, whose file number k has ``prompts[k]`` and ``images[k]``."""
+
+    model: SiameseModel
+    sampler: SamplerSettings
+    masks: MaskSource
+    prompts: Sequence[str]
+    images: Sequence[Path] | None
+    checkpoint_digest: str
+    run_id: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the pairs besides the batch size."""
+        sampler = asdict(replace(self.sampler, device=self.model.device.type))
+        transforms = self.masks.use.transforms
+        return {
+            **{name: value for name, value in sampler.items() if name not in ("batch_size", "image_digest")},
+            "masks": self.masks.digest,
+            "per_mask": self.masks.per_mask,
+            "transforms": None if transforms is None else asdict(transforms),
+            "prompts": hashlib.sha256(json.dumps(list(self.prompts)).encode()).hexdigest(),
+            "images": [file_digest(path) for path in self.images] if self.images else None,
+            "seed": self.masks.seed,
+            "checkpoint": self.checkpoint_digest,
+            "run_id": self.run_id,
+        }
+
+    def job(self, index: int) -> PairJob:
+        """What pair ``index`` is to be. Raises TransformError when no mask for it can be drawn."""
+        mask, number = self.masks.mask(index), self.masks.number(index)
+        image, image_digest = None, None
+        if self.images is not None:
+            image = resize_image(
+                read_image(self.images[number]), self.masks.use.size, self.sampler.resize_mode
+            )
+            image_digest = file_digest(self.images[number])
+        sampler = replace(self.sampler, image_digest=image_digest, device=self.model.device.type)
+        record = PairRecord(
+            index=index,
+            stem=mask.stem,
+            seed=sample_seed(self.masks.seed, index),
+            mask_file=mask.file.name,
+            mask_digest=mask.digest,
+            prompt=self.prompts[number],
+            sampler=asdict(sampler),
+            checkpoint_digest=self.checkpoint_digest,
+            run_id=self.run_id,
+            transform=mask.transform,
+            versions=versions(),
+        )
+        return PairJob(record, mask, image)
+
+    def paint(self, jobs: Sequence[PairJob]) -> list[FinishedPair]:
+        """Sample the ``jobs`` as one batch."""
+        return paint(self.model, jobs, self._texts)
+
+    @cached_property
+    def _texts(self) -> Texts:
+        return Texts(self.model)
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of the programs that decide an image's last bits."""
+    return {name: version(name) for name in ("torch", "diffusers", "transformers")}
+
+
+class Texts:
+    """Conditionings (1, 77, context), each encoded by itself, so that it does not depend on its batch."""
+
+    def __init__(self, model: SiameseModel) -> None:
+        base = model.base
+        self.of = lru_cache(maxsize=1024)(
+            lambda prompt: encode_prompts(base.text_encoder, base.tokenizer, [prompt])
+        )
+
+
+@torch.no_grad()
+def paint(model: SiameseModel, jobs: Sequence[PairJob], texts: Texts) -> list[FinishedPair]:
+    """Sample ``jobs``, of one size and alike in their sampling, as one batch, by what their records say."""
+    records = [replace(job.record, sampler={**job.record.sampler, "batch_size": len(jobs)}) for job in jobs]
+    sampler = SamplerSettings(**records[0].sampler)
+    contexts = torch.cat([texts.of(record.prompt) for record in records])
+    unconditional = texts.of(sampler.negative_prompt).expand_as(contexts)
+    masks = torch.from_numpy(np.stack([job.mask.for_model for job in jobs]))
+    hints: list[tuple[Tensor, float]] = [(mask_hint(masks).to(model.device), 1.0)]
+    images = [job.image for job in jobs if job.image is not None]
+    if images:
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        hints.append((image_hint(pixels).to(model.device), sampler.image_weight or 0.0))
+    predict = controlled_noise_predictor(
+        model.networks, hints, contexts, unconditional, sampler.guidance, sampler.shares_text
+    )
+    seeds = [record.seed or 0 for record in records]
+    height, width = masks.shape[-2:]
+    latents = sample_latents(predict, seeds, height, width, sampler.steps, model.device)
+    pixels_of = to_uint8(model.base.vae.decode(latents / LATENT_SCALE).sample)
+    return [
+        _finished(record, job.mask.written, image)
+        for record, job, image in zip(records, jobs, pixels_of, strict=True)
+    ]
+
+
+def _finished(record: PairRecord, mask: NDArray[np.bool_], image: NDArray[np.uint8]) -> FinishedPair:
+    """The pair at the written mask's size, its record in the image's file."""
+    height, width = mask.shape
+    if image.shape[:2] != (height, width):
+        image = resize_image(image, (height, width))
+    return FinishedPair(record, image, mask, record_text(record))

@@ -1,0 +1,149 @@
+"""Paint one pair again from its record, and compare it with what the record says.
+
+    python -m training.regenerate RECORD --pair NAME --checkpoint FILE --masks DIR --output DIR
+
+RECORD is the manifest.jsonl of a set and NAME the pair's stem, or RECORD is a PNG that training.generate has
+written and NAME is left away. Written: OUTPUT/images and OUTPUT/masks. Same bytes need the same versions,
+device and threads as in the record; the command says where yours differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from siamese_core.checkpoint import load_model
+from siamese_core.files import contained_path, file_digest, write_bytes_atomic
+from siamese_core.formats import FORMATS, FinishedPair
+from siamese_core.mask_source import MaskUse, PairMask
+from siamese_core.mask_transforms import TransformSettings
+from siamese_core.masks import read_mask
+from siamese_core.model import model_from_file
+from siamese_core.pair_writer import RECORD_KEY, PairRecord
+
+from .options import OptionError, command_parser, require_empty, run_command
+from .painting import PairJob, SamplerSettings, Texts, paint, versions
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_parser("regenerate", __doc__)
+    parser.add_argument("record", metavar="RECORD", type=Path, help="manifest.jsonl, or a written image")
+    parser.add_argument("--pair", metavar="NAME", help="the pair's stem, when RECORD is a manifest")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="the model file that painted it")
+    parser.add_argument("--masks", type=Path, required=True, help="the folder of its source mask")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the pair, new or empty")
+    args = parser.parse_args(arguments)
+    require_empty(args.output)
+    record, wanted = _of_image(args.record) if args.pair is None else _of_manifest(args.record, args.pair)
+    sampler = SamplerSettings(**record.sampler)
+    if sampler.image_weight is not None:
+        raise OptionError(f"{record.stem}: painted with --images; such a pair cannot be painted again")
+    _check_digest(args.checkpoint, record.checkpoint_digest, "checkpoint")
+    job = PairJob(record, _mask(args.masks, record, sampler), None)
+    for name, own in versions().items():
+        if record.versions.get(name) != own:
+            print(f"note: painted with {name} {record.versions.get(name)}, this is {own}")
+    torch.set_num_threads(sampler.threads)
+    model = model_from_file(load_model(args.checkpoint))
+    model.to(sampler.device)
+    # What the others of its batch showed does not matter; how many there were moves the last bits.
+    pairs = paint(model, [job] * sampler.batch_size, Texts(model))
+    digest = _write(pairs[record.index % sampler.batch_size], args.output)
+    print(f"{record.stem}: written to {args.output}; {_compared(digest, wanted)}")
+    return 0 if wanted in (None, digest) else 1
+
+
+def _of_manifest(path: Path, name: str) -> tuple[PairRecord, str | None]:
+    """The record of the pair ``name`` in a manifest, and the digest of its image's file if it has its own."""
+    with path.open("rb") as file:
+        for number, text in enumerate(file, 1):
+            line = _parsed(text, f"{path}, line {number}")
+            if line.get("stem") != name:
+                continue
+            files = line.pop("files", [])
+            is_png = bool(files) and str(files[0].get("name")).endswith(".png")
+            return _record(line, f"{path}, line {number}"), files[0]["sha256"] if is_png else None
+    raise OptionError(f"{path}: no pair is called '{name}'; --pair takes the stem that the manifest gives")
+
+
+def _of_image(path: Path) -> tuple[PairRecord, str]:
+    """The record in an image that training.generate has written, and the digest of the file."""
+    try:
+        with Image.open(path) as image:
+            text = image.info.get(RECORD_KEY)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise OptionError(f"{path}: cannot be read as an image ({error}); a manifest needs --pair") from error
+    if text is None:
+        raise OptionError(f"{path}: carries no record; training.generate writes images that do")
+    return _record(_parsed(text, str(path)), str(path)), file_digest(path)
+
+
+def _parsed(text: str | bytes, place: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except ValueError as error:
+        raise OptionError(f"{place}: not a record in JSON ({error})") from error
+    if not isinstance(line, dict):
+        raise OptionError(f"{place}: not a record, which is a JSON object")
+    return line
+
+
+def _record(line: dict[str, Any], place: str) -> PairRecord:
+    try:
+        record = PairRecord(**line)
+        SamplerSettings(**record.sampler)
+    except TypeError as error:
+        raise OptionError(f"{place}: not a record of training.generate ({error})") from error
+    return record
+
+
+def _mask(folder: Path, record: PairRecord, sampler: SamplerSettings) -> PairMask:
+    path = contained_path(folder, record.mask_file)
+    _check_digest(path, record.mask_digest, "mask")
+    transform: dict[str, Any] | None = dict(record.transform) if record.transform else None
+    ranges: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in (transform or {}).items()
+    }
+    seed = int(ranges.pop("seed", 0))
+    use = MaskUse(
+        size=(sampler.resolution, sampler.resolution),
+        resize_mode=sampler.resize_mode,
+        written=sampler.size,
+        threshold=sampler.mask_threshold,
+        label=sampler.mask_label,
+        transforms=TransformSettings(**ranges) if ranges else None,
+    )
+    reading = read_mask(path, threshold=use.threshold, label=use.label)
+    return PairMask(record.stem, path, record.mask_digest, *use.apply(reading.mask, seed), transform)
+
+
+def _check_digest(path: Path, wanted: str, kind: str) -> None:
+    if not path.is_file():
+        raise OptionError(f"{path}: the {kind} is not there")
+    if file_digest(path) != wanted:
+        raise OptionError(f"{path}: not the {kind} of the record, whose SHA-256 is {wanted}")
+
+
+def _write(pair: FinishedPair, output: Path) -> str:
+    """Write the pair in the pack's own layout; the digest of its image's file."""
+    image, mask = next(FORMATS["pairs"].pair_files([pair]))
+    for name, content in (mask, image):
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomic(contained_path(output, name), content)
+    return hashlib.sha256(image[1]).hexdigest()
+
+
+def _compared(digest: str, wanted: str | None) -> str:
+    if wanted is None:
+        return "the record has no digest to compare with, since the image shares a file"
+    return "equal to the original, byte for byte" if digest == wanted else "NOT equal to the original"
+
+
+if __name__ == "__main__":
+    run_command(main)
