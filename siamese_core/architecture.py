@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .json_lines import parse_json
 
@@ -15,6 +15,9 @@ LATENT_SCALE = 0.18215
 LATENT_STRIDE = 8
 
 HintBlock = Literal["dense", "sparse"]
+
+_MOST_LEVELS, _MOST_LAYERS, _MOST_CHANNELS = 10, 100, 1 << 20
+_SHOWN = 80  # characters of a value in messages
 
 
 @dataclass(frozen=True)
@@ -71,21 +74,45 @@ class Architecture:
 
     @staticmethod
     def from_json(text: str) -> Architecture:
-        """Read what :meth:`to_json` wrote. Raises ValueError when a field is missing or unknown."""
+        """Read what :meth:`to_json` wrote.
+
+        Raises ValueError when a field is missing, unknown or of another kind, and for numbers so large that
+        the mere list of the weights' names would fill the memory.
+        """
         try:
             record: dict[str, Any] = parse_json(text)
-            return Architecture(
+            architecture = Architecture(
                 unet=UNetArchitecture(**_with_tuples(record.pop("unet"))),
                 vae=VAEArchitecture(**_with_tuples(record.pop("vae"))),
                 text=TextArchitecture(**record.pop("text")),
                 **record,
             )
+            _check(architecture)
+            return architecture
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not a model architecture record ({error}): {text[:200]}") from error
 
 
 def _with_tuples(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+
+
+def _check(architecture: Architecture) -> None:
+    """Raise ValueError for what no architecture can be: the record may come from anyone."""
+    if architecture.hint_block not in get_args(HintBlock):
+        raise ValueError(f"hint_block is {str(architecture.hint_block)[:_SHOWN]}")
+    numbers = {"resolution": architecture.resolution}
+    for part in (architecture.unet, architecture.vae, architecture.text):
+        numbers |= vars(part)
+        widths = vars(part).get("widths", (1,))
+        if not isinstance(widths, tuple) or not 1 <= len(widths) <= _MOST_LEVELS:
+            raise ValueError(f"widths is {str(widths)[:_SHOWN]}")
+        numbers |= {f"widths[{level}]": width for level, width in enumerate(widths)}
+        numbers.pop("widths", None)
+        for name, number in numbers.items():
+            most = _MOST_LAYERS if name in ("layers_per_block", "num_layers") else _MOST_CHANNELS
+            if type(number) is not int or not 1 <= number <= most:
+                raise ValueError(f"{name} is {str(number)[:_SHOWN]}")
 
 
 SD15 = Architecture()

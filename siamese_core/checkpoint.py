@@ -17,6 +17,7 @@ from torch import Tensor
 from .architecture import Architecture
 from .errors import UserError
 from .files import atomic_path
+from .json_lines import parse_json
 from .layout_names import Part, Shape
 from .layouts import (
     POSITION_IDS,
@@ -48,6 +49,7 @@ _PARTS: Mapping[FileKind, Mapping[str, Part]] = {
     "base": {"unet": "unet", "vae": "vae", "text": "text"},
 }
 _SUFFIX = ".safetensors"
+_SHOWN = 300  # characters of somebody else's text in messages
 _BARE_CONTROL = "zero_convs.0.0.weight"
 
 
@@ -124,7 +126,7 @@ def load_model(path: Path, *, num_heads: int | None = None) -> ModelFile:
         metadata = file.metadata() or {}
         if "siamese.kind" in metadata:
             if ignored:
-                raise LayoutError(f"{len(ignored)} unexpected keys ({', '.join(ignored[:5])})")
+                raise LayoutError(f"{len(ignored)} unexpected keys ({', '.join(ignored[:5])[:_SHOWN]})")
             kind, architecture, training = _read_record(metadata)
         else:
             kind, training = _infer_kind(parts), {}
@@ -199,9 +201,12 @@ def _read_record(metadata: Mapping[str, str]) -> tuple[FileKind, Architecture, d
     try:
         kind = kinds[metadata["siamese.kind"]]
         architecture = Architecture.from_json(metadata["siamese.architecture"])
-        training: dict[str, Any] = json.loads(metadata["siamese.training"])
+        training: dict[str, Any] = parse_json(metadata["siamese.training"])
+        if not isinstance(training, dict):
+            raise ValueError("siamese.training is no JSON object")
     except (KeyError, ValueError) as error:
-        raise LayoutError(f"its metadata cannot be read ({error}); save the model again") from error
+        reason = str(error)[:_SHOWN]
+        raise LayoutError(f"its metadata cannot be read ({reason}); save the model again") from error
     return kind, architecture, training
 
 

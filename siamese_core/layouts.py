@@ -32,6 +32,7 @@ POSITION_IDS = "transformer.text_model.embeddings.position_ids"
 # transformers 4 wraps the text encoder once more than transformers 5 does.
 
 _NAMED = 5
+_LONGEST_NAME = 200  # somebody else's file may name its weights at any length
 
 
 class LayoutError(UserError):
@@ -195,7 +196,8 @@ def _listed(problem: str, keys: list[str]) -> str:
     if not keys:
         return ""
     rest = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
-    return f"{len(keys)} {problem} ({', '.join(keys[:_NAMED])}{rest})"
+    named = ", ".join(key[:_LONGEST_NAME] for key in keys[:_NAMED])
+    return f"{len(keys)} {problem} ({named}{rest})"
 
 
 def _shaped(tensor: Tensor, shape: Shape) -> Tensor:

@@ -216,9 +216,15 @@ def _model(path: Path, checkpoint: ModelFile) -> SiameseModel:
 
 
 def _resolution(settings: GenerateSettings, checkpoint: ModelFile, model: SiameseModel) -> int:
-    return settings.resolution or int(
-        checkpoint.training.get("resolution", model.base.architecture.resolution)
-    )
+    if settings.resolution is not None:
+        return settings.resolution
+    stored = checkpoint.training.get("resolution", model.base.architecture.resolution)
+    if type(stored) is not int or stored <= 0 or stored % 64:
+        raise OptionError(
+            f"{settings.checkpoint}: its record tells of the resolution {str(stored)[:40]}, which is no "
+            "positive multiple of 64; give --resolution"
+        )
+    return stored
 
 
 def _prompts(settings: GenerateSettings, masks: Sequence[Path], stored: str) -> list[str]:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from siamese_core.errors import UserError
 from siamese_core.files import write_bytes_atomic
+from siamese_core.json_lines import parse_json
 from siamese_core.loop import cosine_rate
 from siamese_core.pairs import Pair
 from siamese_core.seeds import stream_seed
@@ -34,6 +35,8 @@ _LOSS_EVERY = 20  # steps between reads of the loss, which wait for the device
 _PREDICTED_AT_ONCE = 8
 
 _KIND = "segmenter"
+_LARGEST_SIDE = 16384
+_SHOWN = 300  # characters of a reason in messages
 
 
 class FitError(UserError):
@@ -189,13 +192,19 @@ def load_segmenter(path: Path) -> Segmenter:
                 raise FitError(
                     f"{path}: holds no segmentation network; give a file of training.segment --save-networks"
                 )
-            about = json.loads(metadata["siamese.segmenter"])
-            network = build_network(about["network"], seed=0)
-            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, RuntimeError, json.JSONDecodeError) as error:
-        raise FitError(f"{path}: cannot be read as a segmentation network ({error})") from error
+            about = parse_json(metadata["siamese.segmenter"])
+            name, resolution = about["network"], about["resolution"]
+            if name not in NETWORKS or type(resolution) is not int or not 1 <= resolution <= _LARGEST_SIDE:
+                raise ValueError(f"network {name!r} for {resolution!r} px")
+            network = build_network(name, seed=0)
+            network.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+    except FitError:
+        raise
+    except (OSError, SafetensorError, LookupError, TypeError, RuntimeError, ValueError) as error:
+        reason = str(error)[:_SHOWN]
+        raise FitError(f"{path}: cannot be read as a segmentation network ({reason})") from error
     network.to(memory_format=torch.channels_last).eval()
-    return Segmenter(network, about["network"], int(about["resolution"]))
+    return Segmenter(network, name, resolution)
 
 
 def _about(segmenter: Segmenter) -> dict[str, object]:

@@ -44,7 +44,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     return {
-        name.removeprefix("module."): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)
+        str(name).removeprefix("module."): tensor
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor)
     }
 
 

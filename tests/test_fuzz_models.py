@@ -1,0 +1,226 @@
+"""Damaged model files, and files that are no models: read, or refused with a sentence that names the file."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fuzzing import inputs, json_values, refusal
+from safetensors.torch import save
+from test_checkpoint import make_model
+
+from siamese_core.checkpoint import load_model, read_metadata, save_model
+from siamese_core.errors import UserError
+from training.metrics.features import torchscript
+from training.metrics.weights import read_tensors
+from training.segmentation.fitting import Segmenter, load_segmenter, save_segmenter
+from training.segmentation.networks import build_network
+
+TOKENS = (
+    b'"dtype":"F64"',
+    b'"I8"',
+    b'"BOOL"',
+    b'"F8_E4M3"',
+    b'"shape":[',
+    b"[99999999999,99999999999]",
+    b"-1",
+    b"[[",
+)
+TOKENS += (
+    b'"data_offsets":[0,0]',
+    b"18446744073709551615",
+    b'"__metadata__"',
+    b"{}",
+    b'"',
+    b"\\ud800",
+    b"[" * 500,
+)
+
+
+def header_and_weights(path: Path) -> tuple[dict[str, Any], bytes]:
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def as_file(header: Any, weights: bytes) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + weights
+
+
+def read_model(path: Path) -> None:
+    load_model(path)
+    read_metadata(path)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("models")
+    for kind in ("control", "base"):
+        save_model(folder / f"{kind}.safetensors", make_model(kind))
+    return [folder / "control.safetensors", folder / "base.safetensors"]
+
+
+def test_damaged_headers_and_weights(models: list[Path], tmp_path: Path) -> None:
+    path, refused = tmp_path / "damaged.safetensors", 0
+    seeds = [as_file(header, weights) for header, weights in map(header_and_weights, models)]
+    for data in inputs(seeds, 300, TOKENS):
+        path.write_bytes(data)
+        refused += refusal(lambda: read_model(path), path.name) is not None
+    assert refused > 200
+
+
+def test_headers_that_say_something_else(models: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "damaged.safetensors"
+    for source in models:
+        header, weights = header_and_weights(source)
+        for value in json_values([header], 120):
+            path.write_bytes(as_file(value, weights))
+            refusal(lambda: read_model(path), path.name)
+
+
+@pytest.mark.parametrize("field", ["siamese.architecture", "siamese.training", "siamese.kind"])
+def test_records_that_say_something_else(models: list[Path], tmp_path: Path, field: str) -> None:
+    path = tmp_path / "damaged.safetensors"
+    header, weights = header_and_weights(models[0])
+    text = header["__metadata__"][field]
+    record = text if field == "siamese.kind" else json.loads(text)
+    for number, value in enumerate(json_values([record], 80)):
+        damaged = value if isinstance(value, str) and number % 2 else json.dumps(value)
+        metadata = {**header["__metadata__"], field: damaged}
+        path.write_bytes(as_file({**header, "__metadata__": metadata}, weights))
+        refusal(lambda: read_model(path), path.name)
+
+
+def test_names_of_any_length_make_no_long_message(models: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "named.safetensors"
+    header, weights = header_and_weights(models[0])
+    for prefix in ("", "control_model."):
+        header[prefix + "x" * 100_000] = header.pop(list(header)[-1])
+        path.write_bytes(as_file(header, weights))
+        assert "unexpected" in str(refusal(lambda: read_model(path), path.name))
+
+
+def test_records_of_endless_networks(models: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "endless.safetensors"
+    header, weights = header_and_weights(models[1])
+    record = json.loads(header["__metadata__"]["siamese.architecture"])
+    for part, name in [(p, name) for p in ("unet", "vae", "text") for name in record[p]]:
+        for value in (10**9, 10**30, [32] * 1000, [10**12], -1, 0, 0.5, True, "3", None, []):
+            changed = {**record, part: {**record[part], name: value}}
+            metadata = {**header["__metadata__"], "siamese.architecture": json.dumps(changed)}
+            path.write_bytes(as_file({**header, "__metadata__": metadata}, weights))
+            refusal(lambda: read_model(path), path.name)
+
+
+def test_a_header_that_claims_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "giant.safetensors"
+    path.write_bytes(struct.pack("<Q", 1 << 40) + b"{}")
+    assert "damaged" in str(refusal(lambda: read_model(path), path.name))
+    with path.open("r+b") as file:
+        file.truncate((1 << 40) + 8)  # sparse
+    tracemalloc.start()
+    assert "damaged" in str(refusal(lambda: read_model(path), path.name))
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        import os
+
+        return os.system, ("touch /tmp/evil",)
+
+
+def pickles() -> list[bytes]:
+    """Files of torch.save, old and new, a bare pickle, and ones that would run a program."""
+    files = []
+    for content in ({"a": torch.ones(3), "b.weight": torch.zeros(2, 2)}, [1, 2], {"a": Evil()}):
+        files.append(pickle.dumps(content))
+        for new in (True, False):
+            buffer = io.BytesIO()
+            torch.save(content, buffer, _use_new_zipfile_serialization=new)
+            files.append(buffer.getvalue())
+    return files
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.pth", "model.safetensors"])
+def test_pickles_are_never_models(tmp_path: Path, name: str) -> None:
+    for data in (*pickles(), *inputs(pickles(), 30)):
+        (tmp_path / name).write_bytes(data)
+        assert refusal(lambda: read_model(tmp_path / name), name) is not None
+
+
+def test_weights_of_metrics_run_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    for data in (*pickles(), *inputs(pickles(), 300, (b"cos\nsystem\n", b"\x80\x02", b"R.", b"PK\3\4"))):
+        path.write_bytes(data)
+        refusal(lambda: read_tensors(path), path.name)
+
+
+def test_damaged_segmenters(tmp_path: Path) -> None:
+    whole, path = tmp_path / "whole.safetensors", tmp_path / "damaged.safetensors"
+    save_segmenter(whole, Segmenter(build_network("small-unet", seed=0), "small-unet", 64))
+    header, weights = header_and_weights(whole)
+    for data in inputs([as_file(header, weights)], 50, TOKENS):
+        path.write_bytes(data)
+        refusal(lambda: load_segmenter(path), path.name)
+    about = json.loads(header["__metadata__"]["siamese.segmenter"])
+    for value in json_values([about], 50):
+        metadata = {**header["__metadata__"], "siamese.segmenter": json.dumps(value)}
+        path.write_bytes(as_file({**header, "__metadata__": metadata}, weights))
+        refusal(lambda: load_segmenter(path), path.name)
+
+
+def test_other_people_s_files_of_weights(tmp_path: Path) -> None:
+    """Keys of Stable Diffusion with shapes that no such network has."""
+    path = tmp_path / "other.safetensors"
+    keys = (
+        "model.diffusion_model.input_blocks.0.0.weight",
+        "model.diffusion_model.input_blocks.1.0.out_layers.3.weight",
+        "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight",
+        "control_model.zero_convs.0.0.weight",
+        "control_model.input_hint_block.0.weight",
+        "first_stage_model.encoder.down.0.block.0.conv1.weight",
+        "first_stage_model.post_quant_conv.weight",
+        "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
+        "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight",
+        "model.diffusion_model.input_blocks.99999999999999999999.0.op.weight",
+        "zero_convs.0.0.weight",
+    )
+    shapes: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (32, 4, 3, 3), (0, 0), (3, 0, 3, 3), (7, 5))
+    for number in range(300):
+        chosen = {
+            key: torch.zeros(shapes[(number * 31 + k * 7) % len(shapes)])
+            for k, key in enumerate(keys)
+            if number >> k & 1 or k == number % 11
+        }
+        path.write_bytes(save(chosen))
+        refusal(lambda: read_model(path), path.name)
+
+
+def test_files_that_are_no_torchscript(tmp_path: Path) -> None:
+    path = tmp_path / "features.pt"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("features/data.pkl", pickle.dumps(Evil()))
+        archive.writestr("features/version", "3\n")
+    for data in (buffer.getvalue(), *pickles(), b"", b"x" * 100):
+        path.write_bytes(data)
+        refusal(lambda: torchscript(path, 64), path.name)
+
+
+def test_a_folder_or_nothing_is_said_to_be_so(tmp_path: Path) -> None:
+    (tmp_path / "folder.safetensors").mkdir()
+    for name in ("folder.safetensors", "nothing.safetensors"):
+        with pytest.raises((UserError, FileNotFoundError), match=name):
+            load_model(tmp_path / name)
