@@ -130,10 +130,13 @@ def contained_path(root: Path, relative: str | Path) -> Path:
     """Resolve ``relative`` under ``root``, refusing any path that ends outside of it.
 
     Symbolic links are followed before the comparison. The target need not exist. Returns the
-    resolved absolute path. Raises UserError when it escapes.
+    resolved absolute path. Raises UserError when it escapes, and for text that no path can be.
     """
     resolved_root = os.path.realpath(root)
-    resolved = os.path.realpath(Path(resolved_root) / relative)
+    try:
+        resolved = os.path.realpath(Path(resolved_root) / relative)
+    except ValueError as error:  # a null character, or half of a surrogate pair
+        raise UserError(f"The path {str(relative)!r} cannot be one ({error}); correct it.") from error
     try:
         inside = os.path.commonpath([resolved_root, resolved]) == resolved_root
     except ValueError:  # Windows: the two lie on different drives.

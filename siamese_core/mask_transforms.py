@@ -311,15 +311,23 @@ def _check_masks(mask: Mask, other: Mask | None, name: str) -> None:
             )
 
 
+def _is_number(value: object, whole: bool = False) -> bool:
+    return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+
+
+def _are_two(pair: object, whole: bool = False) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and all(_is_number(value, whole) for value in pair)
+
+
 def _check_number(name: str, value: float, least: float, most: float, whole: bool = False) -> None:
-    if not isinstance(value, int if whole else (int, float)) or not least <= value <= most:
+    if not _is_number(value, whole) or not least <= value <= most:
         kind = "a whole number" if whole else "a number"
         limits = f"from {least} to {most}" if most < math.inf else f"of {least} or more"
         raise UserError(f"{name} is {value}; give {kind} {limits}.")
 
 
 def _check_pair(name: str, pair: tuple[float, float], least: float, most: float) -> None:
-    if not (len(pair) == 2 and least <= pair[0] <= pair[1] <= most):
+    if not _are_two(pair) or not least <= pair[0] <= pair[1] <= most:
         raise UserError(f"{name} is {pair}; give two numbers from {least} to {most}, the smaller first.")
 
 
@@ -328,8 +336,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _check_components(pair: tuple[int, int]) -> None:
-    valid = len(pair) == 2 and all(isinstance(value, int) and value >= 0 for value in pair)
-    if not valid or 0 < pair[1] < pair[0]:
+    if not _are_two(pair, whole=True) or min(pair) < 0 or 0 < pair[1] < pair[0]:
         raise UserError(
             f"components is {pair}; give two whole numbers of 0 or more, the smaller first (0 is no limit)."
         )

@@ -29,9 +29,14 @@ _VALUES = (
 )
 
 
+def rounds(count: int) -> range:
+    """Numbers of as many rounds as are asked for here and by SIAMESE_FUZZ."""
+    return range(count * _SCALE)
+
+
 def inputs(seeds: Sequence[bytes], count: int, tokens: Sequence[bytes] = ()) -> Iterator[bytes]:
     """``count`` damaged copies of ``seeds``, taken in turn; ``tokens`` are words of their language."""
-    for number in range(count * _SCALE):
+    for number in rounds(count):
         noise = random.Random(number)
         data = seeds[number % len(seeds)]
         for _ in range(noise.choice((1, 1, 2, 4, 16))):
@@ -41,7 +46,7 @@ def inputs(seeds: Sequence[bytes], count: int, tokens: Sequence[bytes] = ()) -> 
 
 def json_values(seeds: Sequence[Any], count: int) -> Iterator[Any]:
     """``count`` copies of the JSON values ``seeds`` in which values are lost, doubled or of another kind."""
-    for number in range(count * _SCALE):
+    for number in rounds(count):
         noise = random.Random(number)
         value = seeds[number % len(seeds)]
         for _ in range(noise.choice((1, 1, 2, 3))):
