@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,16 +65,7 @@ def record_of(line: Mapping[str, Any], name: str) -> PairRecord:
 
     Raises ManifestError when a field is missing or of another type, and for a stem that is no file name.
     """
-    values: dict[str, Any] = {}
-    for field, kinds, needed in _fields():
-        if field in line:
-            value = line[field]
-            if not isinstance(value, kinds) or isinstance(value, bool):
-                raise ManifestError(f"{name} has {value!r} as its '{field}'; restore the file.")
-            values[field] = value
-        elif needed:
-            raise ManifestError(f"{name} lacks '{field}', which every pair has; restore the file.")
-    record = PairRecord(**values)
+    record = PairRecord(**typed_fields(PairRecord, line, name))
     if record.index < 0:
         raise ManifestError(f"{name} has the index {record.index}; it must be 0 or more.")
     if Path(record.stem).name != record.stem or record.stem in ("", ".", "..") or "\0" in record.stem:
@@ -81,19 +73,39 @@ def record_of(line: Mapping[str, Any], name: str) -> PairRecord:
     return record
 
 
+def typed_fields(kind: type, values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What of ``values``, which messages call ``name``, belongs to fields of the dataclass ``kind``.
+
+    Raises ManifestError when a field without a default is missing, and for values of another type.
+    """
+    found: dict[str, Any] = {}
+    for field, hint in _hints(kind):
+        if field.name in values:
+            value = values[field.name]
+            if not _fits(value, hint):
+                raise ManifestError(f"{name} has {value!r:.100} as its '{field.name}'; restore the file.")
+            found[field.name] = value
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise ManifestError(f"{name} lacks '{field.name}', which every pair has; restore the file.")
+    return found
+
+
 @cache
-def _fields() -> list[tuple[str, tuple[type, ...], bool]]:
-    """Name, types and necessity of each field of a record."""
-    hints = typing.get_type_hints(PairRecord)
-    return [
-        (field.name, _types(hints[field.name]), field.default is MISSING and field.default_factory is MISSING)
-        for field in fields(PairRecord)
-    ]
+def _hints(kind: type) -> list[tuple[Field[Any], Any]]:
+    hints = typing.get_type_hints(kind)
+    return [(field, hints[field.name]) for field in fields(kind)]
 
 
-def _types(hint: Any) -> tuple[type, ...]:
-    parts = typing.get_args(hint) if typing.get_origin(hint) is types.UnionType else (hint,)
-    return tuple(typing.get_origin(part) or part for part in parts)
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
+    if hint is float:
+        return type(value) in (int, float) and abs(value) < math.inf
+    # True is an int to Python, but never an index.
+    return isinstance(value, origin or hint) and (hint is bool or not isinstance(value, bool))
 
 
 def _names(path: Path, stem: str, line: Mapping[str, Any]) -> list[str]:

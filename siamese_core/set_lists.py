@@ -8,12 +8,15 @@ become ``manifest.jsonl`` and the format's own index.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import UserError
 from .formats import FORMATS, PairFormat
+from .json_lines import parse_json
+from .manifest import record_of
 from .pair_writer import MANIFEST
 from .run_record import check_record
 from .set_store import SetStore
@@ -25,6 +28,8 @@ RUN_FOLDER = ".run"
 SKIPPED = "skipped.jsonl"
 _SETTINGS, _PARTS, _LOCK = (f"{RUN_FOLDER}/{name}" for name in ("settings.json", "parts", "lists.lock"))
 _PARTIAL = ".partial"
+_MOST_CHUNKS = 1_000_000  # each has a file
+_FILE = re.compile(r"(?:(?!\.\.?/)[^/\0]+/)*[^/\0]+\.(?:png|tar)")
 
 
 class SetError(UserError):
@@ -77,17 +82,20 @@ class SetState:
 def stored_plan(store: SetStore) -> SetPlan:
     """The plan that the set was begun with. Raises SetError when there is none that can be read."""
     try:
-        settings = json.loads(store.read(_SETTINGS))
+        settings = parse_json(store.read(_SETTINGS).decode("utf-8"))
         form = FORMATS[settings.pop("format")]
         numbers = [settings.pop(name) for name in ("pairs", "batch_size", "chunk_size")]
     except FileNotFoundError as error:
         raise SetError(f"{store.place}: no set of training.generate; its '{_SETTINGS}' is missing") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SetError(f"{store.place}/{_SETTINGS}: damaged ({error!r}); give another folder") from error
+        raise SetError(f"{store.place}/{_SETTINGS}: damaged ({error!r:.200}); give another folder") from error
     if not all(type(number) is int and number > 0 for number in numbers):
         raise SetError(f"{store.place}/{_SETTINGS}: damaged (its counts are {numbers}); give another folder")
     count, batch_size, chunk_size = numbers
-    return SetPlan(form, count, batch_size, chunk_size, settings)
+    plan = SetPlan(form, count, batch_size, chunk_size, settings)
+    if plan.chunks > _MOST_CHUNKS:
+        raise SetError(f"{store.place}/{_SETTINGS}: damaged ({plan.chunks} chunks); give another folder")
+    return plan
 
 
 def remove_set(store: SetStore) -> None:
@@ -217,10 +225,10 @@ class SetLists:
     def _parsed(self, name: str) -> Iterator[Line]:
         for number, text in enumerate(self.store.lines(name), 1):
             try:
-                line = json.loads(text)
-                is_there = 0 <= line["index"] < self.plan.count
-                fits = is_there and ("skipped" in line or _names_files(line["files"]))
-            except (ValueError, TypeError, KeyError):
+                line = parse_json(text.decode("utf-8"))
+                is_there = type(line["index"]) is int and 0 <= line["index"] < self.plan.count
+                fits = is_there and ("files" not in line if "skipped" in line else self._is_pair(line))
+            except (ValueError, TypeError, KeyError):  # a ManifestError, too
                 fits = False
             if not fits:
                 raise SetError(
@@ -229,12 +237,18 @@ class SetLists:
                 )
             yield line
 
+    def _is_pair(self, line: Line) -> bool:
+        """Whether a line is a pair's record and its files. Raises ValueError, TypeError or KeyError, too."""
+        record_of(line, "it")
+        # What a list names is removed with the set: a name that may be a folder's is none of ours.
+        named = [
+            type(file["bytes"]) is int and type(file["sha256"]) is str and _FILE.fullmatch(file["name"])
+            for file in line["files"]
+        ]
+        return all(named) and len(named) == (1 if self.plan.form.chunk_is_a_file else 2)
+
     def _is_whole(self, line: Line) -> bool:
         return all(self.store.size(file["name"]) == file["bytes"] for file in line.get("files", ()))
-
-
-def _names_files(files: Any) -> bool:
-    return all(isinstance(file["name"], str) and type(file["bytes"]) is int for file in files)
 
 
 def _part(chunk: int, is_full: bool) -> str:

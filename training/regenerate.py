@@ -10,7 +10,6 @@ device and threads as in the record; the command says where yours differ.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,11 @@ import torch
 from PIL import Image
 
 from siamese_core.checkpoint import load_model
+from siamese_core.errors import UserError
 from siamese_core.files import contained_path, file_digest, write_bytes_atomic
 from siamese_core.formats import FORMATS, FinishedPair
+from siamese_core.json_lines import json_objects, parse_json, text_in
+from siamese_core.manifest import record_of, typed_fields
 from siamese_core.mask_source import MaskUse, PairMask
 from siamese_core.mask_transforms import TransformSettings
 from siamese_core.masks import read_mask
@@ -29,6 +31,9 @@ from siamese_core.pair_writer import RECORD_KEY, PairRecord
 
 from .options import OptionError, command_parser, require_empty, run_command
 from .painting import PairJob, SamplerSettings, Texts, paint, versions
+
+# A record may come from anyone: nothing that it asks for may take the whole memory.
+_RANGES = {"steps": (1, 1000), "resolution": (64, 4096), "batch_size": (1, 1024), "threads": (1, 1024)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for the pair, new or empty")
     args = parser.parse_args(arguments)
     require_empty(args.output)
-    record, wanted = _of_image(args.record) if args.pair is None else _of_manifest(args.record, args.pair)
-    sampler = SamplerSettings(**record.sampler)
+    record, sampler, wanted = read_record(args.record, args.pair)
     if sampler.image_weight is not None:
         raise OptionError(f"{record.stem}: painted with --images; such a pair cannot be painted again")
     _check_digest(args.checkpoint, record.checkpoint_digest, "checkpoint")
@@ -59,48 +63,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if wanted in (None, digest) else 1
 
 
-def _of_manifest(path: Path, name: str) -> tuple[PairRecord, str | None]:
-    """The record of the pair ``name`` in a manifest, and the digest of its image's file if it has its own."""
-    with path.open("rb") as file:
-        for number, text in enumerate(file, 1):
-            line = _parsed(text, f"{path}, line {number}")
-            if line.get("stem") != name:
-                continue
-            files = line.pop("files", [])
-            is_png = bool(files) and str(files[0].get("name")).endswith(".png")
-            return _record(line, f"{path}, line {number}"), files[0]["sha256"] if is_png else None
-    raise OptionError(f"{path}: no pair is called '{name}'; --pair takes the stem that the manifest gives")
+def read_record(path: Path, pair: str | None) -> tuple[PairRecord, SamplerSettings, str | None]:
+    """The record of ``pair`` in the manifest ``path`` or, with None, in the image ``path``.
+
+    Also its sampling, and the digest of the image's file if the image has one of its own. Raises OptionError
+    and ManifestError for what is no record, or one that nothing can be painted from.
+    """
+    if pair is None:
+        line, name = _in_image(path), str(path)
+        digest: str | None = file_digest(path)
+    else:
+        line, name, digest = _in_manifest(path, pair)
+    record = record_of(line, name)
+    sampler = SamplerSettings(**typed_fields(SamplerSettings, record.sampler, f"The sampler of {name}"))
+    for key, (least, most) in _RANGES.items():
+        if not least <= getattr(sampler, key) <= most:
+            raise OptionError(f"{name}: its {key} is not in {least}..{most}")
+    return record, sampler, digest
 
 
-def _of_image(path: Path) -> tuple[PairRecord, str]:
-    """The record in an image that training.generate has written, and the digest of the file."""
+def _in_manifest(path: Path, pair: str) -> tuple[dict[str, Any], str, str | None]:
+    """The line of ``pair``, what messages call it, and the digest of the pair's image if that is a PNG."""
+    for line in json_objects(path):
+        if line.value.get("stem") == pair:
+            name, files = f"{path}, line {line.number}", line.value.get("files")
+            image = files[0] if isinstance(files, list) and files and isinstance(files[0], dict) else {}
+            is_png = (text_in(image, "name") or "").endswith(".png")
+            return line.value, name, text_in(image, "sha256") if is_png else None
+    raise OptionError(f"{path}: no pair is called '{pair}'; --pair takes the stem that the manifest gives")
+
+
+def _in_image(path: Path) -> dict[str, Any]:
+    """The record in an image that training.generate has written."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             text = image.info.get(RECORD_KEY)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OptionError(f"{path}: cannot be read as an image ({error}); a manifest needs --pair") from error
+        raise OptionError(f"{path}: cannot be read as a PNG ({error}); a manifest needs --pair") from error
     if text is None:
         raise OptionError(f"{path}: carries no record; training.generate writes images that do")
-    return _record(_parsed(text, str(path)), str(path)), file_digest(path)
-
-
-def _parsed(text: str | bytes, place: str) -> dict[str, Any]:
     try:
-        line = json.loads(text)
+        line = parse_json(text)
     except ValueError as error:
-        raise OptionError(f"{place}: not a record in JSON ({error})") from error
+        raise OptionError(f"{path}: not a record in JSON ({error})") from error
     if not isinstance(line, dict):
-        raise OptionError(f"{place}: not a record, which is a JSON object")
+        raise OptionError(f"{path}: not a record, which is a JSON object")
     return line
-
-
-def _record(line: dict[str, Any], place: str) -> PairRecord:
-    try:
-        record = PairRecord(**line)
-        SamplerSettings(**record.sampler)
-    except TypeError as error:
-        raise OptionError(f"{place}: not a record of training.generate ({error})") from error
-    return record
 
 
 def _mask(folder: Path, record: PairRecord, sampler: SamplerSettings) -> PairMask:
@@ -110,14 +118,20 @@ def _mask(folder: Path, record: PairRecord, sampler: SamplerSettings) -> PairMas
     ranges: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in (transform or {}).items()
     }
-    seed = int(ranges.pop("seed", 0))
+    seed = ranges.pop("seed", 0)
+    try:
+        transforms = TransformSettings(**ranges) if ranges else None
+        if type(seed) is not int:
+            raise TypeError(f"seed is {seed!r:.40}")
+    except (UserError, TypeError) as error:
+        raise OptionError(f"{record.stem}: its record has no transform that can be made ({error})") from error
     use = MaskUse(
         size=(sampler.resolution, sampler.resolution),
         resize_mode=sampler.resize_mode,
         written=sampler.size,
         threshold=sampler.mask_threshold,
         label=sampler.mask_label,
-        transforms=TransformSettings(**ranges) if ranges else None,
+        transforms=transforms,
     )
     reading = read_mask(path, threshold=use.threshold, label=use.label)
     return PairMask(record.stem, path, record.mask_digest, *use.apply(reading.mask, seed), transform)
