@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import UserError
 from .formats import FORMATS, PairFormat
+from .formats.layout import json_line
 from .pair_writer import MANIFEST
 from .run_record import check_record
 from .set_store import SetStore
@@ -127,7 +128,7 @@ class SetLists:
     def begin(self) -> None:
         """Note the plan; take a finished set apart into lists of its chunks again, to see what it lacks."""
         if self.store.size(_SETTINGS) is None:
-            self.store.write(_SETTINGS, [_json(self.plan.record)])
+            self.store.write(_SETTINGS, [json_line(self.plan.record)])
         with self.store.lock(_LOCK, wait=True):
             if self.store.names(_PARTS) or self.store.size(MANIFEST) is None:
                 return
@@ -157,7 +158,7 @@ class SetLists:
     def write(self, chunk: int, lines: Sequence[Line]) -> None:
         """List ``lines``, in order of their index, as what is finished of ``chunk``."""
         is_full = len(lines) == len(self.plan.indices(chunk))
-        self.store.write(_part(chunk, is_full), map(_json, lines))
+        self.store.write(_part(chunk, is_full), map(json_line, lines))
         if is_full:
             self.store.remove(_part(chunk, is_full=False))
 
@@ -178,10 +179,10 @@ class SetLists:
 
             skipped = [line for line in self.lines() if "skipped" in line]
             if skipped:
-                self.store.write(SKIPPED, map(_json, skipped))
+                self.store.write(SKIPPED, map(json_line, skipped))
             for name, pieces in self.plan.form.index_files(records, self.store.read):
                 self.store.write(name, pieces)
-            self.store.write(MANIFEST, map(_json, records()))
+            self.store.write(MANIFEST, map(json_line, records()))
             if is_complete:
                 self.store.remove(_PARTS)
             return True
@@ -239,7 +240,3 @@ def _names_files(files: Any) -> bool:
 
 def _part(chunk: int, is_full: bool) -> str:
     return f"{_PARTS}/{chunk:08d}{'' if is_full else _PARTIAL}.jsonl"
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8")

@@ -78,7 +78,10 @@ def test_a_workflow_knows_its_nodes_and_has_a_thumbnail(host: Host, path: Path) 
 
 @pytest.mark.parametrize(
     ("name", "pairs"),
-    [("quick_start", 8), ("dataset_from_random_masks", 16), ("stock_nodes", 4), ("mask_and_image_prior", 0)],
+    [
+        *(("quick_start", 8), ("dataset_from_random_masks", 16), ("generate_dataset", 16)),
+        *(("stock_nodes", 4), ("mask_and_image_prior", 0)),
+    ],
 )
 def test_a_workflow_runs_as_it_is(host: Host, name: str, pairs: int) -> None:
     workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
@@ -89,9 +92,10 @@ def test_a_workflow_runs_as_it_is(host: Host, name: str, pairs: int) -> None:
     for image in shown:
         with Image.open(host.folder / image["type"] / image["subfolder"] / image["filename"]) as sheet:
             assert np.asarray(sheet).std() > 10
-    saved = [node for node in workflow["nodes"] if node["type"] == "SiameseSavePairs"]
+    place = {"SiameseSavePairs": 0, "SiameseGenerateDataset": 1}  # of the widget with the folder
+    saved = [node for node in workflow["nodes"] if node["type"] in place]
     for node in saved:
-        folder = host.output_dir / node["widgets_values"][0]
+        folder = host.output_dir / node["widgets_values"][place[node["type"]]]
         images, masks = (
             sorted(path.stem for path in (folder / kind).iterdir()) for kind in ("images", "masks")
         )
