@@ -158,6 +158,21 @@ def test_a_stopped_run_goes_on_with_what_is_missing(painted: int, whole: Path, t
     assert [batch[0] for batch in rest.batches] == list(range(listed, COUNT, 4))
 
 
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+def test_every_format_resumes_and_is_shared(kind: str, tmp_path: Path) -> None:
+    plan = replace(PLAN, form=FORMATS[kind])
+    run_set(tmp_path / "whole", plan=plan)
+    with pytest.raises(Stopped):
+        run_set(tmp_path / "set", plan=plan, shard=Shard(0, 2), on_pairs=stop_after(9))
+    for number in (1, 0):
+        run_set(tmp_path / "set", plan=plan, shard=Shard(number, 2))
+    assert files(tmp_path / "set") == files(tmp_path / "whole")
+    line = manifest(tmp_path / "set")[5]
+    (tmp_path / "set" / line["files"][0]["name"]).unlink()
+    assert run_set(tmp_path / "set", plan=plan, resume=True)
+    assert files(tmp_path / "set") == files(tmp_path / "whole")
+
+
 def test_an_unfinished_set_can_be_listed_and_gone_on_with(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     with pytest.raises(Stopped):
