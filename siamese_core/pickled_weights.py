@@ -10,7 +10,8 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def read_pickled(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """
     _check_archive(path)
     try:
-        with torch.serialization.safe_globals(_placeholders()):
+        with _only_harmless_names():
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_reason(path, error)) from error
@@ -120,18 +121,24 @@ class _Nothing:
         pass
 
 
-def _placeholders() -> list[Any]:
-    """Stand-ins for the harmless names, but for those that the program around (ComfyUI) allows already."""
-    known = torch.serialization.get_safe_globals()
-    allowed = {
-        item[1] if isinstance(item, tuple) else f"{item.__module__}.{item.__qualname__}" for item in known
-    }
-    stand_ins = []
+@contextmanager
+def _only_harmless_names() -> Iterator[None]:
+    """Within the block PyTorch's reader knows stand-ins for the harmless names, and no other name.
+
+    Libraries and the program around add to its list for files of their own.
+    """
+    listed = torch.serialization.get_safe_globals()
+    stand_ins: list[Any] = []
     for name in _HARMLESS:
         module, _, own = name.rpartition(".")
-        if name not in allowed:
-            stand_ins.append(type(own, (_Nothing,), {"__module__": module}))
-    return stand_ins
+        stand_ins.append(type(own, (_Nothing,), {"__module__": module}))
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(stand_ins)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(listed)
 
 
 def _state_dict(content: object) -> Mapping[Any, Any]:
@@ -147,9 +154,7 @@ def _state_dict(content: object) -> Mapping[Any, Any]:
 def _refuse_inflated(path: Path, name: str, tensor: Tensor) -> None:
     """A few bytes can claim to be a tensor of any size, by being repeated."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-        raise CheckpointError(
-            f"'{path}': '{name}' is not a plain tensor; save the weights as ordinary tensors"
-        )
+        raise CheckpointError(f"'{path}': '{name}' is no plain tensor; save the weights as ordinary ones")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise CheckpointError(
             f"'{path}': '{name}' claims {tensor.numel():,} values, more than the file stores for it; the "
@@ -159,8 +164,8 @@ def _refuse_inflated(path: Path, name: str, tensor: Tensor) -> None:
 
 def _reason(path: Path, error: pickle.UnpicklingError) -> str:
     # torch's own words go on to advise reading the file with code and all.
-    name = re.search(r"(?:GLOBAL|function|got) ([\w.<>' ]*[\w>'])", str(error))
-    found = name[1] if name else "something that is no weight"
+    name = re.search(r"GLOBAL ([\w.]+)", str(error))
+    found = f"'{name[1]}'" if name else "something"
     return (
         f"'{path}' names {found}, which is no weight. By such names a pickle runs code, so the file is not "
         "used, and nothing of it was run; get the model as .safetensors, or save its state dict alone"
@@ -173,9 +178,10 @@ def _damaged(path: Path, error: object) -> CheckpointError:
 
 def _is_text(start: bytes) -> bool:
     try:
-        return start.decode("utf-8", "strict").isprintable() or start.splitlines()[0].decode().isprintable()
+        line = start.splitlines()[0].decode("utf-8")
     except (UnicodeDecodeError, IndexError):
         return False
+    return line.isprintable()
 
 
 def _first_line(error: object) -> str:
