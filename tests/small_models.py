@@ -42,7 +42,7 @@ def small_networks(
         for parameter in control.parameters():
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.05)
-    return SiameseNetworks.assemble(unet.to(dtype), control.to(dtype))
+    return SiameseNetworks.assemble(unet.to(dtype), control.to(dtype), architecture.prediction)
 
 
 @contextmanager
