@@ -21,6 +21,7 @@ from .layout_names import Part, Shape
 from .layouts import (
     PREFIXES,
     check_ldm,
+    decoder_keys,
     detect_architecture,
     merge_parts,
     shapes_of,
@@ -136,8 +137,8 @@ def load_model(
     ``prediction`` is taken from the weights of an SD 2.x decoder unless given, as ComfyUI does. What a file
     records takes precedence.
 
-    Raises :class:`CheckpointError` when the file is damaged, is
-    not read, or does not hold such a model, and OSError when it cannot be opened.
+    Raises :class:`CheckpointError` when the file is damaged, is not read, or does not hold such a model, and
+    OSError when it cannot be opened.
     """
     if path.is_dir():
         refuse_deepspeed(path)
@@ -155,6 +156,10 @@ def load_model(
             tensors = familiar_names(file.tensors, PREFIXES)
             parts, ignored = split_parts(tensors)
             kind = infer_kind(parts)
+            if kind == "adapter":  # its encoder, where it is there, is its base's: nothing has changed it
+                unet = parts["unet"]
+                parts["unet"] = {key: unet[key] for key in decoder_keys(unet)}
+                ignored += tuple(PREFIXES["unet"] + key for key in unet if key not in parts["unet"])
             if "siamese.architecture" in file.metadata:  # training.convert wrote it, in the published layout
                 _, architecture, training = _read_record({**file.metadata, "siamese.kind": kind})
             else:

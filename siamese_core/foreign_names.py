@@ -18,6 +18,7 @@ _REASONS = (
         r"(\w+_)?(betas|alphas_cumprod(_prev)?)$|posterior_\w+$|logvar$|lvlb_weights$|scale_factor$",
         "constants of the noise schedule: computed anew",
     ),
+    (r"model\.diffusion_model\.", "the UNet's encoder, which is that of the base"),
     (r"cond_stage_model\.", "parts of the text encoder that no prompt goes through"),
     (r"first_stage_model\.loss\.", "the critic of the VAE's own training"),
     (

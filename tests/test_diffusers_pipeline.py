@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +17,18 @@ from diffusers import (
 )
 from numpy.typing import NDArray
 from PIL import Image
-from small_models import ARCHITECTURE, small_networks
+from small_models import PROMPT, SIDE, small_networks, write_full
 from torch import nn
 
 from siamese_core.architecture import Prediction
-from siamese_core.base import base_file, build_base
-from siamese_core.checkpoint import load_model, save_model
+from siamese_core.checkpoint import load_model
 from siamese_core.diffusers_export import write_folder
-from siamese_core.layouts import decoder_keys, to_ldm
+from siamese_core.layouts import decoder_keys
 from siamese_core.networks import DHIControlNet
 from siamese_core.seeds import sample_seed, starting_noise
 from training import generate
 
-SIDE, STEPS, GUIDANCE, SEED, PROMPT = 64, 4, 3.0, 42, "a photo of a polyp"
-
-
-def write_full(path: Path, prediction: Prediction) -> Path:
-    """A full model of random weights whose control and tuned decoder matter."""
-    architecture = replace(ARCHITECTURE, prediction=prediction)
-    if prediction == "v_prediction":
-        unet = replace(ARCHITECTURE.unet, head_channels=32, linear_projection=True)
-        text = replace(ARCHITECTURE.text, family="open_clip")
-        architecture = replace(architecture, unet=unet, text=text)
-    base = base_file(build_base(architecture, seed=4), {"prompt": PROMPT, "resolution": SIDE}, "run-5")
-    control = to_ldm("control", small_networks(architecture).control.state_dict(), architecture)
-    save_model(
-        path, replace(base, kind="full", parts={**base.parts, "control": control}), dtype=torch.float32
-    )
-    return path
+STEPS, GUIDANCE, SEED = 4, 3.0, 42
 
 
 @pytest.fixture(scope="module")
