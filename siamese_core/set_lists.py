@@ -7,6 +7,7 @@ become ``manifest.jsonl`` and the format's own index.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -126,34 +127,42 @@ class SetLists:
             raise SetError(f"{place}: not empty; give another folder, or --overwrite to replace its pairs")
 
     def begin(self) -> None:
-        """Note the plan; take a finished set apart into lists of its chunks again, to see what it lacks."""
+        """Note the plan; take what is in a manifest apart into lists of its chunks again, to see what lacks.
+
+        The manifest stays, so that a run killed in the middle of this has lost nothing.
+        """
         if self.store.size(_SETTINGS) is None:
             self.store.write(_SETTINGS, [json_line(self.plan.record)])
         with self.store.lock(_LOCK, wait=True):
-            if self.store.names(_PARTS) or self.store.size(MANIFEST) is None:
+            if self.store.size(MANIFEST) is None:
                 return
-            chunk, lines = 0, list[Line]()
-            for line in self._by_index():
-                if line["index"] not in self.plan.indices(chunk):
-                    self.write(chunk, lines)
-                    chunk, lines = line["index"] // self.plan.chunk_pairs, []
-                lines.append(line)
-            self.write(chunk, lines)
+            by_chunk = itertools.groupby(
+                self._by_index(), lambda line: line["index"] // self.plan.chunk_pairs
+            )
+            for chunk, lines in by_chunk:
+                known = self._listed(chunk)
+                found = {line["index"]: line for line in lines} | known
+                if len(found) > len(known):
+                    self.write(chunk, [found[index] for index in sorted(found)])
 
     def whole_lines(self, chunk: int) -> dict[int, Line]:
         """Of ``chunk`` the lines, by index, whose files are there at their sizes; others are struck out."""
-        full, partial = _part(chunk, is_full=True), _part(chunk, is_full=False)
-        there = [name for name in (full, partial) if self.store.size(name) is not None]
-        found = self._parsed(there[0]) if there else iter(())
-        lines = {line["index"]: line for line in found if self._is_whole(line)}
+        found = self._listed(chunk)
+        lines = {index: line for index, line in found.items() if self._is_whole(line)}
         if len(lines) == len(self.plan.indices(chunk)):
             return lines
         if self.plan.form.chunk_is_a_file:
             lines = {}
-        if full in there:
+        if len(lines) < len(found):
             self.write(chunk, list(lines.values()))
-            self.store.remove(full)
+            self.store.remove(_part(chunk, is_full=True))
         return lines
+
+    def _listed(self, chunk: int) -> dict[int, Line]:
+        for is_full in (True, False):
+            if self.store.size(_part(chunk, is_full)) is not None:
+                return {line["index"]: line for line in self._parsed(_part(chunk, is_full))}
+        return {}
 
     def write(self, chunk: int, lines: Sequence[Line]) -> None:
         """List ``lines``, in order of their index, as what is finished of ``chunk``."""

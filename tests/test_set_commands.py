@@ -218,7 +218,9 @@ def test_what_is_no_record_or_not_the_recorded_file_is_refused(
     assert "not the checkpoint of the record" in refusal(lists, "--pair", stem, checkpoint=single_base)
     assert "the mask is not there" in refusal(lists, "--pair", stem, folder=tmp_path)
     (tmp_path / "odd.jsonl").write_text('{"stem": "x", "nonsense": 1}\n')
-    assert "not a record of training.generate" in refusal(tmp_path / "odd.jsonl", "--pair", "x")
+    assert "lacks 'index'" in refusal(tmp_path / "odd.jsonl", "--pair", "x")
+    (tmp_path / "odd.jsonl").write_text(json.dumps({**manifest(whole)[0], "sampler": {"cfg": 3}}))
+    assert "not a record of training.generate" in refusal(tmp_path / "odd.jsonl", "--pair", stem)
     assert not (tmp_path / "pair").exists()
 
 

@@ -200,6 +200,26 @@ def test_a_lost_file_of_a_finished_set_is_made_again(damage: str, whole: Path, t
     assert files(folder) == files(whole)
 
 
+def test_a_run_killed_while_it_took_a_finished_set_apart_has_lost_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, work = tmp_path / "set", Work()
+    shutil.copytree(whole, folder)
+    write = SetLists.write
+
+    def killed(self: SetLists, chunk: int, lines: Any) -> None:
+        if chunk == 1:
+            raise Stopped
+        write(self, chunk, lines)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(SetLists, "write", killed)
+        run_set(folder, resume=True)
+    run_set(folder, work, resume=True)
+    assert work.batches == []
+    assert files(folder) == files(whole)
+
+
 def test_what_a_killed_run_left_torn_is_removed_and_another_workers_files_stay(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     with pytest.raises(Stopped):

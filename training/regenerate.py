@@ -21,6 +21,7 @@ from PIL import Image
 from siamese_core.checkpoint import load_model
 from siamese_core.files import contained_path, file_digest, write_bytes_atomic
 from siamese_core.formats import FORMATS, FinishedPair
+from siamese_core.manifest import record_of
 from siamese_core.mask_source import MaskUse, PairMask
 from siamese_core.mask_transforms import TransformSettings
 from siamese_core.masks import read_mask
@@ -95,8 +96,8 @@ def _parsed(text: str | bytes, place: str) -> dict[str, Any]:
 
 
 def _record(line: dict[str, Any], place: str) -> PairRecord:
+    record = record_of(line, place)
     try:
-        record = PairRecord(**line)
         SamplerSettings(**record.sampler)
     except TypeError as error:
         raise OptionError(f"{place}: not a record of training.generate ({error})") from error
