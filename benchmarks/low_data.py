@@ -36,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for everything")
     parser.add_argument("--pairs", type=int, default=200, help="pairs to train on (default: 200)")
     parser.add_argument("--seed", type=int, default=42, help="seed of the split (default: 42)")
+    parser.add_argument(
+        "--plan", type=Path, default=_TRAINING / "ablations" / "small.toml", help="what is compared"
+    )
+    parser.add_argument("--base", type=Path, help="a base that is there already, instead of training one")
     parser.add_argument("--resume", action="store_true", help="go on with what is missing")
     args = parser.parse_args(arguments)
     data, base, ablation = (args.output / name for name in ("data", "base", "ablation"))
@@ -44,13 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (args.resume and data.exists()):
         split = ["--train", str(args.pairs), "--seed", str(args.seed), "--prompt", "a photo of polyps"]
         _run(prepare.main, [str(args.source), "--output", str(data), *split])
-    single_file = base / "base.safetensors"
-    if not (args.resume and single_file.exists()):
+    single_file = args.base or base / "base.safetensors"
+    if not args.base and not (args.resume and single_file.exists()):
         places = ["--images", str(data / "train"), "--output", str(base), "--init", str(_TINY_BASE)]
         _run(make_base.main, [*places, *_BASE_FLAGS, *(resume if base.exists() else [])])
     places = ["--pairs", str(data / "train"), "--test", str(data / "test"), "--base", str(single_file)]
-    plan = _TRAINING / "ablations" / "small.toml"
-    _run(ablate.main, [str(plan), *places, "--output", str(ablation), *(resume if ablation.exists() else [])])
+    _run(
+        ablate.main,
+        [str(args.plan), *places, "--output", str(ablation), *(resume if ablation.exists() else [])],
+    )
     return 0
 
 

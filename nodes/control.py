@@ -15,7 +15,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import TimestepEmbedSequential
 from torch import Tensor
 
-from ..siamese_core.architecture import LATENT_STRIDE
+from ..siamese_core.architecture import LATENT_STRIDE, UNetArchitecture
 from ..siamese_core.checkpoint import ModelFile
 from ..siamese_core.dhi import dense_hint_block, sparse_hint_block
 from ..siamese_core.errors import UserError
@@ -106,8 +106,7 @@ def build_control(model: ModelFile) -> SiameseControl:
     )
     cast = management.unet_manual_cast(dtype, load_device)
     config.update(
-        num_heads=model.architecture.unet.num_heads,
-        num_head_channels=-1,
+        **head_counts(model.architecture.unet),
         operations=comfy.ops.pick_operations(dtype, cast),
         dtype=dtype,
         device=management.unet_offload_device(),
@@ -117,6 +116,13 @@ def build_control(model: ModelFile) -> SiameseControl:
     control = SiameseControl(network, load_device=load_device, manual_cast_dtype=cast)
     control.run_id = model.run_id
     return control
+
+
+def head_counts(unet: UNetArchitecture) -> dict[str, int]:
+    """The host's two ways of saying how many heads a UNet's attention has."""
+    if unet.head_channels:
+        return {"num_heads": -1, "num_head_channels": unet.head_channels}
+    return {"num_heads": unet.num_heads, "num_head_channels": -1}
 
 
 def check_hint(hint: Tensor, x_noisy: Tensor, batched_number: int) -> None:

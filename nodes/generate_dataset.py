@@ -76,7 +76,7 @@ class GenerateDataset(io.ComfyNode):
                     default=42,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,
+                    control_after_generate=False,  # a set is gone on with under the same seed
                     tooltip="Seed of the first sample; those of the others follow from it.",
                 ),
                 io.Int.Input("steps", default=50, min=1, max=999, tooltip="Sampling steps; the paper's 50."),

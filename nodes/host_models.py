@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import comfy.model_base
 import comfy.model_detection
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
+import comfy.text_encoders.sd2_clip
 import comfy.utils
 from torch import Tensor
 
-from ..siamese_core.architecture import TextArchitecture, VAEArchitecture
+from ..siamese_core.architecture import Architecture, TextArchitecture, VAEArchitecture
 from ..siamese_core.checkpoint import ModelFile
 from ..siamese_core.layouts import PREFIXES
+from .control import head_counts
 
 RUN_ID = "siamese_run_id"
 """Attachment of a MODEL: the training run its decoder comes from."""
@@ -27,11 +31,7 @@ def build_model(model: ModelFile) -> Any:
     """MODEL of a ``full`` file."""
     prefix = PREFIXES["unet"]
     weights = {prefix + key: value for key, value in model.parts["unet"].items()}
-    # Made directly: the host would look for a model of Stable Diffusion's own width.
-    config = comfy.supported_models.SD15(comfy.model_detection.detect_unet_config(weights, prefix))
-    # Weights cannot tell the number of heads; the host would take the 8 of Stable Diffusion.
-    config.unet_config["num_heads"] = model.architecture.unet.num_heads
-
+    config = _unet_config(model.architecture, weights, prefix)
     management = comfy.model_management
     load_device = management.get_torch_device()
     parameters = comfy.utils.calculate_parameters(weights, prefix)
@@ -54,7 +54,8 @@ def build_model(model: ModelFile) -> Any:
 def build_clip(model: ModelFile, embeddings: list[str] | None) -> Any:
     """CLIP of a ``full`` file; ``embeddings`` are the host's folders of textual inversions."""
     prefix = PREFIXES["text"]
-    config = comfy.supported_models.SD15
+    text = model.architecture.text
+    config = comfy.supported_models.SD15 if text.family == "clip" else comfy.supported_models.SD20
     weights = {prefix + key: value for key, value in model.parts["text"].items()}
     weights = config.process_clip_state_dict(config, weights)
     target = config.clip_target(config)
@@ -63,7 +64,12 @@ def build_clip(model: ModelFile, embeddings: list[str] | None) -> Any:
         embedding_directory=embeddings,
         tokenizer_data=weights,
         parameters=comfy.utils.calculate_parameters(weights),
-        model_options={"clip_l_model_config": _clip_config(model.architecture.text)},
+        model_options={
+            "clip_l_model_config": _clip_config(text),
+            "clip_h_model_config": _clip_config(text),
+            # The file's last layer is the last one used; the host would leave out one more.
+            "clip_h_class": partial(comfy.text_encoders.sd2_clip.SD2ClipHModel, layer="last"),
+        },
     )
     clip.load_sd(weights, full_model=True)
     return clip
@@ -81,6 +87,19 @@ def core_model_patcher() -> Any:
     return getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
 
 
+def _unet_config(architecture: Architecture, weights: dict[str, Tensor], prefix: str) -> Any:
+    """The host's configuration of a UNet, made directly: it would look for Stable Diffusion's own widths."""
+    unet = architecture.unet
+    family = comfy.supported_models.SD20 if unet.linear_projection else comfy.supported_models.SD15
+    config = family(comfy.model_detection.detect_unet_config(weights, prefix))
+    # Weights tell neither; the host would take Stable Diffusion's heads, and guess the prediction.
+    config.unet_config.update(head_counts(unet))
+    kinds = comfy.model_base.ModelType
+    kind = kinds.V_PREDICTION if architecture.prediction == "v_prediction" else kinds.EPS
+    config.model_type = lambda *_, **__: kind
+    return config
+
+
 def _load(network: Any, weights: dict[str, Tensor], prefix: str, patcher: Any) -> None:
     is_dynamic = getattr(patcher, "is_dynamic", None)
     if is_dynamic is None:
@@ -93,7 +112,7 @@ def _clip_config(text: TextArchitecture) -> dict[str, Any]:
     return {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",
-        "hidden_act": "quick_gelu",
+        "hidden_act": "quick_gelu" if text.family == "clip" else "gelu",
         "layer_norm_eps": 1e-5,
         "eos_token_id": 49407,
         "hidden_size": text.hidden_size,

@@ -29,9 +29,18 @@ class LoadSiameseCheckpoint(io.ComfyNode):
                     "checkpoint",
                     options=[BUNDLED, *folder_paths.get_filename_list("checkpoints")],
                     default=BUNDLED,
-                    tooltip="A full model written by training.train, from models/checkpoints, or the small "
-                    "one that comes with the pack.",
-                )
+                    tooltip="A full model written by training.train or by the paper's authors' code, from "
+                    "models/checkpoints, or the small one that comes with the pack.",
+                ),
+                io.Int.Input(
+                    "heads",
+                    default=0,
+                    min=0,
+                    max=64,
+                    optional=True,
+                    tooltip="Attention heads of a file that does not record them, such as the authors'. 0: "
+                    "what it records, else Stable Diffusion's own number.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The UNet with the decoder that training has tuned."),
@@ -42,11 +51,11 @@ class LoadSiameseCheckpoint(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, checkpoint: str) -> io.NodeOutput:
+    def execute(cls, checkpoint: str, heads: int = 0) -> io.NodeOutput:
         path = _BUNDLED_PATH
         if checkpoint != BUNDLED:
             path = Path(folder_paths.get_full_path_or_raise("checkpoints", checkpoint))
-        model = load_model(path)
+        model = load_model(path, num_heads=heads or None)
         if model.kind != "full":
             raise CheckpointError(
                 f"'{path.name}' is {KIND_NAMES[model.kind]}, not a full model; training.train writes one "

@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors import SafetensorError
+from huggingface_hub import snapshot_download
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from .architecture import LATENT_SCALE, Architecture, TextArchitecture, UNetArchitecture, VAEArchitecture
-from .checkpoint import KIND_NAMES, ModelFile, load_model, save_model
+from .architecture import (
+    LATENT_SCALE,
+    Architecture,
+    Prediction,
+    TextArchitecture,
+    UNetArchitecture,
+    VAEArchitecture,
+)
+from .checkpoint import KIND_NAMES, ModelFile, save_model
+from .diffusers_folder import read_model
 from .errors import UserError
-from .layouts import LayoutError, to_diffusers, to_ldm
+from .layouts import to_diffusers, to_ldm
+from .pickled_weights import SUFFIXES as PICKLED
 from .schedule import BETA_END, BETA_SCHEDULE, BETA_START, TRAIN_TIMESTEPS
-from .text import load_tokenizer
+from .text import load_tokenizer, pad_token
+from .weight_files import SAFETENSORS
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+# Not every format of the same weights, and no program of the model's author.
+_HUB_FILES = [
+    "*.json",
+    "*.txt",
+    "*/config.json",
+    "*/*.txt",
+    "*/*.json",
+    "*/diffusion_pytorch_model.safetensors",
+    "text_encoder/model.safetensors",
+]
 
 
 class BaseError(UserError):
@@ -36,7 +58,7 @@ class Base:
 
 
 def build_unet(arch: UNetArchitecture, sample_size: int = 64) -> UNet2DConditionModel:
-    """A UNet of SD 1.x topology with random weights; ``sample_size`` is the latent side it is meant for."""
+    """A UNet of SD 1.x or 2.x topology with random weights, for latents of ``sample_size``."""
     deep = len(arch.widths) - 1
     return UNet2DConditionModel(
         sample_size=sample_size,
@@ -48,7 +70,8 @@ def build_unet(arch: UNetArchitecture, sample_size: int = 64) -> UNet2DCondition
         layers_per_block=arch.layers_per_block,
         cross_attention_dim=arch.context_dim,
         # diffusers reads "attention_head_dim" as the number of heads for this model family.
-        attention_head_dim=arch.num_heads,
+        attention_head_dim=arch.heads,
+        use_linear_projection=arch.linear_projection,
     )
 
 
@@ -77,10 +100,10 @@ def build_text_encoder(arch: TextArchitecture) -> CLIPTextModel:
             num_attention_heads=arch.num_heads,
             max_position_embeddings=arch.max_tokens,
             projection_dim=arch.hidden_size,
-            hidden_act="quick_gelu",
+            hidden_act="quick_gelu" if arch.family == "clip" else "gelu",
             bos_token_id=49406,
             eos_token_id=49407,
-            pad_token_id=49407,
+            pad_token_id=pad_token(arch),
         )
     )
 
@@ -93,29 +116,50 @@ def build_base(architecture: Architecture, seed: int = 0) -> Base:
             unet=build_unet(architecture.unet, architecture.resolution // 8),
             vae=build_vae(architecture.vae, architecture.resolution),
             text_encoder=build_text_encoder(architecture.text),
-            tokenizer=load_tokenizer(),
+            tokenizer=load_tokenizer(pad=pad_token(architecture.text)),
             architecture=architecture,
         )
 
 
-def load_base(path: Path) -> Base:
-    """Read a diffusers folder or a single ``.safetensors`` file (SD 1.5 layout). Never asks a hub.
+def load_base(source: Path, prediction: Prediction | None = None) -> Base:
+    """Read a diffusers folder or a single file (ldm layout) of Stable Diffusion 1.x or 2.x.
 
-    Raises BaseError or CheckpointError with the reason when ``path`` is neither, or is a model that
-    Siamese-Diffusion cannot start from (v-prediction, another number of channels).
+    ``source`` that is neither and reads ``owner/name`` is fetched from the Hugging Face hub or its cache;
+    nothing else asks a network. ``prediction`` as :func:`load_model` takes it. Raises BaseError or
+    CheckpointError with the reason when it cannot be read, or is a model that Siamese-Diffusion cannot start
+    from (inpainting, distilled, SDXL).
     """
-    if path.is_dir():
-        return _load_folder(path)
-    if not path.exists():
-        raise BaseError(f"{path}: no such base; give a diffusers folder or a .safetensors file")
+    path = local_base(source)
     try:
-        return base_from_file(load_model(path))
+        return base_from_file(
+            read_model(path, prediction=prediction), path / "tokenizer" if path.is_dir() else None
+        )
     except BaseError as error:
         raise BaseError(f"{path}: {error}") from error
 
 
-def base_from_file(model: ModelFile) -> Base:
-    """The base inside a ``base`` or ``full`` model file."""
+def local_base(source: Path) -> Path:
+    """``source``, or where the hub's model of that name lies on this machine. Raises BaseError."""
+    name = source.as_posix()
+    if source.exists():
+        return source
+    if not _HUB_NAME.fullmatch(name) or source.suffix in (SAFETENSORS, *PICKLED):
+        raise BaseError(
+            f"{source}: no such base; give a diffusers folder, a .safetensors file or the name of a model on "
+            "the Hugging Face hub"
+        )
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise BaseError(
+            f"{name}: no file or folder of that name here, and the Hugging Face hub did not give it "
+            f"({reason}); download the model and give its path"
+        ) from error
+
+
+def base_from_file(model: ModelFile, tokenizer: Path | None = None) -> Base:
+    """The base inside a ``base`` or ``full`` model file, with the tokenizer of that folder if it has one."""
     arch = model.architecture
     if model.kind not in ("base", "full"):
         raise BaseError(
@@ -131,7 +175,8 @@ def base_from_file(model: ModelFile) -> Base:
         weights = {key: value.float() for key, value in weights.items()}
         # The text encoder was built for real: it has buffers that no file stores.
         module.load_state_dict(weights, assign=part != "text", strict=True)
-    return Base(unet.eval(), vae.eval(), text_encoder.eval(), load_tokenizer(), arch)
+    words = load_tokenizer(tokenizer, pad=pad_token(arch.text))
+    return Base(unet.eval(), vae.eval(), text_encoder.eval(), words, arch)
 
 
 def base_file(base: Base, training: dict[str, Any], run_id: str) -> ModelFile:
@@ -148,6 +193,13 @@ def base_file(base: Base, training: dict[str, Any], run_id: str) -> ModelFile:
 def save_base(base: Base, output: Path, training: dict[str, Any], run_id: str) -> tuple[Path, Path]:
     """Write ``output/diffusers/`` and the single file ``output/base.safetensors``; return both paths."""
     folder, file = output / "diffusers", output / "base.safetensors"
+    pipeline(base).save_pretrained(str(folder))
+    save_model(file, base_file(base, training, run_id))
+    return folder, file
+
+
+def pipeline(base: Base) -> StableDiffusionPipeline:
+    """``base`` as a diffusers pipeline whose DDIM takes the steps of our own."""
     scheduler = DDIMScheduler(
         num_train_timesteps=TRAIN_TIMESTEPS,
         beta_start=BETA_START,
@@ -157,8 +209,9 @@ def save_base(base: Base, output: Path, training: dict[str, Any], run_id: str) -
         set_alpha_to_one=False,
         steps_offset=1,
         timestep_spacing="leading",
+        prediction_type=base.architecture.prediction,
     )
-    pipeline = StableDiffusionPipeline(
+    return StableDiffusionPipeline(
         vae=base.vae,
         text_encoder=base.text_encoder,
         tokenizer=base.tokenizer,
@@ -167,99 +220,4 @@ def save_base(base: Base, output: Path, training: dict[str, Any], run_id: str) -
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(str(folder))
-    save_model(file, base_file(base, training, run_id))
-    return folder, file
-
-
-def _load_folder(path: Path) -> Base:
-    missing = [name for name in ("unet", "vae", "text_encoder") if not (path / name / "config.json").exists()]
-    if missing:
-        raise BaseError(f"{path}: not a diffusers model folder, {missing[0]}/config.json is missing")
-    _refuse_other_predictions(path)
-    _refuse_other_channels(path)
-    unet = _read_complete(UNet2DConditionModel, path / "unet")
-    vae = _read_complete(AutoencoderKL, path / "vae")
-    text_encoder = _read_complete(CLIPTextModel, path / "text_encoder")
-    architecture = _folder_architecture(path, unet.config, vae.config, text_encoder.config)
-    try:  # what cannot be exported after the training is refused before it
-        to_ldm("unet", unet.state_dict(), architecture)
-        to_ldm("vae", vae.state_dict(), architecture)
-        to_ldm("text", text_encoder.state_dict(), architecture)
-    except LayoutError as error:
-        raise BaseError(f"{path}: not laid out like Stable Diffusion 1.x ({error})") from error
-    return Base(
-        unet.eval(), vae.eval(), text_encoder.eval(), load_tokenizer(path / "tokenizer"), architecture
-    )
-
-
-def _read_complete(kind: Any, folder: Path) -> Any:
-    """The float32 model in ``folder``; the libraries would fill missing weights with random ones."""
-    try:
-        # safetensors only: the older .bin files are pickled and can run code
-        model, report = kind.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
-        raise BaseError(f"{folder}: no readable .safetensors weights there ({error})") from error
-    if missing := sorted(report["missing_keys"]):
-        raise BaseError(
-            f"{folder}: {len(missing)} weights are missing in its files (the first is {missing[0]}); "
-            "download or save the folder again"
-        )
-    return model.float()
-
-
-def _refuse_other_predictions(path: Path) -> None:
-    scheduler = path / "scheduler" / "scheduler_config.json"
-    if scheduler.exists():
-        prediction = _read_config(scheduler).get("prediction_type", "epsilon")
-        if prediction != "epsilon":
-            raise BaseError(
-                f"{path}: the base predicts {prediction!r}; Siamese-Diffusion trains on noise prediction "
-                "('epsilon'), as Stable Diffusion 1.5 does"
-            )
-
-
-def _refuse_other_channels(path: Path) -> None:
-    config = _read_config(path / "unet" / "config.json")
-    taken, given = config.get("in_channels", 4), config.get("out_channels", 4)
-    if (taken, given) != (4, 4):
-        raise BaseError(
-            f"{path}: the UNet takes {taken} channels and gives {given}; 4 and 4 are needed (an inpainting "
-            "model cannot be the base)"
-        )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
-        raise BaseError(f"{path}: not a JSON object ({error}); download or save the folder again") from error
-
-
-def _folder_architecture(path: Path, unet: Any, vae: Any, text: Any) -> Architecture:
-    if abs(vae.scaling_factor - LATENT_SCALE) > 1e-6:
-        raise BaseError(f"{path}: the VAE's scaling factor is {vae.scaling_factor}, not {LATENT_SCALE}")
-    if not isinstance(unet.attention_head_dim, int):
-        raise BaseError(f"{path}: heads differ between levels (SD 2.x or SDXL); SD 1.x is needed")
-    return replace(
-        Architecture(),
-        unet=UNetArchitecture(
-            widths=tuple(unet.block_out_channels),
-            layers_per_block=unet.layers_per_block,
-            num_heads=unet.attention_head_dim,
-            context_dim=unet.cross_attention_dim,
-        ),
-        vae=VAEArchitecture(widths=tuple(vae.block_out_channels), layers_per_block=vae.layers_per_block),
-        text=TextArchitecture(
-            hidden_size=text.hidden_size,
-            intermediate_size=text.intermediate_size,
-            num_layers=text.num_hidden_layers,
-            num_heads=text.num_attention_heads,
-            vocab_size=text.vocab_size,
-            max_tokens=text.max_position_embeddings,
-        ),
-        resolution=unet.sample_size * 8,
     )

@@ -1,34 +1,35 @@
-"""A finished model as one ``.safetensors`` file in the merged ldm layout, opened without unpickling."""
+"""A finished model as one ``.safetensors`` file in the merged ldm layout; others read as weights only."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from .architecture import Architecture
-from .errors import UserError
-from .files import atomic_path
+from .architecture import Architecture, Prediction
+from .deepspeed_folder import refuse_deepspeed
+from .errors import CheckpointError
+from .families import LayoutError
+from .foreign_names import familiar_names
 from .json_lines import parse_json
 from .layout_names import Part, Shape
 from .layouts import (
-    POSITION_IDS,
     PREFIXES,
-    LayoutError,
     check_ldm,
+    decoder_keys,
     detect_architecture,
     merge_parts,
     shapes_of,
     split_parts,
+    unused_text_keys,
 )
+from .weight_files import SAFETENSORS, read_weights, write_safetensors
 
 FileKind = Literal["full", "adapter", "control", "base"]
 """``full``: a whole model. ``adapter``: what training changes, the ControlNet and the UNet's decoder.
@@ -48,13 +49,8 @@ _PARTS: Mapping[FileKind, Mapping[str, Part]] = {
     "control": {"control": "control"},
     "base": {"unet": "unet", "vae": "vae", "text": "text"},
 }
-_SUFFIX = ".safetensors"
+_V_PREDICTION_SPREAD = 0.09
 _SHOWN = 300  # characters of somebody else's text in messages
-_BARE_CONTROL = "zero_convs.0.0.weight"
-
-
-class CheckpointError(UserError):
-    """A model file that cannot be read or written as one; the message names the file and the fix."""
 
 
 @dataclass(frozen=True)
@@ -75,97 +71,118 @@ class ModelFile:
     ignored: tuple[str, ...] = ()
 
 
-def save_model(path: Path, model: ModelFile, *, dtype: torch.dtype = torch.float16) -> None:
-    """Write ``model`` with all weights as ``dtype``; ``path`` is replaced as a whole or not at all.
+def save_model(path: Path, model: ModelFile, *, dtype: torch.dtype | None = torch.float16) -> None:
+    """Write ``model``, its weights as ``dtype`` (None: as they are); ``path`` is replaced, or unchanged.
 
     A missing folder is created. Raises :class:`CheckpointError` when the name does not end in
-    ``.safetensors``, when the weights do not fit kind and architecture, or are not finite as ``dtype``.
+    ``.safetensors``, when the weights do not fit kind and architecture, or are not finite as ``dtype``, and
+    OSError when the file cannot be written.
     """
-    _require_suffix(path)
+    require_safetensors(path)
     shapes = {part: shapes_of(weights) for part, weights in model.parts.items()}
     with _explained(f"'{path}' was not written"):
         _check_parts(model.kind, shapes, model.architecture)
-    merged = merge_parts(model.parts)
-    merged.pop(PREFIXES["text"] + POSITION_IDS, None)
-    tensors = {key: _cast(path, key, tensor, dtype) for key, tensor in merged.items()}
-    metadata = {
+    write_weights(path, merge_parts(used_parts(model)), model_metadata(model), dtype)
+
+
+def model_metadata(model: ModelFile) -> dict[str, str]:
+    """What a file of ``model`` says besides its weights."""
+    return {
         "format": "pt",
         "siamese.kind": model.kind,
         "siamese.architecture": model.architecture.to_json(),
         "siamese.training": json.dumps(model.training, sort_keys=True),
         "siamese.run_id": model.run_id,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        mode = temporary.stat().st_mode
-        try:
-            save_file(tensors, temporary, metadata)
-        except SafetensorError as error:
-            raise CheckpointError(f"'{path}' cannot be written ({error}); is the disk full?") from error
-        # safetensors makes its files private to their owner; a model is as readable as any other file.
-        temporary.chmod(mode)
 
 
-def load_model(path: Path, *, num_heads: int | None = None) -> ModelFile:
-    """Read a model file; weights keep the file's dtype and lie on the CPU.
+def used_parts(model: ModelFile) -> dict[str, dict[str, Tensor]]:
+    """The weights of ``model`` without what its text encoder carries and does not use."""
+    unused = set(unused_text_keys(model.parts.get("text", {}), model.architecture))
+    return {
+        part: {key: value for key, value in weights.items() if part != "text" or key not in unused}
+        for part, weights in model.parts.items()
+    }
 
-    A file that :func:`save_model` wrote must hold exactly the weights of its architecture. Any other is
-    taken for a Stable Diffusion 1.x model in the ldm layout, with or without a ControlNet: its architecture
-    is read from the shapes, with ``num_heads`` attention heads (8 unless given; a recorded number always
-    takes precedence), and keys outside of the four networks are ignored.
 
-    Raises :class:`CheckpointError` when the file is not ``.safetensors``, is damaged, or does not hold such
-    a model, and OSError when it cannot be opened. Pickled files are never opened.
+def write_weights(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    dtype: torch.dtype | None,
+    constants: Mapping[str, Tensor] = {},
+) -> None:
+    """Write ``tensors`` as ``dtype`` (None: as they are), one at a time, and ``constants`` as they are.
+
+    Every value must be finite: raises :class:`CheckpointError` when one is not, and OSError when the file
+    cannot be written; ``path`` is then unchanged.
     """
-    with _open(path) as file, _explained(f"'{path}' does not hold a model that can be used here"):
-        stored = list(file.keys())
-        # A ControlNet is often saved by itself, without the prefix that it has in a merged file.
-        added = PREFIXES["control"] if _BARE_CONTROL in stored else ""
-        shapes = {added + key: tuple(file.get_slice(key).get_shape()) for key in stored}
-        parts, ignored = split_parts(shapes)
-        metadata = file.metadata() or {}
-        if "siamese.kind" in metadata:
+
+    def check(key: str, tensor: Tensor, cast: Tensor) -> None:
+        _require_finite(path, key, tensor, cast)
+
+    types = {key: dtype or tensor.dtype for key, tensor in tensors.items()}
+    types |= {key: tensor.dtype for key, tensor in constants.items()}
+    write_safetensors(path, {**tensors, **constants}, metadata, types, check)
+
+
+def load_model(
+    path: Path, *, num_heads: int | None = None, prediction: Prediction | None = None
+) -> ModelFile:
+    """Read a model file; weights keep the file's dtype and are views of the mapped file on the CPU.
+
+    A file that :func:`save_model` wrote must hold exactly the weights of its architecture. Any other
+    (``.safetensors``, or ``.pth``, ``.ckpt``, ``.pt``, ``.bin`` as :func:`read_pickled` reads them) is taken
+    for a Stable Diffusion 1.x or 2.x model in the ldm layout, with or without a ControlNet, as the published
+    implementation writes it: its architecture is read from the shapes, with ``num_heads`` attention heads
+    where these cannot tell (8 unless given), and what is outside of the four networks is ignored.
+    ``prediction`` is taken from the weights of an SD 2.x decoder unless given, as ComfyUI does. What a file
+    records takes precedence.
+
+    Raises :class:`CheckpointError` when the file is damaged, is not read, or does not hold such a model, and
+    OSError when it cannot be opened.
+    """
+    if path.is_dir():
+        refuse_deepspeed(path)
+        raise CheckpointError(
+            f"'{path}' is a folder; make one file of a diffusers folder with training.convert --to full"
+        )
+    file = read_weights(path)
+    with _explained(f"'{path}' does not hold a model that can be used here"):
+        if "siamese.kind" in file.metadata:
+            parts, ignored = split_parts(file.tensors)
             if ignored:
                 raise LayoutError(f"{len(ignored)} unexpected keys ({', '.join(ignored[:5])[:_SHOWN]})")
-            kind, architecture, training = _read_record(metadata)
+            kind, architecture, training = _read_record(file.metadata)
         else:
-            kind, training = _infer_kind(parts), {}
-            architecture = detect_architecture(shapes, num_heads=num_heads or 8)
-        _check_parts(kind, parts, architecture)
-        if parts.get("text", {}).pop(POSITION_IDS, None) is not None:
-            ignored += (PREFIXES["text"] + POSITION_IDS,)
-        return ModelFile(
-            kind=kind,
-            architecture=architecture,
-            training=training,
-            run_id=metadata.get("siamese.run_id", ""),
-            parts={
-                part: {key: file.get_tensor((PREFIXES[part] + key).removeprefix(added)) for key in keys}
-                for part, keys in parts.items()
-            },
-            ignored=ignored,
-        )
+            tensors = familiar_names(file.tensors, PREFIXES)
+            parts, ignored = split_parts(tensors)
+            kind = infer_kind(parts)
+            if kind == "adapter":  # its encoder, where it is there, is its base's: nothing has changed it
+                unet = parts["unet"]
+                parts["unet"] = {key: unet[key] for key in decoder_keys(unet)}
+                ignored += tuple(PREFIXES["unet"] + key for key in unet if key not in parts["unet"])
+            if "siamese.architecture" in file.metadata:  # training.convert wrote it, in the published layout
+                _, architecture, training = _read_record({**file.metadata, "siamese.kind": kind})
+            else:
+                training = {}
+                architecture = detect_architecture(shapes_of(tensors), num_heads=num_heads or 8)
+                predicts = prediction or detect_prediction(parts.get("unet", {}), architecture)
+                architecture = replace(architecture, prediction=predicts)
+        _check_parts(kind, {part: shapes_of(weights) for part, weights in parts.items()}, architecture)
+    unused = unused_text_keys(parts.get("text", {}), architecture)
+    model = ModelFile(kind, architecture, training, file.metadata.get("siamese.run_id", ""), parts)
+    ignored = (*ignored, *(PREFIXES["text"] + key for key in unused), *file.others)
+    return replace(model, parts=used_parts(model), ignored=ignored)
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a ``.safetensors`` file, from its header alone. Errors as :func:`load_model`."""
-    with _open(path) as file:
-        return dict(file.metadata() or {})
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    _require_suffix(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no model file '{path}'; check the name.")
-    try:
-        # Opening checks the header and that the file holds every byte the header announces.
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"'{path}' is damaged or is not a safetensors file ({error}); download, copy or save it again."
-        ) from error
+def detect_prediction(unet: Mapping[str, Tensor], architecture: Architecture) -> Prediction:
+    """What the UNet gives, as ComfyUI tells it: a bias of SD 2.x is wider spread when it predicts v."""
+    last = (architecture.unet.layers_per_block + 1) * len(architecture.unet.widths) - 1
+    bias = unet.get(f"output_blocks.{last}.1.transformer_blocks.0.norm1.bias")
+    if not architecture.unet.linear_projection or bias is None:
+        return "epsilon"
+    return "v_prediction" if float(bias.float().std(unbiased=False)) > _V_PREDICTION_SPREAD else "epsilon"
 
 
 @contextmanager
@@ -177,11 +194,12 @@ def _explained(start: str) -> Iterator[None]:
         raise CheckpointError(f"{start}: {error}.") from error
 
 
-def _require_suffix(path: Path) -> None:
-    if path.suffix.lower() != _SUFFIX:
+def require_safetensors(path: Path) -> None:
+    """Raise :class:`CheckpointError` unless ``path`` names a ``.safetensors`` file, as all written ones."""
+    if path.suffix.lower() != SAFETENSORS:
         raise CheckpointError(
-            f"'{path}' does not end in {_SUFFIX}, the only format of models here, because pickled files "
-            "(.ckpt, .pth, .pt, .bin) can run code; convert it to safetensors first."
+            f"'{path}' does not end in {SAFETENSORS}, the only format that is written, because pickled files "
+            "(.ckpt, .pth, .pt, .bin) can run code; give another name."
         )
 
 
@@ -210,7 +228,8 @@ def _read_record(metadata: Mapping[str, str]) -> tuple[FileKind, Architecture, d
     return kind, architecture, training
 
 
-def _infer_kind(parts: Mapping[str, object]) -> FileKind:
+def infer_kind(parts: Mapping[str, object]) -> FileKind:
+    """The kind of a file that has these ``parts``. Raises LayoutError when it has none."""
     if not parts:
         raise LayoutError(f"no key starts with {', '.join(PREFIXES.values())}")
     if "control" not in parts:
@@ -224,12 +243,11 @@ def _listed(parts: Mapping[str, object]) -> str:
     return ", ".join(sorted(parts)) or "nothing"
 
 
-def _cast(path: Path, key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    cast = tensor.detach().to(device="cpu", dtype=dtype).contiguous()
-    if torch.isfinite(cast).all():
-        return cast
+def _require_finite(path: Path, key: str, tensor: Tensor, cast: Tensor) -> None:
+    if not cast.is_floating_point() or cast.dtype.itemsize == 1 or torch.isfinite(cast).all():
+        return
     if torch.isfinite(tensor).all():
-        name = str(dtype).removeprefix("torch.")
+        name = str(cast.dtype).removeprefix("torch.")
         raise CheckpointError(
             f"'{path}' was not written: '{key}' has values too large for {name}; save as fp32."
         )

@@ -1,4 +1,4 @@
-"""The one kind of error that a person using the software can mend."""
+"""Errors that a person using the software can mend."""
 
 from __future__ import annotations
 
@@ -8,3 +8,7 @@ class UserError(ValueError):
 
     Commands print the message as one line; anything else that is raised is a defect and keeps its traceback.
     """
+
+
+class CheckpointError(UserError):
+    """A model file that cannot be read or written as one; the message names the file and the fix."""

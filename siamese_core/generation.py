@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .networks import SiameseNetworks, UNetDecoder, UNetEncoder
 from .sampling import NoisePredictor, ddim_sample, guided
+from .schedule import predicted_noise
 from .seeds import starting_noise
 
 
@@ -40,20 +41,24 @@ def controlled_noise_predictor(
             total = outputs if total is None else [a + b for a, b in zip(total, outputs, strict=True)]
         return networks.decoder(networks.encode(latent, timesteps, context, passes), context, total)
 
+    def noise(output: Tensor, latent: Tensor, timestep: int) -> Tensor:
+        return predicted_noise(output, latent, torch.tensor([timestep]), networks.prediction)
+
     if guidance_scale == 1.0:
-        return lambda latent, timestep: predict(latent, timestep, context, passes=1)
+        return lambda latent, t: noise(predict(latent, t, context, passes=1), latent, t)
     if shares_text is None:
         shares_text = _same_rows(context) and _same_rows(unconditional)
     if shares_text:
         context, unconditional = context[:1], unconditional[:1]
     both = torch.cat([context, unconditional])
-    return lambda latent, timestep: guided(predict(latent, timestep, both, passes=2), guidance_scale)
+    # Guidance of v and of the noise are the same: each is the other times a number plus the latent's share.
+    return lambda latent, t: noise(guided(predict(latent, t, both, passes=2), guidance_scale), latent, t)
 
 
 def free_noise_predictor(
     encoder: UNetEncoder, decoder: UNetDecoder, context: Tensor, unconditional: Tensor, guidance_scale: float
 ) -> NoisePredictor:
-    """Noise prediction of the base alone, guided, without any control."""
+    """Noise prediction of a base that predicts noise, alone and guided, without any control."""
     both = torch.cat([context, unconditional])
 
     def predict(latent: Tensor, timestep: int) -> Tensor:

@@ -24,12 +24,17 @@ _DECODER_STARTS = ("output_blocks.", "out.")
 
 @dataclass(frozen=True)
 class Entry:
-    """One parameter. The two shapes hold the same values in the same order."""
+    """One parameter of diffusers. The two shapes hold the same values in the same order.
+
+    ``place``: where the ldm layout stacks several parameters in one tensor of ``ldm_shape``, which of those
+    equal shares of its rows this one is.
+    """
 
     ldm: str
     diffusers: str
     ldm_shape: Shape
     diffusers_shape: Shape
+    place: int | None = None
 
 
 def entries(part: Part, architecture: Architecture) -> list[Entry]:
@@ -79,7 +84,7 @@ def _encoder(unet: UNetArchitecture) -> Iterator[Entry]:
             ldm = f"input_blocks.{index}"
             yield from _time_residual(f"{ldm}.0", f"{block}.resnets.{layer}", channels, width, embedding)
             if level != deepest:
-                yield from _attention(f"{ldm}.1", f"{block}.attentions.{layer}", width, unet.context_dim)
+                yield from _attention(f"{ldm}.1", f"{block}.attentions.{layer}", width, unet)
             index, channels = index + 1, width
         if level != deepest:
             ldm = f"input_blocks.{index}.0.op"
@@ -87,7 +92,7 @@ def _encoder(unet: UNetArchitecture) -> Iterator[Entry]:
             index += 1
 
     yield from _time_residual("middle_block.0", "mid_block.resnets.0", channels, channels, embedding)
-    yield from _attention("middle_block.1", "mid_block.attentions.0", channels, unet.context_dim)
+    yield from _attention("middle_block.1", "mid_block.attentions.0", channels, unet)
     yield from _time_residual("middle_block.2", "mid_block.resnets.1", channels, channels, embedding)
 
 
@@ -101,7 +106,7 @@ def _decoder(unet: UNetArchitecture) -> Iterator[Entry]:
             ldm, fan_in = f"output_blocks.{index}", channels + skips.pop()
             yield from _time_residual(f"{ldm}.0", f"{block}.resnets.{layer}", fan_in, width, 4 * first)
             if level != deepest:
-                yield from _attention(f"{ldm}.1", f"{block}.attentions.{layer}", width, unet.context_dim)
+                yield from _attention(f"{ldm}.1", f"{block}.attentions.{layer}", width, unet)
             index, channels = index + 1, width
         if level != 0:
             # The upsampler closes the level's last output block, after the attention where there is one.
@@ -146,13 +151,14 @@ def _time_residual(ldm: str, diffusers: str, fan_in: int, width: int, embedding:
         yield from _layer(f"{ldm}.skip_connection", f"{diffusers}.conv_shortcut", width, fan_in, 1, 1)
 
 
-def _attention(ldm: str, diffusers: str, width: int, context: int) -> Iterator[Entry]:
+def _attention(ldm: str, diffusers: str, width: int, unet: UNetArchitecture) -> Iterator[Entry]:
     """Spatial transformer of depth one: self-attention, attention to the text, gated feed-forward."""
     yield from _layer(f"{ldm}.norm", f"{diffusers}.norm", width)
-    yield from _layer(f"{ldm}.proj_in", f"{diffusers}.proj_in", width, width, 1, 1)
-    yield from _layer(f"{ldm}.proj_out", f"{diffusers}.proj_out", width, width, 1, 1)
+    kernel = () if unet.linear_projection else (1, 1)
+    yield from _layer(f"{ldm}.proj_in", f"{diffusers}.proj_in", width, width, *kernel)
+    yield from _layer(f"{ldm}.proj_out", f"{diffusers}.proj_out", width, width, *kernel)
     ldm, diffusers = f"{ldm}.transformer_blocks.0", f"{diffusers}.transformer_blocks.0"
-    for name, source in (("attn1", width), ("attn2", context)):
+    for name, source in (("attn1", width), ("attn2", unet.context_dim)):
         yield _weight(f"{ldm}.{name}.to_q", f"{diffusers}.{name}.to_q", width, width)
         yield _weight(f"{ldm}.{name}.to_k", f"{diffusers}.{name}.to_k", width, source)
         yield _weight(f"{ldm}.{name}.to_v", f"{diffusers}.{name}.to_v", width, source)
@@ -225,6 +231,10 @@ def _residual(ldm: str, diffusers: str, fan_in: int, width: int) -> Iterator[Ent
 
 
 def _text(text: TextArchitecture) -> Iterator[Entry]:
+    return _open_clip_text(text) if text.family == "open_clip" else _clip_text(text)
+
+
+def _clip_text(text: TextArchitecture) -> Iterator[Entry]:
     hidden, root = text.hidden_size, "transformer.text_model"
     for name, rows in (("token_embedding", text.vocab_size), ("position_embedding", text.max_tokens)):
         yield _weight(f"{root}.embeddings.{name}", f"embeddings.{name}", rows, hidden)
@@ -239,3 +249,22 @@ def _text(text: TextArchitecture) -> Iterator[Entry]:
         for norm in (f"{layer}.layer_norm1", f"{layer}.layer_norm2"):
             yield from _layer(f"{root}.{norm}", norm, hidden)
     yield from _layer(f"{root}.final_layer_norm", "final_layer_norm", hidden)
+
+
+def _open_clip_text(text: TextArchitecture) -> Iterator[Entry]:
+    hidden, inner = text.hidden_size, text.intermediate_size
+    words, places = (text.vocab_size, hidden), (text.max_tokens, hidden)
+    yield _weight("model.token_embedding", "embeddings.token_embedding", *words)
+    yield Entry("model.positional_embedding", "embeddings.position_embedding.weight", places, places)
+    for index in range(text.num_layers):
+        ldm, layer = f"model.transformer.resblocks.{index}", f"encoder.layers.{index}"
+        for place, name in enumerate(("q_proj", "k_proj", "v_proj")):
+            for kind, shape in (("weight", (hidden, hidden)), ("bias", (hidden,))):
+                stacked, own = (3 * hidden, *shape[1:]), f"{layer}.self_attn.{name}.{kind}"
+                yield Entry(f"{ldm}.attn.in_proj_{kind}", own, stacked, shape, place)
+        yield from _layer(f"{ldm}.attn.out_proj", f"{layer}.self_attn.out_proj", hidden, hidden)
+        yield from _layer(f"{ldm}.mlp.c_fc", f"{layer}.mlp.fc1", inner, hidden)
+        yield from _layer(f"{ldm}.mlp.c_proj", f"{layer}.mlp.fc2", hidden, inner)
+        for theirs, ours in (("ln_1", "layer_norm1"), ("ln_2", "layer_norm2")):
+            yield from _layer(f"{ldm}.{theirs}", f"{layer}.{ours}", hidden)
+    yield from _layer("model.ln_final", "final_layer_norm", hidden)

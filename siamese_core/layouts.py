@@ -1,7 +1,7 @@
 """Lossless, strict renaming of weights between files (ldm) and training (diffusers, transformers).
 
-No module is built and nothing is cast or copied: names and shapes follow from the architecture alone,
-and a state dict that does not match them exactly is refused.
+No module is built, nothing is cast, and nothing copied but what OpenCLIP stacks: names and shapes follow from
+the architecture alone, and a state dict that does not match them exactly is refused.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from .architecture import Architecture, HintBlock, TextArchitecture, UNetArchitecture, VAEArchitecture
-from .errors import UserError
-from .layout_names import Part, Shape, entries, is_decoder_key
+from .families import LayoutError, refuse_other_families
+from .layout_names import Entry, Part, Shape, entries, is_decoder_key
 
 T = TypeVar("T")
 
@@ -27,16 +28,19 @@ PREFIXES: Mapping[str, str] = {
 """Where each part lies in a merged file."""
 
 POSITION_IDS = "transformer.text_model.embeddings.position_ids"
-"""A constant (0, 1, 2, ...) that older files store among the text weights: allowed there, and dropped."""
+"""A constant (0, 1, 2, ...) that older files store among the text weights."""
 
-# transformers 4 wraps the text encoder once more than transformers 5 does.
-
+_UNUSED_TEXT = (
+    POSITION_IDS,
+    "logit_scale",
+    "transformer.text_projection.weight",
+    "model.logit_scale",
+    "model.text_projection",
+    "model.attn_mask",
+)
+_SD2_HEAD_CHANNELS = 64
 _NAMED = 5
 _LONGEST_NAME = 200  # somebody else's file may name its weights at any length
-
-
-class LayoutError(UserError):
-    """Weights that do not fit the architecture: keys missing, unexpected or of another shape."""
 
 
 def to_ldm(part: Part, state_dict: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
@@ -46,7 +50,15 @@ def to_ldm(part: Part, state_dict: Mapping[str, Tensor], architecture: Architect
     """
     plan = entries(part, architecture)
     _check(part, shapes_of(state_dict), {entry.diffusers: entry.diffusers_shape for entry in plan})
-    return {entry.ldm: _shaped(state_dict[entry.diffusers], entry.ldm_shape) for entry in plan}
+    renamed: dict[str, Tensor] = {}
+    stacks: dict[str, list[Tensor]] = {}
+    for entry in plan:
+        tensor = state_dict[entry.diffusers]
+        if entry.place is None:
+            renamed[entry.ldm] = _shaped(tensor, entry.ldm_shape)
+        else:
+            stacks.setdefault(entry.ldm, []).append(tensor)
+    return {**renamed, **{name: torch.cat(parts) for name, parts in stacks.items()}}
 
 
 def to_diffusers(
@@ -58,14 +70,29 @@ def to_diffusers(
     """
     plan = entries(part, architecture)
     check_ldm(part, shapes_of(state_dict), architecture)
-    return {entry.diffusers: _shaped(state_dict[entry.ldm], entry.diffusers_shape) for entry in plan}
+    return {entry.diffusers: _from_ldm(state_dict[entry.ldm], entry) for entry in plan}
 
 
 def check_ldm(part: Part, shapes: Mapping[str, Shape], architecture: Architecture) -> None:
     """Raise :class:`LayoutError` unless ``shapes`` by prefix-free ldm name are exactly those of ``part``."""
     if part == "text":
-        shapes = {key: shape for key, shape in shapes.items() if key != POSITION_IDS}
+        unused = set(unused_text_keys(shapes, architecture))
+        shapes = {key: shape for key, shape in shapes.items() if key not in unused}
     _check(part, shapes, {entry.ldm: entry.ldm_shape for entry in entries(part, architecture)})
+
+
+def unused_text_keys(keys: Iterable[str], architecture: Architecture) -> list[str]:
+    """Names in a file's text part that no prompt's encoding depends on: allowed there, and dropped.
+
+    Constants, CLIP's projection for images, and the last block of OpenCLIP, which SD 2.x leaves out.
+    """
+    layers = architecture.text.num_layers
+    found = []
+    for key in keys:
+        block = re.match(r"model\.transformer\.resblocks\.(\d+)\.", key)
+        if key in _UNUSED_TEXT or (block and int(block[1]) == layers):
+            found.append(key)
+    return found
 
 
 def shapes_of(state_dict: Mapping[str, Tensor]) -> dict[str, Shape]:
@@ -106,9 +133,11 @@ def detect_architecture(
 
     What shapes cannot say is given (``num_heads``, ``resolution`` in pixels) or, for the text encoder,
     assumed: CLIP's heads of 64 channels, 4 heads where the hidden size is below that. An absent part
-    gets Stable Diffusion 1.5's values. Raises :class:`LayoutError` when a part is there but is not laid
-    out like Stable Diffusion 1.x; only :func:`check_ldm` finds every difference.
+    gets Stable Diffusion 1.5's values, and ``prediction`` "epsilon", which shapes cannot tell. Raises
+    :class:`LayoutError` when a part is there but is not laid out like Stable Diffusion 1.x or 2.x, in words
+    of their own for the families that :mod:`families` knows; only :func:`check_ldm` finds every difference.
     """
+    refuse_other_families(shapes)
     parts, _ = split_parts(shapes)
     control = parts.get("control", {})
     # An adapter carries no UNet encoder; its control part is a copy of one.
@@ -128,12 +157,16 @@ def _detect_unet(shapes: Mapping[str, Shape], num_heads: int) -> UNetArchitectur
     stride = max(1, min(downsamplers, default=len(blocks)))
     # At least one block is asked for, so that a file without any is refused by the first missing key.
     first_blocks = range(1, max(2, len(blocks)), stride)
+    projection = shapes.get("middle_block.1.proj_in.weight", ())
     return UNetArchitecture(
         widths=tuple(_size(shapes, f"input_blocks.{i}.0.out_layers.3.weight", 0) for i in first_blocks),
         layers_per_block=stride - 1,
         num_heads=num_heads,
         context_dim=_size(shapes, "middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1),
         latent_channels=_size(shapes, "input_blocks.0.0.weight", 1),
+        # The two came together, with SD 2.0.
+        head_channels=_SD2_HEAD_CHANNELS if len(projection) == 2 else 0,
+        linear_projection=len(projection) == 2,
     )
 
 
@@ -147,16 +180,39 @@ def _detect_vae(shapes: Mapping[str, Shape]) -> VAEArchitecture:
 
 
 def _detect_text(shapes: Mapping[str, Shape]) -> TextArchitecture:
+    if any(key.startswith("model.") for key in shapes):
+        return _detect_open_clip(shapes)
     root = "transformer.text_model"
     hidden_size = _size(shapes, f"{root}.embeddings.token_embedding.weight", 1)
     return TextArchitecture(
         hidden_size=hidden_size,
         intermediate_size=_size(shapes, f"{root}.encoder.layers.0.mlp.fc1.weight", 0),
         num_layers=len(_indices(shapes, re.escape(root) + r"\.encoder\.layers\.(\d+)\.")),
-        num_heads=hidden_size // 64 if hidden_size >= 64 else 4,
+        num_heads=_text_heads(hidden_size),
         vocab_size=_size(shapes, f"{root}.embeddings.token_embedding.weight", 0),
         max_tokens=_size(shapes, f"{root}.embeddings.position_embedding.weight", 0),
     )
+
+
+def _detect_open_clip(shapes: Mapping[str, Shape]) -> TextArchitecture:
+    root = "model.transformer.resblocks"
+    hidden_size = _size(shapes, "model.ln_final.weight", 0)
+    layers = len(_indices(shapes, re.escape(root) + r"\.(\d+)\."))
+    return TextArchitecture(
+        hidden_size=hidden_size,
+        intermediate_size=_size(shapes, f"{root}.0.mlp.c_fc.weight", 0),
+        # A whole OpenCLIP has its projection and a last block that SD 2.x does not use; what comes from
+        # diffusers has neither.
+        num_layers=layers - ("model.text_projection" in shapes),
+        num_heads=_text_heads(hidden_size),
+        vocab_size=_size(shapes, "model.token_embedding.weight", 0),
+        max_tokens=_size(shapes, "model.positional_embedding", 0),
+        family="open_clip",
+    )
+
+
+def _text_heads(hidden_size: int) -> int:
+    return hidden_size // 64 if hidden_size >= 64 else 4
 
 
 def _detect_hint_block(control: Mapping[str, Shape]) -> HintBlock:
@@ -171,8 +227,8 @@ def _indices(keys: Iterable[str], pattern: str) -> set[int]:
 def _size(shapes: Mapping[str, Shape], key: str, axis: int) -> int:
     if key not in shapes or len(shapes[key]) <= axis:
         raise LayoutError(
-            f"the weights are not laid out like Stable Diffusion 1.x ('{key}' is missing or misshapen); "
-            "use a model of that family"
+            f"the weights are not laid out like Stable Diffusion 1.x or 2.x ('{key}' is missing or "
+            "misshapen); use a model of that family"
         )
     return shapes[key][axis]
 
@@ -198,6 +254,13 @@ def _listed(problem: str, keys: list[str]) -> str:
     rest = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
     named = ", ".join(key[:_LONGEST_NAME] for key in keys[:_NAMED])
     return f"{len(keys)} {problem} ({named}{rest})"
+
+
+def _from_ldm(tensor: Tensor, entry: Entry) -> Tensor:
+    if entry.place is not None:
+        rows = entry.diffusers_shape[0]
+        tensor = tensor[entry.place * rows : (entry.place + 1) * rows]
+    return _shaped(tensor, entry.diffusers_shape)
 
 
 def _shaped(tensor: Tensor, shape: Shape) -> Tensor:

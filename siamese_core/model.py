@@ -27,7 +27,9 @@ class SiameseModel:
         """Move everything to ``device``."""
         for module in (self.base.unet, self.base.vae, self.base.text_encoder, self.networks.control):
             module.to(device, memory_format=torch.channels_last)
-        self.networks = SiameseNetworks.assemble(self.base.unet, self.networks.control)
+        self.networks = SiameseNetworks.assemble(
+            self.base.unet, self.networks.control, self.networks.prediction
+        )
 
 
 def model_from_file(model: ModelFile) -> SiameseModel:
@@ -45,4 +47,6 @@ def model_from_file(model: ModelFile) -> SiameseModel:
         control = DHIControlNet.build(model.architecture)
     weights = to_diffusers("control", model.parts["control"], model.architecture)
     control.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
-    return SiameseModel(base, SiameseNetworks.assemble(base.unet, control.eval()))
+    return SiameseModel(
+        base, SiameseNetworks.assemble(base.unet, control.eval(), model.architecture.prediction)
+    )

@@ -14,7 +14,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .architecture import Architecture, HintBlock
+from .architecture import Architecture, HintBlock, Prediction
 from .dhi import dense_hint_block, sparse_hint_block
 from .guidance_passes import TextAttnProcessor, expand_passes, first_down_block
 
@@ -40,7 +40,8 @@ class DHIControlNet(ControlNetModel):
         block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280),
         layers_per_block: int = 2,
         cross_attention_dim: int = 768,
-        attention_head_dim: int = 8,
+        attention_head_dim: int | tuple[int, ...] = 8,
+        use_linear_projection: bool = False,
         hint_block: HintBlock = "dense",
     ) -> None:
         super().__init__(
@@ -51,6 +52,7 @@ class DHIControlNet(ControlNetModel):
             layers_per_block=layers_per_block,
             cross_attention_dim=cross_attention_dim,
             attention_head_dim=attention_head_dim,
+            use_linear_projection=use_linear_projection,
         )
         build = dense_hint_block if hint_block == "dense" else sparse_hint_block
         self.controlnet_cond_embedding = nn.Sequential(
@@ -67,7 +69,8 @@ class DHIControlNet(ControlNetModel):
             block_out_channels=unet.widths,
             layers_per_block=unet.layers_per_block,
             cross_attention_dim=unet.context_dim,
-            attention_head_dim=unet.num_heads,
+            attention_head_dim=unet.heads,
+            use_linear_projection=unet.linear_projection,
             hint_block=architecture.hint_block,
         )
 
@@ -167,16 +170,22 @@ class UNetDecoder(nn.Module):
 
 @dataclass
 class SiameseNetworks:
-    """The networks of a Siamese-Diffusion model as objective and sampler use them."""
+    """The networks of a Siamese-Diffusion model as objective and sampler use them.
+
+    ``prediction``: what the decoder's output is, the noise or v (:mod:`schedule`).
+    """
 
     control: DHIControlNet
     encoder: UNetEncoder
     decoder: UNetDecoder
     shadow: UNetDecoder
     checkpointing: bool = False
+    prediction: Prediction = "epsilon"
 
     @classmethod
-    def assemble(cls, unet: UNet2DConditionModel, control: DHIControlNet) -> SiameseNetworks:
+    def assemble(
+        cls, unet: UNet2DConditionModel, control: DHIControlNet, prediction: Prediction = "epsilon"
+    ) -> SiameseNetworks:
         """Freeze ``unet``'s encoder half and share its decoder; both modules are on their device already."""
         encoder, decoder = UNetEncoder(unet), UNetDecoder(unet)
         encoder.requires_grad_(False)
@@ -185,7 +194,7 @@ class SiameseNetworks:
         for module in (*control.modules(), *unet.modules()):
             if isinstance(module, Attention):
                 module.set_processor(TextAttnProcessor())
-        return cls(control, encoder, decoder, decoder.shadow())
+        return cls(control, encoder, decoder, decoder.shadow(), prediction=prediction)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Control network (with hint block) and decoder."""

@@ -11,8 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from .architecture import LATENT_STRIDE
-from .schedule import add_noise, min_snr_weights, renoise, snr_weights
+from .architecture import LATENT_STRIDE, Prediction
+from .schedule import (
+    add_noise,
+    min_snr_weights,
+    predicted_noise,
+    renoise,
+    snr_weights,
+    training_target,
+)
 from .settings import option
 
 
@@ -47,10 +54,12 @@ class ObjectiveSettings:
         """w_i = k / N, weight of the image's control in the mix."""
         return step / total_steps
 
-    def sample_weights(self, timesteps: Tensor) -> Tensor:
+    def sample_weights(self, timesteps: Tensor, prediction: Prediction = "epsilon") -> Tensor:
         """Weight of each sample's terms, (B,) float32, for ``timesteps`` (B,)."""
         weights = snr_weights(timesteps, self.snr_exponent)
-        return weights * min_snr_weights(timesteps, self.min_snr_gamma) if self.min_snr_gamma else weights
+        if not self.min_snr_gamma:
+            return weights
+        return weights * min_snr_weights(timesteps, self.min_snr_gamma, prediction)
 
     def pixel_weights(self, mask_hint: Tensor) -> Tensor | None:
         """Weights of squared errors by latent pixel, (P, 1, h, w), for hints (P, 3, 8h, 8w); None: all alike.
@@ -113,7 +122,7 @@ class StepTerms:
     """Detached per-sample means of the squared errors, each (B,), unweighted; and the batch loss (0-d).
 
     ``augmentation`` is 0 where a sample does not take part. ``noise_mask`` and ``noise_image`` are the
-    predictions of the two branches.
+    predictions of the two branches: of the noise, or of v.
     """
 
     loss: Tensor
@@ -137,6 +146,7 @@ class Networks(Protocol):
     decoder: Any
     shadow: Any
     checkpointing: bool
+    prediction: Prediction
 
     def encode(self, latent: Tensor, timesteps: Tensor, context: Tensor) -> Any: ...
 
@@ -155,13 +165,15 @@ def siamese_step(
     ``loss = mean over B of L_m + L_i + w_c L_c + w_a [t <= T_tau] L_m'``, each sample's terms times its
     weight (1 in the paper). The image branch reaches the control network only, through c_i. The frozen
     encoder runs once for both branches, c_m once, and the online augmentation on the qualifying samples only.
+    Where the networks predict v, all terms compare v, which their base was trained on, in place of the noise.
     """
     z_t = add_noise(batch.latent, batch.noise, batch.timesteps)
+    target = training_target(z_t, batch.noise, batch.timesteps, networks.prediction)
     encoded = networks.encode(z_t, batch.timesteps, batch.context)
     hint = batch.image_hint if settings.branches == "image" else batch.mask_hint
     mask_features = _HintFeatures(networks, hint, len(batch.timesteps))
     control_mask = networks.control.control(z_t, batch.timesteps, batch.context, mask_features.per_sample)
-    weights = settings.sample_weights(batch.timesteps)
+    weights = settings.sample_weights(batch.timesteps, networks.prediction)
     pixels = settings.pixel_weights(batch.mask_hint)
     if pixels is not None:
         pixels = _per_sample(pixels, len(batch.timesteps))
@@ -171,12 +183,12 @@ def siamese_step(
     if settings.branches == "siamese":
         image_weight = settings.image_weight(step, total_steps)
         noise_image, image = _image_branch(
-            networks, batch, settings, z_t, encoded, control_mask, image_weight, pixels, backward
+            networks, batch, settings, z_t, target, encoded, control_mask, image_weight, pixels, backward
         )
 
     noise_mask = networks.decoder(encoded, batch.context, control_mask)
     del control_mask
-    mask_loss = per_sample_error(noise_mask, batch.noise, pixels)
+    mask_loss = per_sample_error(noise_mask, target, pixels)
     part = mask_loss
     if noise_image is not None:
         consistency_loss = per_sample_error(noise_mask, noise_image, pixels)
@@ -251,6 +263,7 @@ def _image_branch(
     batch: TrainingBatch,
     settings: ObjectiveSettings,
     z_t: Tensor,
+    target: Tensor,
     encoded: Any,
     control_mask: list[Tensor],
     image_weight: float,
@@ -262,15 +275,15 @@ def _image_branch(
     if not image_weight:  # at k = 0 the image has no say and gets no gradient
         with torch.no_grad():
             prediction = networks.shadow(encoded, batch.context, mix)
-        return prediction, per_sample_error(prediction, batch.noise, pixels)
+        return prediction, per_sample_error(prediction, target, pixels)
     features = _HintFeatures(networks, batch.image_hint, len(batch.timesteps))
     control_image = networks.control.control(z_t, batch.timesteps, batch.context, features.per_sample)
     mix = [mask + image_weight * image for mask, image in zip(mix, control_image, strict=True)]
     del control_image
     prediction = networks.shadow(encoded, batch.context, mix)
     del mix
-    error = per_sample_error(prediction, batch.noise, pixels)
-    backward((settings.sample_weights(batch.timesteps) * error).mean())
+    error = per_sample_error(prediction, target, pixels)
+    backward((settings.sample_weights(batch.timesteps, networks.prediction) * error).mean())
     features.backward()
     return prediction.detach(), error.detach()
 
@@ -291,12 +304,15 @@ def _augmentation_branch(
     if not len(chosen):
         return result
     timesteps, context, noise = batch.timesteps[chosen], batch.context[chosen], batch.noise[chosen]
-    z_new = renoise(z_t[chosen], noise, noise_image[chosen], timesteps)
+    believed = predicted_noise(noise_image[chosen], z_t[chosen], timesteps, networks.prediction)
+    z_new = renoise(z_t[chosen], noise, believed, timesteps)
+    target = training_target(z_new, noise, timesteps, networks.prediction)
     encoded = networks.encode(z_new, timesteps, context)
     control = networks.control.control(z_new, timesteps, context, features.per_sample[chosen])
     prediction = networks.decoder(encoded, context, control)
-    error = per_sample_error(prediction, noise, None if pixels is None else pixels[chosen])
-    weighted = settings.augmentation_weight * settings.sample_weights(timesteps) * error
+    error = per_sample_error(prediction, target, None if pixels is None else pixels[chosen])
+    weights = settings.sample_weights(timesteps, networks.prediction)
+    weighted = settings.augmentation_weight * weights * error
     # The mean divides by the whole batch, not by the number of qualifying samples.
     backward(weighted.sum() / len(batch.timesteps))
     result[chosen] = error.detach()

@@ -7,6 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .architecture import Prediction
+
 TRAIN_TIMESTEPS = 1000
 BETA_START, BETA_END = 0.00085, 0.012
 _WEIGHT_OFFSET = 0.01  # k of `snr_weights`; the SNR falls from 1175 at t = 0 to 0.0047 at t = 999
@@ -45,13 +47,14 @@ def snr_weights(timesteps: Tensor, exponent: float) -> Tensor:
     return (signal_to_noise(timesteps) + _WEIGHT_OFFSET) ** -exponent
 
 
-def min_snr_weights(timesteps: Tensor, gamma: float) -> Tensor:
-    """Weights of squared noise errors, ``(B,)`` float32: ``min(SNR, gamma) / SNR`` for ``timesteps`` (B,).
+def min_snr_weights(timesteps: Tensor, gamma: float, prediction: Prediction = "epsilon") -> Tensor:
+    """Weights of squared errors, ``(B,)`` float32, for ``timesteps`` (B,).
 
+    ``min(SNR, gamma) / SNR`` for errors of the noise, ``min(SNR, gamma) / (SNR + 1)`` for those of v.
     Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", arXiv 2303.09556.
     """
     snr = signal_to_noise(timesteps)
-    return snr.clamp(max=gamma) / snr
+    return snr.clamp(max=gamma) / (snr + 1.0 if prediction == "v_prediction" else snr)
 
 
 def stratified_timesteps(count: int, rng: torch.Generator) -> Tensor:
@@ -69,6 +72,28 @@ def add_noise(latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """q(z_t | z_0): ``sqrt(abar_t) z_0 + sqrt(1 - abar_t) noise``; ``(B, 4, h, w)``, timesteps ``(B,)``."""
     signal, sigma = signal_and_noise_scale(timesteps)
     return signal * latent + sigma * noise
+
+
+def training_target(noisy_latent: Tensor, noise: Tensor, timesteps: Tensor, prediction: Prediction) -> Tensor:
+    """What a network should give for ``noisy_latent`` (B, 4, h, w), which holds ``noise``: that, or its v.
+
+    v = sqrt(abar_t) noise - sqrt(1 - abar_t) z_0 (Salimans and Ho 2022, arXiv 2202.00512, appendix D), here
+    written in z_t, which is all that the re-noised latents of the augmentation have.
+    """
+    if prediction == "epsilon":
+        return noise
+    signal, sigma = signal_and_noise_scale(timesteps)
+    return (noise - sigma * noisy_latent) / signal
+
+
+def predicted_noise(
+    output: Tensor, noisy_latent: Tensor, timesteps: Tensor, prediction: Prediction
+) -> Tensor:
+    """The noise (B, 4, h, w) that a network's ``output`` for ``noisy_latent`` implies."""
+    if prediction == "epsilon":
+        return output
+    signal, sigma = signal_and_noise_scale(timesteps)
+    return signal * output + sigma * noisy_latent
 
 
 def renoise(noisy_latent: Tensor, noise: Tensor, noise_prediction: Tensor, timesteps: Tensor) -> Tensor:

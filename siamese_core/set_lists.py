@@ -7,7 +7,7 @@ become ``manifest.jsonl`` and the format's own index.
 
 from __future__ import annotations
 
-import json
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from typing import Any
 
 from .errors import UserError
 from .formats import FORMATS, PairFormat
+from .formats.layout import json_line
 from .json_lines import parse_json
 from .manifest import record_of
 from .pair_writer import MANIFEST
@@ -133,39 +134,47 @@ class SetLists:
             raise SetError(f"{place}: not empty; give another folder, or --overwrite to replace its pairs")
 
     def begin(self) -> None:
-        """Note the plan; take a finished set apart into lists of its chunks again, to see what it lacks."""
+        """Note the plan; take what is in a manifest apart into lists of its chunks again, to see what lacks.
+
+        The manifest stays, so that a run killed in the middle of this has lost nothing.
+        """
         if self.store.size(_SETTINGS) is None:
-            self.store.write(_SETTINGS, [_json(self.plan.record)])
+            self.store.write(_SETTINGS, [json_line(self.plan.record)])
         with self.store.lock(_LOCK, wait=True):
-            if self.store.names(_PARTS) or self.store.size(MANIFEST) is None:
+            if self.store.size(MANIFEST) is None:
                 return
-            chunk, lines = 0, list[Line]()
-            for line in self._by_index():
-                if line["index"] not in self.plan.indices(chunk):
-                    self.write(chunk, lines)
-                    chunk, lines = line["index"] // self.plan.chunk_pairs, []
-                lines.append(line)
-            self.write(chunk, lines)
+            by_chunk = itertools.groupby(
+                self._by_index(), lambda line: line["index"] // self.plan.chunk_pairs
+            )
+            for chunk, lines in by_chunk:
+                known = self._listed(chunk)
+                found = {line["index"]: line for line in lines} | known
+                if len(found) > len(known):
+                    self.write(chunk, [found[index] for index in sorted(found)])
 
     def whole_lines(self, chunk: int) -> dict[int, Line]:
         """Of ``chunk`` the lines, by index, whose files are there at their sizes; others are struck out."""
-        full, partial = _part(chunk, is_full=True), _part(chunk, is_full=False)
-        there = [name for name in (full, partial) if self.store.size(name) is not None]
-        found = self._parsed(there[0]) if there else iter(())
-        lines = {line["index"]: line for line in found if self._is_whole(line)}
+        found = self._listed(chunk)
+        lines = {index: line for index, line in found.items() if self._is_whole(line)}
         if len(lines) == len(self.plan.indices(chunk)):
             return lines
         if self.plan.form.chunk_is_a_file:
             lines = {}
-        if full in there:
+        if len(lines) < len(found):
             self.write(chunk, list(lines.values()))
-            self.store.remove(full)
+            self.store.remove(_part(chunk, is_full=True))
         return lines
+
+    def _listed(self, chunk: int) -> dict[int, Line]:
+        for is_full in (True, False):
+            if self.store.size(_part(chunk, is_full)) is not None:
+                return {line["index"]: line for line in self._parsed(_part(chunk, is_full))}
+        return {}
 
     def write(self, chunk: int, lines: Sequence[Line]) -> None:
         """List ``lines``, in order of their index, as what is finished of ``chunk``."""
         is_full = len(lines) == len(self.plan.indices(chunk))
-        self.store.write(_part(chunk, is_full), map(_json, lines))
+        self.store.write(_part(chunk, is_full), map(json_line, lines))
         if is_full:
             self.store.remove(_part(chunk, is_full=False))
 
@@ -186,10 +195,10 @@ class SetLists:
 
             skipped = [line for line in self.lines() if "skipped" in line]
             if skipped:
-                self.store.write(SKIPPED, map(_json, skipped))
+                self.store.write(SKIPPED, map(json_line, skipped))
             for name, pieces in self.plan.form.index_files(records, self.store.read):
                 self.store.write(name, pieces)
-            self.store.write(MANIFEST, map(_json, records()))
+            self.store.write(MANIFEST, map(json_line, records()))
             if is_complete:
                 self.store.remove(_PARTS)
             return True
@@ -253,7 +262,3 @@ class SetLists:
 
 def _part(chunk: int, is_full: bool) -> str:
     return f"{_PARTS}/{chunk:08d}{'' if is_full else _PARTIAL}.jsonl"
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8")

@@ -112,7 +112,7 @@ class Trainer:
         device = accelerator.device
         for module in (base.unet, control):
             module.to(device, memory_format=_memory_format(device))
-        networks = SiameseNetworks.assemble(base.unet, control)
+        networks = SiameseNetworks.assemble(base.unet, control, base.architecture.prediction)
         if execution.gradient_checkpointing:
             networks.checkpoint_gradients()
         optimizer = _optimizer(_parameter_groups(networks, settings), settings)

@@ -12,20 +12,29 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from .architecture import TextArchitecture
+
 MAX_TOKENS = 77
+END_TOKEN = 49407
 _FIRST_MERGE_LINE, _MERGES = 1, 49152 - 256 - 2
 
 
-def load_tokenizer(folder: Path | None = None) -> Any:
+def pad_token(text: TextArchitecture) -> int:
+    """The id that fills short prompts: SD 1.x's end token, SD 2.x's 0."""
+    return END_TOKEN if text.family == "clip" else 0
+
+
+def load_tokenizer(folder: Path | None = None, pad: int = END_TOKEN) -> Any:
     """The tokenizer of ``folder`` when it holds one, else CLIP's byte-pair vocabulary from open_clip.
 
-    Both pad with the end token, as Stable Diffusion 1.x does. Raises FileNotFoundError when neither is there.
+    The latter pads with the token ``pad``. Raises FileNotFoundError when neither is there.
     """
     # transformers writes tokenizer.json since version 5 and merges.txt before
     if folder is not None and any((folder / name).exists() for name in ("tokenizer.json", "merges.txt")):
         return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     vocab, merges = _open_clip_vocabulary()
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+    word = next(word for word, token in vocab.items() if token == pad)
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS, pad_token=word)
 
 
 def _open_clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from siamese_core.architecture import Architecture, TextArchitecture, UNetArchitecture, VAEArchitecture
-from siamese_core.base import Base, build_base, build_unet
+from siamese_core.architecture import (
+    Architecture,
+    Prediction,
+    TextArchitecture,
+    UNetArchitecture,
+    VAEArchitecture,
+)
+from siamese_core.base import Base, base_file, build_base, build_unet
+from siamese_core.checkpoint import save_model
+from siamese_core.layouts import to_ldm
 from siamese_core.networks import DHIControlNet, SiameseNetworks
 
 SIDE = 64
 """Image side in pixels; latents are 8 x 8."""
+
+PROMPT = "a photo of a polyp"
 
 ARCHITECTURE = Architecture(
     unet=UNetArchitecture(widths=(32, 64, 64, 64), num_heads=4, context_dim=32),
@@ -42,7 +54,7 @@ def small_networks(
         for parameter in control.parameters():
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.05)
-    return SiameseNetworks.assemble(unet.to(dtype), control.to(dtype))
+    return SiameseNetworks.assemble(unet.to(dtype), control.to(dtype), architecture.prediction)
 
 
 @contextmanager
@@ -69,3 +81,18 @@ def recorded_calls(networks: SiameseNetworks) -> Iterator[list[tuple[str, int]]]
     finally:
         for handle in handles:
             handle.remove()
+
+
+def write_full(path: Path, prediction: Prediction) -> Path:
+    """A full model of random weights whose control matters; one that predicts v is laid out as SD 2.1 is."""
+    architecture = replace(ARCHITECTURE, prediction=prediction)
+    if prediction == "v_prediction":
+        unet = replace(ARCHITECTURE.unet, head_channels=32, linear_projection=True)
+        text = replace(ARCHITECTURE.text, family="open_clip")
+        architecture = replace(architecture, unet=unet, text=text)
+    base = base_file(build_base(architecture, seed=4), {"prompt": PROMPT, "resolution": SIDE}, "run-5")
+    control = to_ldm("control", small_networks(architecture).control.state_dict(), architecture)
+    save_model(
+        path, replace(base, kind="full", parts={**base.parts, "control": control}), dtype=torch.float32
+    )
+    return path

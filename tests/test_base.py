@@ -141,7 +141,7 @@ def test_the_folders_scheduler_is_the_one_that_was_trained_with(saved: tuple[Pat
 
 
 def test_a_missing_base_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BaseError, match=r"none: no such base; give a diffusers folder or"):
+    with pytest.raises(BaseError, match=r"none: no such base; give a diffusers folder, a"):
         load_base(tmp_path / "none")
 
 
@@ -164,14 +164,22 @@ def test_an_adapter_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_folder_that_lacks_a_part_is_refused(folder: Path) -> None:
     shutil.rmtree(folder / "vae")
 
-    with pytest.raises(BaseError, match=r"copy: not a diffusers model folder, vae/config\.json is missing"):
+    with pytest.raises(
+        CheckpointError, match=r"copy: not a diffusers model folder, vae/config\.json is missing"
+    ):
         load_base(folder)
 
 
-def test_a_base_that_predicts_velocity_is_refused(folder: Path) -> None:
+def test_what_a_base_predicts_is_read_from_its_scheduler(folder: Path) -> None:
     edit_json(folder / "scheduler/scheduler_config.json", {"prediction_type": "v_prediction"})
 
-    with pytest.raises(BaseError, match=r"copy: the base predicts 'v_prediction'"):
+    assert load_base(folder).architecture == replace(ARCHITECTURE, prediction="v_prediction")
+
+
+def test_a_base_that_predicts_the_image_is_refused(folder: Path) -> None:
+    edit_json(folder / "scheduler/scheduler_config.json", {"prediction_type": "sample"})
+
+    with pytest.raises(CheckpointError, match=r"copy: the base predicts 'sample'"):
         load_base(folder)
 
 
@@ -185,14 +193,16 @@ def test_an_inpainting_base_is_refused(folder: Path) -> None:
     config = {**small_base().unet.config, "in_channels": 9}
     UNet2DConditionModel.from_config(config).save_pretrained(str(folder / "unet"))
 
-    with pytest.raises(BaseError, match=r"copy: the UNet takes 9 channels and gives 4; 4 and 4 are needed"):
+    with pytest.raises(
+        CheckpointError, match=r"copy: this is an inpainting model: .* \(9 channels in, 4 out"
+    ):
         load_base(folder)
 
 
 def test_a_vae_of_another_scale_is_refused(folder: Path) -> None:
     edit_json(folder / "vae/config.json", {"scaling_factor": 0.13025})
 
-    with pytest.raises(BaseError, match=r"copy: the VAE's scaling factor is 0\.13025, not 0\.18215"):
+    with pytest.raises(CheckpointError, match=r"copy: the VAE's scaling factor is 0\.13025, not 0\.18215"):
         load_base(folder)
 
 
@@ -207,24 +217,59 @@ def test_a_vae_of_another_scale_is_refused(folder: Path) -> None:
 def test_missing_weights_are_not_replaced_by_random_ones(folder: Path, part: str, file: str) -> None:
     edit_weights(folder / part / f"{file}.safetensors", lambda tensors: tensors.pop(min(tensors)))
 
-    with pytest.raises(BaseError, match=rf"{part}: 1 weights are missing in its files"):
+    with pytest.raises(CheckpointError, match=rf"{part}: its weights are not those .* 1 missing"):
         load_base(folder)
 
 
-def test_pickled_weights_are_not_opened(folder: Path) -> None:
+def test_a_folder_of_pickled_weights_is_read_as_weights_only(folder: Path) -> None:
+    for path in [*folder.glob("*/diffusion_pytorch_model.safetensors"), *folder.glob("*/model.safetensors")]:
+        name = "pytorch_model.bin" if path.stem == "model" else f"{path.stem}.bin"
+        torch.save(load_file(path), path.with_name(name))
+        path.unlink()
+
+    assert_equal(weights(load_base(folder)), weights(small_base()))
+
+
+def test_half_precision_variants_and_names_of_older_folders_are_read(folder: Path) -> None:
+    for path in [*folder.glob("*/diffusion_pytorch_model.safetensors"), *folder.glob("*/model.safetensors")]:
+        path.rename(path.with_name(f"{path.stem}.fp16.safetensors"))
+    old = {"to_q.": "query.", "to_k.": "key.", "to_v.": "value.", "to_out.0.": "proj_attn."}
+    text = load_file(folder / "text_encoder/model.fp16.safetensors")
+    save_file(
+        {
+            **{f"text_model.{key}": value for key, value in text.items()},
+            "text_model.embeddings.position_ids": torch.arange(77)[None],
+        },
+        folder / "text_encoder/model.fp16.safetensors",
+    )
+    path = folder / "vae/diffusion_pytorch_model.fp16.safetensors"
+    vae = load_file(path)
+    for new, before in old.items():
+        vae = {key.replace(f"attentions.0.{new}", f"attentions.0.{before}"): vae[key] for key in vae}
+    save_file(vae, path)
+
+    assert_equal(weights(load_base(folder)), weights(small_base()))
+
+
+def test_a_sharded_part_is_read_whole(folder: Path) -> None:
     path = folder / "unet/diffusion_pytorch_model.safetensors"
-    torch.save(load_file(path), path.with_suffix(".bin"))
+    tensors = load_file(path)
+    names = sorted(tensors)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, keys in shards.items():
+        save_file({key: tensors[key] for key in keys}, path.with_name(file))
+    weight_map = {key: file for file, keys in shards.items() for key in keys}
+    path.with_name(f"{path.name}.index.json").write_text(json.dumps({"weight_map": weight_map}))
     path.unlink()
 
-    with pytest.raises(BaseError, match=r"unet: no readable \.safetensors weights there"):
-        load_base(folder)
+    assert_equal(weights(load_base(folder)), weights(small_base()))
 
 
 def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     path = folder / "unet/diffusion_pytorch_model.safetensors"
     edit_weights(path, lambda tensors: tensors.update({"conv_in.bias": torch.zeros(5)}))
 
-    with pytest.raises(BaseError, match=r"unet: no readable \.safetensors weights there \(.*conv_in\.bias"):
+    with pytest.raises(CheckpointError, match=r"unet: .* 1 misshapen \(conv_in\.bias is \(5,\) instead"):
         load_base(folder)
 
 
@@ -233,7 +278,7 @@ def test_a_unet_that_could_not_be_exported_is_refused_before_training(folder: Pa
     unet = UNet2DConditionModel(**{**config, "class_embed_type": "timestep"})
     unet.save_pretrained(str(folder / "unet"))
 
-    with pytest.raises(BaseError, match=r"copy: not laid out like Stable Diffusion 1\.x \(.*class_embedding"):
+    with pytest.raises(CheckpointError, match=r"unet: .* 4 unexpected \(class_embedding"):
         load_base(folder)
 
 

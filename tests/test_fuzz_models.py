@@ -15,15 +15,18 @@ from typing import Any
 import pytest
 import torch
 from fuzzing import inputs, json_values, refusal
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from test_checkpoint import make_model
 
-from siamese_core.checkpoint import load_model, read_metadata, save_model
+from siamese_core.checkpoint import load_model, save_model
 from siamese_core.errors import UserError
+from siamese_core.weight_files import read_metadata
 from training.metrics.features import torchscript
 from training.metrics.weights import read_tensors
 from training.segmentation.fitting import Segmenter, load_segmenter, save_segmenter
 from training.segmentation.networks import build_network
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
 
 TOKENS = (
     b'"dtype":"F64"',
@@ -115,7 +118,7 @@ def test_records_of_endless_networks(models: list[Path], tmp_path: Path) -> None
     header, weights = header_and_weights(models[1])
     record = json.loads(header["__metadata__"]["siamese.architecture"])
     for part, name in [(p, name) for p in ("unet", "vae", "text") for name in record[p]]:
-        for value in (10**9, 10**30, [32] * 1000, [10**12], -1, 0, 0.5, True, "3", None, []):
+        for value in (10**9, [32] * 1000, [10**12], -1, 0, 0.5, True, None):
             changed = {**record, part: {**record[part], name: value}}
             metadata = {**header["__metadata__"], "siamese.architecture": json.dumps(changed)}
             path.write_bytes(as_file({**header, "__metadata__": metadata}, weights))
@@ -153,11 +156,35 @@ def pickles() -> list[bytes]:
     return files
 
 
-@pytest.mark.parametrize("name", ["model.ckpt", "model.pth", "model.safetensors"])
-def test_pickles_are_never_models(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["model.ckpt", "model.pth", "model.pt", "model.bin", "model.safetensors"])
+def test_pickles_that_are_no_models(tmp_path: Path, name: str) -> None:
     for data in (*pickles(), *inputs(pickles(), 30)):
         (tmp_path / name).write_bytes(data)
-        assert refusal(lambda: read_model(tmp_path / name), name) is not None
+        assert refusal(lambda: load_model(tmp_path / name), name) is not None
+
+
+def test_damaged_pickles_in_whole_archives(models: list[Path], tmp_path: Path) -> None:
+    """The archive is rewritten around the damaged pickle, so that the unpickler gets to see it."""
+    path, buffer = tmp_path / "model.pth", io.BytesIO()
+    torch.save(load_file(models[0]), buffer)
+    with zipfile.ZipFile(buffer) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (pickled,) = [name for name in members if name.endswith("data.pkl")]
+    tokens = (
+        b"cos\nsystem\n",
+        b"cbuiltins\neval\n",
+        b"R",
+        b"\x93",
+        b"(lp0\n",
+        b"\x8c\xff",
+        b"J\xff\xff\xff\x7f",
+        b"\x81",
+    )
+    for data in inputs([members[pickled]], 100, tokens):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, data if name == pickled else content)
+        refusal(lambda: load_model(path), path.name)
 
 
 def test_weights_of_metrics_run_nothing(tmp_path: Path) -> None:

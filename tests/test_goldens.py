@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from goldens import TrainingCase, load_goldens, named_gradients, signs
 from torch import Tensor
 
+from siamese_core.architecture import TINY
+from siamese_core.checkpoint import load_model
 from siamese_core.generation import controlled_noise_predictor
+from siamese_core.layout_names import entries
+from siamese_core.layouts import PREFIXES
+from siamese_core.model import model_from_file
 from siamese_core.networks import SiameseNetworks
 from siamese_core.objective import ObjectiveSettings, siamese_step
+from siamese_core.published_buffers import position_ids, schedule_buffers
 from siamese_core.sampling import ddim_sample
 from siamese_core.schedule import alphas_cumprod, ddim_timesteps
 
@@ -148,6 +155,23 @@ def test_dhi_equals_the_recording(networks: SiameseNetworks) -> None:
 
 @torch.no_grad()
 def test_control_outputs_and_unet_equal_the_recording(networks: SiameseNetworks) -> None:
+    check_control_and_unet(networks)
+
+
+def test_the_published_checkpoint_gives_the_recordings_outputs_through_the_loader(tmp_path: Path) -> None:
+    tensors = {**GOLDENS.weights, **schedule_buffers(), **position_ids(77)}
+    for part in ("vae", "text"):
+        for entry in entries(part, TINY):  # type: ignore[arg-type]
+            tensors[PREFIXES[part] + entry.ldm] = torch.zeros(entry.ldm_shape)
+    torch.save({"state_dict": tensors, "global_step": 3000}, tmp_path / "merged.pth")
+
+    model = load_model(tmp_path / "merged.pth", num_heads=GOLDENS.architecture().unet.num_heads)
+
+    assert model.kind == "full"
+    check_control_and_unet(model_from_file(model).networks)
+
+
+def check_control_and_unet(networks: SiameseNetworks) -> None:
     modules, inputs = GOLDENS.modules, GOLDENS.inputs
     rich = "net.x" in modules
     x, hint = (modules["net.x"], modules["net.hint"]) if rich else (inputs["x_start"], inputs["hint_mask"])

@@ -192,13 +192,13 @@ def test_position_ids_of_older_files_are_dropped(tiny_text: dict[str, Tensor]) -
 def test_missing_unexpected_and_misshapen_keys_are_all_named(tiny_text: dict[str, Tensor]) -> None:
     broken = dict(tiny_text)
     del broken["transformer.text_model.final_layer_norm.bias"]
-    broken["logit_scale"] = torch.zeros(())
+    broken["visual.proj"] = torch.zeros(())
     broken["transformer.text_model.encoder.layers.0.mlp.fc1.bias"] = torch.zeros(7)
     with pytest.raises(LayoutError) as raised:
         to_diffusers("text", broken, TINY)
     message = str(raised.value)
     assert "1 missing (transformer.text_model.final_layer_norm.bias)" in message
-    assert "1 unexpected (logit_scale)" in message
+    assert "1 unexpected (visual.proj)" in message
     assert "1 misshapen (transformer.text_model.encoder.layers.0.mlp.fc1.bias is (7,) instead" in message
     assert "of (128,))" in message
 

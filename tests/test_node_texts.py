@@ -20,6 +20,9 @@ HEADINGS = {
     "en": {"inputs": "Inputs", "outputs": "Outputs", "refusals": "Refusals"},
     "zh": {"inputs": "输入", "outputs": "输出", "refusals": "报错与处理"},
 }
+TYPES = ("io", "TRANSFORM")
+"""What the inputs' and outputs' types are attributes of, or are."""
+
 SEED_WIDGET = "control_after_generate"
 """The page's own widget beneath a seed; the schema has no tooltip for it."""
 
@@ -74,10 +77,12 @@ def read_node(tree: ast.Module) -> Node:
             head = given
         elif path == ["_number"]:
             inputs.append(Slot(text_of(call.args[0]), pattern_of(call.args[4])))
-        elif path[0] == "io" and path[-1] == "Input" and (name := text_of(call.args[0])):
-            inputs.append(Slot(name, pattern_of(given.get("tooltip")), SEED_WIDGET in given))
-        elif path[0] == "io" and path[-1] == "Output":
-            kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", path[1]).upper()  # ControlNet is CONTROL_NET
+        elif path[0] in TYPES and path[-1] == "Input" and (name := text_of(call.args[0])):
+            control = given.get(SEED_WIDGET)
+            seeds = isinstance(control, ast.Constant) and control.value is True
+            inputs.append(Slot(name, pattern_of(given.get("tooltip")), seeds))
+        elif path[0] in TYPES and path[-1] == "Output":
+            kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", path[-2]).upper()  # ControlNet is CONTROL_NET
             name = text_of(given.get("display_name")) or kind
             outputs.append(Slot(name, pattern_of(given.get("tooltip"))))
     texts = [text_of(head.get(key)) for key in ("node_id", "display_name", "description")]

@@ -173,7 +173,14 @@ def test_checkpointing_changes_no_loss_and_no_gradient(step: int, batch: Trainin
 def one_shot_loss(
     networks: SiameseNetworks, batch: TrainingBatch, settings: ObjectiveSettings, step: int
 ) -> Tensor:
-    """The paper's loss as one graph: copied decoder, whole batch in every pass, gates as factors."""
+    """The paper's loss as one graph: copied decoder, whole batch in every pass, gates as factors.
+
+    Of networks that predict v, written in z_0: v = a eps - s z_0, z_0 = a z_t - s v with a^2 = abar_t.
+    """
+    signal = alphas_cumprod().to(batch.latent.dtype)[batch.timesteps].view(-1, 1, 1, 1).sqrt()
+    sigma = (1 - signal**2).sqrt()
+    predicts_v = networks.prediction == "v_prediction"
+    target = signal * batch.noise - sigma * batch.latent if predicts_v else batch.noise
     control, decoder, t, context = networks.control, networks.decoder, batch.timesteps, batch.context
     z_t = add_noise(batch.latent, batch.noise, t)
     encoded = networks.encode(z_t, t, context)
@@ -182,12 +189,15 @@ def one_shot_loss(
     c_mix = [settings.mask_weight * m.detach() + step / TOTAL * i for m, i in zip(c_m, c_i, strict=True)]
     copied_decoder = copy.deepcopy(decoder).requires_grad_(False)
     eps_m, eps_mix = decoder(encoded, context, c_m), copied_decoder(encoded, context, c_mix)
-    loss = per_sample_error(eps_m, batch.noise) + per_sample_error(eps_mix, batch.noise)
+    loss = per_sample_error(eps_m, target) + per_sample_error(eps_mix, target)
     loss = loss + settings.consistency_weight * per_sample_error(eps_m, eps_mix.detach())
     if step > TOTAL / 3:
         z_new = renoise(z_t, batch.noise, eps_mix.detach(), t)
+        if predicts_v:
+            clean = signal * z_t - sigma * eps_mix.detach()
+            z_new, target = signal * clean + sigma * batch.noise, signal * batch.noise - sigma * clean
         c_new = control.control(z_new, t, context, control.hint_features(batch.mask_hint))
-        error = per_sample_error(decoder(networks.encode(z_new, t, context), context, c_new), batch.noise)
+        error = per_sample_error(decoder(networks.encode(z_new, t, context), context, c_new), target)
         loss = loss + settings.augmentation_weight * (t <= 200) * error
     return loss.mean()
 
@@ -196,11 +206,12 @@ def one_shot_loss(
     ("architecture", "step", "settings"),
     [
         (DENSE, LATE, ObjectiveSettings(mask_weight=0.7, consistency_weight=0.5, augmentation_weight=2.0)),
+        (replace(DENSE, prediction="v_prediction"), LATE, ObjectiveSettings()),
         (SPARSE, EARLY, ObjectiveSettings()),
         (SPARSE, LATE, ObjectiveSettings(consistency_weight=0.0)),
         (SPARSE, LATE, ObjectiveSettings(augmentation_weight=0.0)),
     ],
-    ids=["all terms", "before augmentation", "no consistency", "no augmentation"],
+    ids=["all terms", "prediction of v", "before augmentation", "no consistency", "no augmentation"],
 )
 def test_loss_and_gradients_equal_those_of_one_large_graph(
     architecture: Architecture, step: int, settings: ObjectiveSettings

@@ -20,7 +20,7 @@ TRAINING = sorted((ROOT / "training").rglob("*.py"))
 TRAINING_ONLY = set(re.findall(r"``(\w+)``", siamese_core.__doc__ or ""))
 FILES = {".".join(path.relative_to(ROOT / "siamese_core").with_suffix("").parts): path for path in CORE}
 FOR_COMFYUI = sorted(FILES.keys() - TRAINING_ONLY)
-SHIPPED_BY_COMFYUI = {"torch", "numpy", "PIL", "safetensors", "einops"}
+SHIPPED_BY_COMFYUI = {"torch", "numpy", "PIL", "safetensors", "einops", "fsspec", "filelock"}
 ROOMS = {"nodes", "siamese_core", "training", "tests", "benchmarks"}
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "execution", "server"}
 

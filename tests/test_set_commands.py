@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -218,43 +219,57 @@ def test_what_is_no_record_or_not_the_recorded_file_is_refused(
     assert "the mask is not there" in refusal(lists, "--pair", stem, folder=tmp_path)
     (tmp_path / "odd.jsonl").write_text('{"stem": "x", "nonsense": 1}\n')
     assert "lacks 'index'" in refusal(tmp_path / "odd.jsonl", "--pair", "x")
+    (tmp_path / "odd.jsonl").write_text(json.dumps({**manifest(whole)[0], "sampler": {"cfg": 3}}))
+    assert "lacks 'steps'" in refusal(tmp_path / "odd.jsonl", "--pair", stem)
     assert not (tmp_path / "pair").exists()
 
 
 @pytest.mark.slow
 def test_a_killed_run_shows_whole_pairs_only_and_ends_as_the_uninterrupted_one(
-    whole: Path, full_model: Path, masks: Path, tmp_path: Path
+    full_model: Path, masks: Path, tmp_path: Path
 ) -> None:
+    """Three kills of a run of ten pairs; SIAMESE_KILLS=50 asks for 50 kills of one of five hundred."""
+    kills = int(os.environ.get("SIAMESE_KILLS", "3"))
+    drawing = (*RANDOM, "--per-mask", max(2, 2 * kills))
+    assert paint(full_model, masks, tmp_path / "whole", *drawing).status == 0
+    whole = files(tmp_path / "whole")
     folder = tmp_path / "set"
     places = ("--checkpoint", full_model, "--masks", masks, "--output", folder)
-    command = [sys.executable, "-m", "training.generate", *map(str, (*places, *FLAGS, *RANDOM, "--resume"))]
-    delays = random.Random(3)
-    for _ in range(3):
+    command = [sys.executable, "-m", "training.generate", *map(str, (*places, *FLAGS, *drawing, "--resume"))]
+    moments = random.Random(3)
+    found = 0
+    for _ in range(kills):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        parts = folder / ".run" / "parts"
-        known = len(list(parts.iterdir())) if parts.is_dir() else 0
-        while process.poll() is None and not (parts.is_dir() and len(list(parts.iterdir())) > known):
+        known = len(listed_lines(folder))
+        while process.poll() is None and len(listed_lines(folder)) <= known:
             time.sleep(0.01)
-        time.sleep(delays.random() * 0.3)
+        time.sleep(moments.random() * 0.5)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        for name, content in whole_pairs(folder).items():
-            assert content == (whole / name).read_bytes()
+        there = whole_pairs(folder)
+        assert len(there) >= found, "a finished pair was lost"
+        found = len(there)
+        assert there == {name: whole[name] for name in there}
 
     assert subprocess.run(command, capture_output=True).returncode == 0
-    assert files(folder) == files(whole)
+    assert files(folder) == whole
+
+
+def listed_lines(folder: Path) -> list[dict[str, Any]]:
+    parts = sorted((folder / ".run" / "parts").glob("[!.]*"))
+    lines: list[dict[str, Any]] = []
+    for part in parts:
+        with contextlib.suppress(FileNotFoundError):  # a partial list that has just become a full one
+            lines += map(json.loads, part.read_text("utf-8").splitlines())
+    return lines
 
 
 def whole_pairs(folder: Path) -> dict[str, bytes]:
-    """The files of all pairs that are listed; each image there is has its mask."""
+    """The files of all pairs that are listed; each image there is has its mask and can be read."""
     masks = {path.name for path in (folder / "masks").glob("[!.]*")}
     for path in (folder / "images").glob("[!.]*"):
         assert path.name in masks
         with Image.open(path) as image:
             assert np.asarray(image).shape == (64, 64, 3)
-    lines = [
-        json.loads(line)
-        for part in (folder / ".run" / "parts").glob("[!.]*")
-        for line in part.read_text("utf-8").splitlines()
-    ]
-    return {file["name"]: (folder / file["name"]).read_bytes() for line in lines for file in line["files"]}
+    names = [file["name"] for line in listed_lines(folder) for file in line["files"]]
+    return {name: (folder / name).read_bytes() for name in names}

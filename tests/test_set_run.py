@@ -158,6 +158,21 @@ def test_a_stopped_run_goes_on_with_what_is_missing(painted: int, whole: Path, t
     assert [batch[0] for batch in rest.batches] == list(range(listed, COUNT, 4))
 
 
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+def test_every_format_resumes_and_is_shared(kind: str, tmp_path: Path) -> None:
+    plan = replace(PLAN, form=FORMATS[kind])
+    run_set(tmp_path / "whole", plan=plan)
+    with pytest.raises(Stopped):
+        run_set(tmp_path / "set", plan=plan, shard=Shard(0, 2), on_pairs=stop_after(9))
+    for number in (1, 0):
+        run_set(tmp_path / "set", plan=plan, shard=Shard(number, 2))
+    assert files(tmp_path / "set") == files(tmp_path / "whole")
+    line = manifest(tmp_path / "set")[5]
+    (tmp_path / "set" / line["files"][0]["name"]).unlink()
+    assert run_set(tmp_path / "set", plan=plan, resume=True)
+    assert files(tmp_path / "set") == files(tmp_path / "whole")
+
+
 def test_an_unfinished_set_can_be_listed_and_gone_on_with(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     with pytest.raises(Stopped):
@@ -182,6 +197,26 @@ def test_a_lost_file_of_a_finished_set_is_made_again(damage: str, whole: Path, t
     assert run_set(folder, work, resume=True)
 
     assert [batch[0] for batch in work.batches] == [4, 20]
+    assert files(folder) == files(whole)
+
+
+def test_a_run_killed_while_it_took_a_finished_set_apart_has_lost_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, work = tmp_path / "set", Work()
+    shutil.copytree(whole, folder)
+    write = SetLists.write
+
+    def killed(self: SetLists, chunk: int, lines: Any) -> None:
+        if chunk == 1:
+            raise Stopped
+        write(self, chunk, lines)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(SetLists, "write", killed)
+        run_set(folder, resume=True)
+    run_set(folder, work, resume=True)
+    assert work.batches == []
     assert files(folder) == files(whole)
 
 

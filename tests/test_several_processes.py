@@ -14,7 +14,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from conftest import SIDE
+from conftest import SIDE, read_tree
 from gradients_worker import TOTAL_STEPS, training_data, write_gradients
 
 from siamese_core.processes import ProcessesError, refuse_sharded_weights
@@ -146,3 +146,18 @@ def test_sharded_weights_are_refused_with_what_to_do(kind: DistributedType) -> N
             refuse_sharded_weights(accelerator)
     finally:
         accelerator.state.distributed_type = DistributedType.NO
+
+
+def test_two_processes_make_one_set_of_pairs(full_model: Path, pairs: Path, tmp_path: Path) -> None:
+    places = ("--checkpoint", full_model, "--masks", pairs / "masks")
+    numbers = ("--steps", 1, "--threads", 1, "--batch-size", 2, "--chunk-size", 2, "--per-mask", 2)
+    sets = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        command = ("-m", "training.generate", *places, *numbers, "--output", folder)
+        finish(launched(*command, processes=processes))
+        sets[processes] = {
+            name: content for name, content in read_tree(folder).items() if not name.startswith(".run/")
+        }
+    assert len(sets[1]) == 2 * 12 + 2
+    assert sets[1] == sets[2]

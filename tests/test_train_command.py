@@ -401,17 +401,22 @@ def test_a_base_that_cannot_be_read_is_named_and_leaves_the_output_folder_unused
     assert not run.exists()
 
 
-def test_a_base_that_predicts_velocity_is_refused(train: Train, base_folder: Path, tmp_path: Path) -> None:
+def test_a_base_that_predicts_velocity_gives_a_model_that_does(
+    train: Train, base_folder: Path, tmp_path: Path
+) -> None:
     base = Path(shutil.copytree(base_folder, tmp_path / "base"))
     edit_json(base / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
-    assert "the base predicts 'v_prediction'" in train(tmp_path / "run", "--base", base).refusal
+
+    assert train(tmp_path / "run", "--base", base, "--steps", 1, "--export-precision", "fp32").status == 0
+
+    assert load_model(tmp_path / "run" / "model.safetensors").architecture.prediction == "v_prediction"
 
 
 def test_an_inpainting_base_is_refused(train: Train, base_folder: Path, tmp_path: Path) -> None:
     base = Path(shutil.copytree(base_folder, tmp_path / "base"))
     edit_json(base / "unet" / "config.json", in_channels=9)
     refusal = train(tmp_path / "run", "--base", base).refusal
-    assert refusal.startswith(f"{base}: the UNet takes 9 channels and gives 4")
+    assert refusal.startswith(f"{base}: this is an inpainting model: its UNet also takes a mask")
 
 
 def edit_json(path: Path, **changes: object) -> None:

@@ -211,6 +211,10 @@ def _start(init: Path | None, settings: MakeBaseSettings) -> Base:
     """The base to train: ``init``'s weights for the resolution asked for, or new ones."""
     if init is not None:
         base = load_base(init)
+        if base.architecture.prediction != "epsilon":
+            raise OptionError(
+                f"{init}: predicts v, and bases made here predict the noise; give another --init"
+            )
         base.architecture = replace(base.architecture, resolution=settings.resolution)
         if not settings.restart_unet:
             return base

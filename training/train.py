@@ -2,8 +2,9 @@
 
     python -m training.train --pairs DIR --prompt TEXT --base PATH --output DIR --steps N
 
---pairs is a folder with images/ and masks/ (also image/, mask/) or a prompt.json. --base is a diffusers
-folder or a single .safetensors file of Stable Diffusion 1.5 shape, or a small one of training.make_base.
+--pairs is a folder with images/ and masks/ (also image/, mask/) or a prompt.json. --base is Stable Diffusion
+1.5 or 2.1 as a single file (.safetensors, .ckpt), a diffusers folder or a hub name, or a small one of
+training.make_base.
 Defaults are the paper's; every setting can also stand in a TOML file given by --config (flags win).
 
 Written to OUTPUT: log.jsonl and TensorBoard logs (losses by term), samples/ (pictures for fixed masks),
@@ -19,7 +20,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -30,10 +31,11 @@ from accelerate import Accelerator
 from PIL import Image
 
 from siamese_core.architecture import LATENT_SCALE, HintBlock
-from siamese_core.base import load_base
+from siamese_core.base import load_base, local_base
 from siamese_core.checkpoint import save_model
 from siamese_core.contact_sheet import grid, outlined
 from siamese_core.cpu_memory import return_freed_memory
+from siamese_core.diffusers_folder import weight_files
 from siamese_core.files import file_digest, write_text_atomic
 from siamese_core.generation import controlled_noise_predictor, sample_latents
 from siamese_core.loop import CheckpointStore, LoopSettings, run_steps
@@ -72,7 +74,7 @@ class TrainSettings:
     """What is trained on what; objective and optimiser have settings of their own."""
 
     pairs: Path = option(Path(), "folder of pairs or prompt.json")
-    base: Path = option(Path(), "base model: diffusers folder or .safetensors file")
+    base: Path = option(Path(), "base model: single file, diffusers folder or hub name")
     output: Path = option(Path(), "folder for the run, new or empty")
     prompt: str = option("", "prompt of pairs that have none of their own, e.g. 'a photo of polyps'")
     steps: int = option(3000, "N, optimiser steps; w_i = k / N depends on it")
@@ -124,9 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for note in check_pairs(pairs, threshold=settings.mask_threshold, label=settings.mask_label):
             print(f"note: {note}")
     processes = accelerator.num_processes
+    settings = replace(settings, base=local_base(settings.base))
+    base = load_base(settings.base)  # before the folder is made: a refusal leaves nothing in the way
     record = _run_record(settings, pairs, objective, batches, optimiser, processes)
     store = CheckpointStore(settings.output / "checkpoints", record, settings.keep_checkpoints)
-    base = load_base(settings.base)  # before the folder is made: a refusal leaves nothing in the way
     may_differ = ("steps",) if args.change_steps else ()
     is_main = accelerator.is_main_process
     run_id = _open_run(settings.output, store, record, args.resume, may_differ) if is_main else ""
@@ -245,9 +248,7 @@ def _prompts_digest(pairs: list[Pair]) -> str:
 
 def _base_digest(path: Path) -> str:
     """Digest of the base's weights: of the file, or of the UNet of a diffusers folder."""
-    if path.is_file():
-        return file_digest(path)
-    return next((file_digest(file) for file in sorted(path.glob("unet/*.safetensors"))), path.name)
+    return file_digest(path if path.is_file() else weight_files(path / "unet")[0])
 
 
 def _open_run(

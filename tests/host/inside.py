@@ -43,10 +43,15 @@ def part(name: str) -> Any:
 
 
 def control_outputs(model: Path, inputs: Path, output: Path) -> dict[str, int]:
-    """The outputs of the file's ControlNet for ``inputs``: 00, 01, ... and the middle one last."""
+    """The outputs of the file's ControlNet for ``inputs``: 00, 01, ... and the middle one last.
+
+    A file that does not record its heads is taken for one of the recording, which has 4.
+    """
     import comfy.model_management
 
-    control = part("nodes.control").build_control(part("siamese_core.checkpoint").load_model(model))
+    control = part("nodes.control").build_control(
+        part("siamese_core.checkpoint").load_model(model, num_heads=4)
+    )
     comfy.model_management.load_models_gpu([control.control_model_wrapped])
     given = load_file(inputs)
     with torch.inference_mode():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -151,22 +153,36 @@ def test_an_interrupted_run_lists_its_pairs_and_goes_on_when_queued_again(host: 
 def test_a_killed_host_leaves_whole_pairs_and_the_next_one_completes_the_set(
     installation: Installation, tmp_path: Path
 ) -> None:
+    """One kill; SIAMESE_KILLS=50 asks for 50 kills of a run of some hundred pairs."""
+    kills = int(os.environ.get("SIAMESE_KILLS", "1"))
+    prompt = drawn("set", per_mask=max(4, kills))
+    folder = tmp_path / "killed" / "output" / "set"
     with Host(installation, tmp_path / "reference", {PACK: ROOT}) as host:
-        host.run(drawn("set"))
+        host.run(prompt, timeout=3600)
         wanted = files(host.output_dir / "set")
+    found = 0
+    for _ in range(kills):
+        with Host(installation, tmp_path / "killed", {PACK: ROOT}) as host:
+            known = len(listed_files(folder))
+            host.queue(prompt)
+            while len(listed_files(folder)) <= known:
+                time.sleep(0.02)
+            host.kill()
+        there = listed_files(folder)
+        assert len(there) >= found, "a finished pair was lost"
+        found = len(there)
+        assert all((folder / name).read_bytes() == wanted[name] for name in there)
     with Host(installation, tmp_path / "killed", {PACK: ROOT}) as host:
-        host.queue(drawn("set"))
-        folder = host.output_dir / "set"
-        while not list(folder.glob(".run/parts/[!.]*")):
-            time.sleep(0.02)
-        host.kill()
-        for part in folder.glob(".run/parts/[!.]*"):
-            for line in map(json.loads, part.read_text("utf-8").splitlines()):
-                for file in line["files"]:
-                    assert (folder / file["name"]).read_bytes() == wanted[file["name"]]
-    with Host(installation, tmp_path / "killed", {PACK: ROOT}) as host:
-        host.run(drawn("set"))
-        assert files(host.output_dir / "set") == wanted
+        host.run(prompt, timeout=3600)
+    assert files(folder) == wanted
+
+
+def listed_files(folder: Path) -> list[str]:
+    lines: list[dict[str, Any]] = []
+    for part in sorted(folder.glob(".run/parts/[!.]*")):
+        with contextlib.suppress(FileNotFoundError):  # a partial list that has just become a full one
+            lines += map(json.loads, part.read_text("utf-8").splitlines())
+    return [file["name"] for line in lines for file in line["files"]]
 
 
 def test_other_settings_for_a_set_that_is_there_are_refused_by_name(host: Host) -> None:

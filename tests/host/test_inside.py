@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from siamese_core.checkpoint import ModelFile, load_model, save_model
 from siamese_core.layouts import decoder_keys, split_parts
+from siamese_core.published_buffers import schedule_buffers
 
 from .conftest import ROOT
 from .server import Installation
@@ -46,11 +47,15 @@ def write_adapter(path: Path) -> Path:
     return path
 
 
-def test_the_control_equals_the_recording(installation: Installation, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["control.safetensors", "published.pth"])
+def test_the_control_equals_the_recording(name: str, installation: Installation, tmp_path: Path) -> None:
     goldens = load_goldens()
     parts, _ = split_parts(goldens.weights)
-    model = ModelFile("control", goldens.architecture(), {}, "", {"control": parts["control"]})
-    save_model(tmp_path / "control.safetensors", model, dtype=torch.float32)
+    if name == "published.pth":
+        torch.save({"state_dict": {**goldens.weights, **schedule_buffers()}}, tmp_path / name)
+    else:
+        model = ModelFile("control", goldens.architecture(), {}, "", {"control": parts["control"]})
+        save_model(tmp_path / name, model, dtype=torch.float32)
     rich = "net.x" in goldens.modules
     names = (
         {"x": "net.x", "hint": "net.hint", "timesteps": "net.t", "context": "net.context"}
@@ -62,7 +67,7 @@ def test_the_control_equals_the_recording(installation: Installation, tmp_path: 
     inputs["timesteps"] = inputs["timesteps"].float()
     save_file(inputs, tmp_path / "inputs.safetensors")
 
-    files = (tmp_path / name for name in ("control.safetensors", "inputs.safetensors", "out.safetensors"))
+    files = (tmp_path / file for file in (name, "inputs.safetensors", "out.safetensors"))
     result = inside(installation, "control_outputs", *files)
 
     outputs = load_file(tmp_path / "out.safetensors")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,13 +211,13 @@ class Touches:
 @pytest.mark.parametrize("kind", ["controlnet", "checkpoints"])
 def test_a_pickle_that_runs_code(host: Host, tmp_path: Path, kind: str) -> None:
     witness = tmp_path / "witness"
-    put(host, kind, "evil.ckpt").write_bytes(pickle.dumps(Touches(witness)))
+    torch.save({"state_dict": {"weight": Touches(witness)}}, put(host, kind, "evil.ckpt"))
     graph = adapter_graph("evil.ckpt")
     if kind == "checkpoints":
         graph = {**graphs.model(), "5": graphs.sampler(("4", 0)), "4": graphs.masks(count=1)}
         graph["1"]["inputs"]["checkpoint"] = "evil.ckpt"
         graph["6"] = graphs.saved_latent(("5", 2), "refused")
-    refused(host, graph, r"does not end in \.safetensors, the only format of models here")
+    refused(host, graph, r"evil\.ckpt' names '[\w.]+', which is no weight")
     assert not witness.exists()
 
 

@@ -1,0 +1,234 @@
+"""A diffusers folder read as a model file: its weights under ldm names, nothing built and nothing copied."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from .architecture import (
+    LATENT_SCALE,
+    LATENT_STRIDE,
+    Architecture,
+    HintBlock,
+    Prediction,
+    TextArchitecture,
+    UNetArchitecture,
+    VAEArchitecture,
+)
+from .checkpoint import ModelFile, infer_kind, load_model
+from .deepspeed_folder import refuse_deepspeed
+from .errors import CheckpointError
+from .families import LATENT_CONSISTENCY, SDXL, LayoutError, refuse_other_channels
+from .layout_names import Part
+from .layouts import to_ldm
+from .weight_files import read_weights
+
+FOLDERS: Mapping[Literal["unet", "control", "vae", "text"], str] = {
+    "unet": "unet",
+    "control": "controlnet",
+    "vae": "vae",
+    "text": "text_encoder",
+}
+"""Where each part lies in a diffusers folder."""
+
+_CONTROL_CLASSES = ("DHIControlNet", "ControlNetModel")
+_STEMS = {"text": "model"}
+STEM = "diffusion_pytorch_model"
+_OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+_CONSISTENCY_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
+
+
+def read_model(
+    path: Path, *, num_heads: int | None = None, prediction: Prediction | None = None
+) -> ModelFile:
+    """The model in a single file, as :func:`load_model` reads it, or in a diffusers folder.
+
+    A folder may hold a whole pipeline or a ControlNet alone; what its configurations say of heads and
+    prediction takes precedence. Raises CheckpointError, naming file or folder, for what cannot be used
+    here: damaged or incomplete, another family of models, a DeepSpeed checkpoint (with the command that
+    merges it). Raises FileNotFoundError when there is nothing at ``path``.
+    """
+    if not path.is_dir():
+        return load_model(path, num_heads=num_heads, prediction=prediction)
+    refuse_deepspeed(path)
+    try:
+        return _read_folder(path)
+    except LayoutError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _read_folder(path: Path) -> ModelFile:
+    configs = _configs(path)
+    _refuse_other_models(path, configs)
+    control = configs.get("control", {})
+    training, run_id = _record(path, "control" if control else "unet")
+    architecture = Architecture(
+        unet=_unet_architecture(configs.get("unet", control)),
+        vae=_vae_architecture(path, configs["vae"]) if "vae" in configs else VAEArchitecture(),
+        text=_text_architecture(configs["text"]) if "text" in configs else TextArchitecture(),
+        hint_block=_hint_block(control),
+        resolution=int(configs.get("unet", {}).get("sample_size") or 64) * LATENT_STRIDE,
+        prediction=_prediction(path),
+    )
+    parts = {part: _read_part(_part_folder(path, part), part, architecture) for part in configs}
+    return ModelFile(infer_kind(parts), architecture, training, run_id, parts)
+
+
+def _part_folder(path: Path, part: str) -> Path:
+    folder = path / FOLDERS[part]  # type: ignore[index]
+    return path if part == "control" and not folder.is_dir() else folder
+
+
+def _configs(path: Path) -> dict[Any, dict[str, Any]]:
+    """The configurations of the parts that the folder has."""
+    if (path / "config.json").exists():
+        config = _read_json(path / "config.json")
+        kind = config.get("_class_name", "unknown")
+        if kind not in _CONTROL_CLASSES:
+            raise CheckpointError(
+                f"{path}: one part of a model ({kind}); give the folder around it, or a ControlNet's own"
+            )
+        return {"control": config}
+    found = {
+        part: _read_json(path / folder / "config.json")
+        for part, folder in FOLDERS.items()
+        if (path / folder / "config.json").exists()
+    }
+    missing = [FOLDERS[part] for part in FOLDERS if part != "control" and part not in found]
+    if missing:
+        raise CheckpointError(f"{path}: not a diffusers model folder, {missing[0]}/config.json is missing")
+    return found
+
+
+def _refuse_other_models(path: Path, configs: Mapping[Any, Mapping[str, Any]]) -> None:
+    index = _read_json(path / "model_index.json") if (path / "model_index.json").exists() else {}
+    unet = configs.get("unet", configs.get("control", {}))
+    if "text_encoder_2" in index or unet.get("addition_embed_type") == "text_time":
+        raise LayoutError(SDXL)
+    refuse_other_channels(unet.get("in_channels", 4), unet.get("out_channels", 4))
+    scheduler = index.get("scheduler", ["", ""])[1]
+    if unet.get("time_cond_proj_dim") or scheduler in _CONSISTENCY_SCHEDULERS:
+        raise LayoutError(LATENT_CONSISTENCY)
+
+
+def _read_part(folder: Path, part: Part, architecture: Architecture) -> dict[str, Tensor]:
+    """The weights in ``folder`` under prefix-free ldm names."""
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(folder, _STEMS.get(part, STEM)):
+        tensors.update(read_weights(file).tensors)
+    if part == "text":
+        tensors = {
+            key.removeprefix("text_model."): value
+            for key, value in tensors.items()
+            if not key.endswith("position_ids")
+        }
+    if part == "vae":
+        tensors = {_new_attention(key): value for key, value in tensors.items()}
+    try:
+        return to_ldm(part, tensors, architecture)
+    except LayoutError as error:
+        raise CheckpointError(
+            f"{folder}: its weights are not those of Stable Diffusion 1.x or 2.x with its config.json "
+            f"({error}); download or save the folder again, or give a model of that family"
+        ) from error
+
+
+def weight_files(folder: Path, stem: str = STEM) -> list[Path]:
+    """The file of weights in a part's ``folder``, or its shards: the safest and most precise variant.
+
+    Raises CheckpointError when there is none.
+    """
+    for suffix in (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin"):
+        head, _, kind = suffix.rpartition(".")
+        index = folder / f"{stem}.{kind}.index{head}.json"
+        if stem == "model" and kind == "bin":
+            stem = "pytorch_model"
+        whole = folder / f"{stem}{suffix}"
+        if whole.is_file():
+            return [whole]
+        if index.is_file():
+            return sorted({folder / name for name in _read_json(index)["weight_map"].values()})
+    raise CheckpointError(f"{folder}: no weights there ({stem}.safetensors); download or save it again")
+
+
+def _new_attention(key: str) -> str:
+    for old, new in _OLD_ATTENTION.items():
+        key = key.replace(old, new)
+    return key
+
+
+def _record(path: Path, part: str) -> tuple[dict[str, Any], str]:
+    """Training record and run id, where :mod:`training.convert` has left them in the metadata."""
+    folder = _part_folder(path, part)
+    metadata = read_weights(weight_files(folder)[0]).metadata
+    return json.loads(metadata.get("siamese.training", "{}")), metadata.get("siamese.run_id", "")
+
+
+def _unet_architecture(config: Mapping[str, Any]) -> UNetArchitecture:
+    heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
+    widths = tuple(config["block_out_channels"])
+    head_channels = 0
+    if not isinstance(heads, int):
+        sizes = {width // count for width, count in zip(widths, heads, strict=True)}
+        if len(sizes) > 1:
+            raise LayoutError(f"heads of unequal size between levels ({heads}); SD 1.x or 2.x is needed")
+        head_channels = sizes.pop()
+    depth = config.get("transformer_layers_per_block", 1)
+    if depth != 1 or config.get("mid_block_type", "UNetMidBlock2DCrossAttn") is None:
+        raise LayoutError("a UNet of another shape (distilled or SDXL); use Stable Diffusion 1.x or 2.x")
+    return UNetArchitecture(
+        widths=widths,
+        layers_per_block=config.get("layers_per_block", 2),
+        num_heads=heads if isinstance(heads, int) else 8,
+        context_dim=config["cross_attention_dim"],
+        head_channels=head_channels,
+        linear_projection=bool(config.get("use_linear_projection", False)),
+    )
+
+
+def _vae_architecture(path: Path, config: Mapping[str, Any]) -> VAEArchitecture:
+    scale = config.get("scaling_factor", LATENT_SCALE)
+    if abs(scale - LATENT_SCALE) > 1e-6:
+        raise CheckpointError(f"{path}: the VAE's scaling factor is {scale}, not {LATENT_SCALE}")
+    return VAEArchitecture(
+        widths=tuple(config["block_out_channels"]),
+        layers_per_block=config.get("layers_per_block", 2),
+        latent_channels=config.get("latent_channels", 4),
+    )
+
+
+def _text_architecture(config: Mapping[str, Any]) -> TextArchitecture:
+    return TextArchitecture(
+        hidden_size=config["hidden_size"],
+        intermediate_size=config["intermediate_size"],
+        num_layers=config["num_hidden_layers"],
+        num_heads=config["num_attention_heads"],
+        vocab_size=config.get("vocab_size", 49408),
+        max_tokens=config.get("max_position_embeddings", 77),
+        family="clip" if config.get("hidden_act", "quick_gelu") == "quick_gelu" else "open_clip",
+    )
+
+
+def _hint_block(control: Mapping[str, Any]) -> HintBlock:
+    return "dense" if not control or control.get("hint_block") == "dense" else "sparse"
+
+
+def _prediction(path: Path) -> Prediction:
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    found = _read_json(scheduler).get("prediction_type", "epsilon") if scheduler.exists() else "epsilon"
+    if found not in ("epsilon", "v_prediction"):
+        raise CheckpointError(f"{path}: the base predicts {found!r}; 'epsilon' or 'v_prediction' is needed")
+    return "v_prediction" if found == "v_prediction" else "epsilon"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: not a JSON object ({error}); download or save the folder again"
+        ) from error

@@ -1,0 +1,69 @@
+"""Models that look like Stable Diffusion 1.x or 2.x and are not: what each is, and why it cannot serve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .errors import UserError
+
+_UNET = "model.diffusion_model."
+_LATENT_CHANNELS = 4
+
+
+class LayoutError(UserError):
+    """Weights that do not fit the architecture: keys missing, unexpected or of another shape."""
+
+
+SDXL = (
+    "this is Stable Diffusion XL. It would need a ControlNet of its own UNet (three levels, up to ten "
+    "transformer layers in each), the pooled text of its second encoder and its size conditioning in every "
+    "training step, and its own latent scale (0.13025); none of that is built. Use Stable Diffusion 1.5 "
+    "or 2.1"
+)
+_UNCLIP = "this is an unCLIP model, which paints from the embedding of an image; use Stable Diffusion 2.1"
+LATENT_CONSISTENCY = (
+    "this is a latent consistency model: it takes the guidance scale as an input and is made for a few "
+    "steps, while Siamese training needs a model that predicts at every noise level. Train on the "
+    "Stable Diffusion model that it was distilled from"
+)
+
+
+def refuse_other_families(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise LayoutError for a merged file whose ``shapes`` (by full ldm name) show another family."""
+    if any(key.startswith("conditioner.embedders.1.") for key in shapes):
+        raise LayoutError(SDXL)
+    for root in (_UNET, "control_model."):
+        if f"{root}label_emb.0.0.weight" in shapes:
+            # SDXL's UNet by itself and SD 2.1 unCLIP: both add a vector to the time embedding.
+            deep = f"{root}input_blocks.4.1.transformer_blocks.1.norm1.weight" in shapes
+            raise LayoutError(SDXL if deep else _UNCLIP)
+        if f"{root}time_embed.cond_proj.weight" in shapes:
+            raise LayoutError(LATENT_CONSISTENCY)
+    if any(key.startswith((f"{_UNET}joint_blocks.", f"{_UNET}double_blocks.")) for key in shapes):
+        raise LayoutError("this is a diffusion transformer (SD 3, Flux); use Stable Diffusion 1.5 or 2.1")
+    first = shapes.get(f"{_UNET}input_blocks.0.0.weight", ())
+    if len(first) > 1:  # else it is missing or misshapen, which is somebody else's to say
+        refuse_other_channels(first[1])
+    whole = any(key.startswith(f"{_UNET}middle_block.") for key in shapes)
+    if f"{_UNET}input_blocks.1.1.proj_in.weight" in shapes and not whole:
+        raise LayoutError(
+            "its UNet has no middle block: a distilled, smaller Stable Diffusion (such as "
+            "small-sd or BK-SDM), of which the ControlNet would be another one; use a whole model"
+        )
+
+
+def refuse_other_channels(taken: int, given: int = _LATENT_CHANNELS) -> None:
+    """Raise LayoutError unless a UNet takes and gives the four channels of a latent."""
+    if (taken, given) == (_LATENT_CHANNELS, _LATENT_CHANNELS):
+        return
+    kinds = {
+        9: "this is an inpainting model: its UNet also takes a mask and the image under it",
+        8: "this is a model that edits images (InstructPix2Pix): its UNet also takes an image",
+        5: "this is a model that also takes a depth map",
+        7: "this is an upscaling model: its UNet also takes a small image",
+    }
+    what = kinds.get(taken, "this UNet is not one of latents alone")
+    raise LayoutError(
+        f"{what} ({taken} channels in, {given} out; {_LATENT_CHANNELS} and {_LATENT_CHANNELS} are needed). "
+        "Use the ordinary model of its family"
+    )

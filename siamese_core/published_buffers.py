@@ -1,0 +1,43 @@
+"""The constants that the published implementation stores beside its weights, and wants to find there."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .layouts import POSITION_IDS, PREFIXES
+from .schedule import BETA_END, BETA_START, TRAIN_TIMESTEPS
+
+
+def schedule_buffers() -> dict[str, Tensor]:
+    """The noise schedule as latent diffusion registers it, thirteen float32 ``(1000,)``, by name in a file.
+
+    Computed in float64 as ``DDPM.register_schedule`` of CompVis/latent-diffusion does, for a posterior of
+    eta 1 (``v_posterior`` 0) and no learnt variance.
+    """
+    betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TRAIN_TIMESTEPS, dtype=torch.float64) ** 2
+    alphas = 1.0 - betas
+    product = torch.cumprod(alphas, dim=0)
+    before = torch.cat([torch.ones(1, dtype=torch.float64), product[:-1]])
+    variance = betas * (1.0 - before) / (1.0 - product)
+    exact = {
+        "betas": betas,
+        "alphas_cumprod": product,
+        "alphas_cumprod_prev": before,
+        "sqrt_alphas_cumprod": product.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1.0 - product).sqrt(),
+        "log_one_minus_alphas_cumprod": (1.0 - product).log(),
+        "sqrt_recip_alphas_cumprod": (1.0 / product).sqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1.0 / product - 1.0).sqrt(),
+        "posterior_variance": variance,
+        "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),
+        "posterior_mean_coef1": betas * before.sqrt() / (1.0 - product),
+        "posterior_mean_coef2": (1.0 - before) * alphas.sqrt() / (1.0 - product),
+        "logvar": torch.zeros(TRAIN_TIMESTEPS, dtype=torch.float64),
+    }
+    return {name: value.float() for name, value in exact.items()}
+
+
+def position_ids(max_tokens: int) -> dict[str, Tensor]:
+    """The places of CLIP's tokens, ``(1, max_tokens)`` int64, by name in a file."""
+    return {PREFIXES["text"] + POSITION_IDS: torch.arange(max_tokens)[None]}

@@ -1,0 +1,184 @@
+"""Convert a model between the layouts that programs use, without changing a bit of it.
+
+    python -m training.convert IN OUT --to adapter|full|diffusers|cldm
+
+IN is a merged checkpoint of the published implementation or of Stable Diffusion 1.x or 2.x (.pth, .ckpt,
+.safetensors, plain or under state_dict), a file of this project, or a diffusers folder. Pickled files are
+read as weights only; whatever else they name is refused, and nothing of them is run.
+
+--to adapter    what training changes, ControlNet and UNet decoder, for Apply Siamese Adapter
+--to full       one file with all four networks, for Load Siamese Checkpoint and training.generate
+--to diffusers  a pipeline folder with the ControlNet in controlnet/
+--to cldm       the published implementation's own layout, with its constants of the noise schedule
+
+An adapter lacks half of a model: --base PATH gives the rest. Tensors go through one at a time, in the number
+format they have, or as --dtype.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from siamese_core.architecture import Architecture
+from siamese_core.base import local_base
+from siamese_core.checkpoint import (
+    KIND_NAMES,
+    ModelFile,
+    infer_kind,
+    model_metadata,
+    require_safetensors,
+    save_model,
+    write_weights,
+)
+from siamese_core.diffusers_export import write_folder
+from siamese_core.diffusers_folder import read_model
+from siamese_core.foreign_names import explain_dropped
+from siamese_core.layouts import decoder_keys, merge_parts
+from siamese_core.published_buffers import position_ids, schedule_buffers
+
+from .options import OptionError, command_parser, run_command
+
+TARGETS = ("adapter", "full", "diffusers", "cldm")
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_FOLDER_MARKS = ("model_index.json", "config.json")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse(arguments)
+    _check_output(args)
+    model = read_model(args.source, num_heads=args.heads, prediction=args.prediction)
+    print(f"{args.source}: {KIND_NAMES[model.kind]}, {_described(model)}")
+    for line in explain_dropped(model.ignored):
+        print(f"  left out: {line}")
+    if args.base is not None:
+        base = read_model(local_base(args.base), num_heads=args.heads, prediction=args.prediction)
+        print(f"{args.base}: {KIND_NAMES[base.kind]}, {_described(base)}")
+        model = on_base(model, base)
+    dtype = _DTYPES.get(args.dtype)
+    written = write(args.output, model, args.to, dtype)
+    print(f"written: {args.output} ({_contents(written)})")
+    return 0
+
+
+def on_base(model: ModelFile, base: ModelFile) -> ModelFile:
+    """``model``, an adapter or a ControlNet, with the rest of the networks from ``base``.
+
+    Raises OptionError when the two were not made for each other.
+    """
+    heads = model.architecture.unet.num_heads
+    unet = replace(base.architecture.unet, num_heads=heads)
+    if unet != model.architecture.unet or "unet" not in base.parts:
+        raise OptionError(
+            f"--base does not fit: it has {_size(base.architecture)}, and the file was trained on "
+            f"{_size(model.architecture)}; give the base it was trained on"
+        )
+    parts = {**base.parts, **model.parts, "unet": {**base.parts["unet"], **model.parts.get("unet", {})}}
+    # A decoder tells what it predicts, a ControlNet by itself does not.
+    told = base if model.kind == "control" else model
+    architecture = replace(
+        base.architecture,
+        unet=unet,
+        hint_block=model.architecture.hint_block,
+        resolution=model.architecture.resolution,
+        prediction=told.architecture.prediction,
+    )
+    return ModelFile(infer_kind(parts), architecture, model.training, model.run_id, parts)
+
+
+def write(path: Path, model: ModelFile, target: str, dtype: torch.dtype | None) -> ModelFile:
+    """Write ``model`` to ``path`` in the layout ``target``; return what of it was written."""
+    if target == "diffusers":
+        write_folder(path, model, dtype)
+        return model
+    if target == "adapter":
+        model = _adapter(model)
+    elif "vae" not in model.parts:
+        raise OptionError(
+            f"--to {target} wants a whole model and this is {KIND_NAMES[model.kind]}; give the base that it "
+            "was trained on as well (--base)"
+        )
+    if target == "cldm":
+        metadata = model_metadata(model)
+        del metadata["siamese.kind"]  # it marks files that hold weights and nothing else
+        constants = schedule_buffers()
+        if model.architecture.text.family == "clip":
+            constants |= position_ids(model.architecture.text.max_tokens)
+        write_weights(path, merge_parts(model.parts), metadata, dtype, constants)
+    else:
+        save_model(path, model, dtype=dtype)
+    return model
+
+
+def _adapter(model: ModelFile) -> ModelFile:
+    if "control" not in model.parts or "unet" not in model.parts:
+        raise OptionError(
+            f"--to adapter wants a ControlNet and the decoder trained with it, and this is "
+            f"{KIND_NAMES[model.kind]}; give a full model"
+        )
+    unet = model.parts["unet"]
+    parts = {"unet": {key: unet[key] for key in decoder_keys(unet)}, "control": model.parts["control"]}
+    return replace(model, kind="adapter", parts=parts)
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    output: Path = args.output
+    if args.to != "diffusers":
+        require_safetensors(output)
+    if not output.exists():
+        return
+    if not args.overwrite:
+        raise OptionError(f"{output}: is there already; give another name, or --overwrite")
+    if args.to != "diffusers":
+        return
+    if not output.is_dir() or not any((output / name).exists() for name in _FOLDER_MARKS):
+        raise OptionError(f"{output}: is no model folder, and is not replaced; give another name")
+
+
+def _described(model: ModelFile) -> str:
+    types = sorted(
+        {str(t.dtype).removeprefix("torch.") for part in model.parts.values() for t in part.values()}
+    )
+    return f"{_size(model.architecture)}, {' and '.join(types)}, {_contents(model)}"
+
+
+def _contents(model: ModelFile) -> str:
+    return ", ".join(f"{name} {len(weights)} tensors" for name, weights in sorted(model.parts.items()))
+
+
+def _size(architecture: Architecture) -> str:
+    unet = architecture.unet
+    family = "SD 2.x" if unet.linear_projection else "SD 1.x"
+    heads = f"heads of {unet.head_channels} channels" if unet.head_channels else f"{unet.num_heads} heads"
+    widths = "-".join(map(str, unet.widths))
+    return f"a {family} UNet of {widths} channels and {heads} that predicts {architecture.prediction}"
+
+
+def parse(arguments: Sequence[str] | None) -> Any:
+    parser = command_parser("convert", __doc__)
+    parser.add_argument("source", type=Path, metavar="IN", help="file or diffusers folder")
+    parser.add_argument(
+        "output", type=Path, metavar="OUT", help=".safetensors file, or folder of --to diffusers"
+    )
+    parser.add_argument("--to", choices=TARGETS, required=True, help="the layout to write")
+    parser.add_argument(
+        "--base", type=Path, help="the rest of an adapter: file, diffusers folder or hub name"
+    )
+    parser.add_argument("--dtype", choices=tuple(_DTYPES), help="number format (default: as it is)")
+    parser.add_argument("--heads", type=int, help="attention heads where nothing records them (default: 8)")
+    parser.add_argument(
+        "--prediction",
+        choices=("epsilon", "v_prediction"),
+        help="what an SD 2.x single file predicts, where the guess from its weights is wrong",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    run_command(main)
