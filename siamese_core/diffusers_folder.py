@@ -59,6 +59,11 @@ def read_model(
         return _read_folder(path)
     except LayoutError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: a config.json there lacks something or is no such model's ({error!r}); download or "
+            "save the folder again"
+        ) from error
 
 
 def _read_folder(path: Path) -> ModelFile:
@@ -151,7 +156,7 @@ def weight_files(folder: Path, stem: str = STEM) -> list[Path]:
         if whole.is_file():
             return [whole]
         if index.is_file():
-            return sorted({folder / name for name in _read_json(index)["weight_map"].values()})
+            return sorted({folder / Path(name).name for name in _read_json(index)["weight_map"].values()})
     raise CheckpointError(f"{folder}: no weights there ({stem}.safetensors); download or save it again")
 
 
@@ -165,7 +170,11 @@ def _record(path: Path, part: str) -> tuple[dict[str, Any], str]:
     """Training record and run id, where :mod:`training.convert` has left them in the metadata."""
     folder = _part_folder(path, part)
     metadata = read_weights(weight_files(folder)[0]).metadata
-    return json.loads(metadata.get("siamese.training", "{}")), metadata.get("siamese.run_id", "")
+    try:
+        training = json.loads(metadata.get("siamese.training", "{}"))
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: its metadata cannot be read ({error}); convert it again") from error
+    return training, metadata.get("siamese.run_id", "")
 
 
 def _unet_architecture(config: Mapping[str, Any]) -> UNetArchitecture:

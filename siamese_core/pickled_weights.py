@@ -54,9 +54,7 @@ def read_pickled(path: Path) -> tuple[dict[str, Tensor], list[str]]:
             f"'{path}' asks for more memory than there is; it holds no ordinary weights"
         ) from error
     except Exception as error:  # a reader of hostile bytes can fail anywhere, and with anything
-        raise CheckpointError(
-            f"'{path}' is damaged ({_first_line(error)}); download or copy it again"
-        ) from error
+        raise _damaged(path, error) from error
     entries = _state_dict(content)
     tensors = {str(key): value.detach() for key, value in entries.items() if isinstance(value, Tensor)}
     if not tensors:
@@ -90,9 +88,7 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, UnicodeDecodeError, ValueError, OSError) as error:
-        raise CheckpointError(
-            f"'{path}' is damaged ({_first_line(error)}); download or copy it again"
-        ) from error
+        raise _damaged(path, error) from error
     packed = next((item for item in members if item.compress_type != zipfile.ZIP_STORED), None)
     size = sum(item.file_size for item in members)
     if packed is not None or size > path.stat().st_size:

@@ -139,7 +139,9 @@ def test_full_size_weights_change_no_bit_between_the_two_layouts(architecture: A
 def test_what_was_taken_and_what_was_left_out_is_said(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     outcome = run(checkpoints["sd1"], tmp_path / "a.safetensors", "--to", "adapter")
 
-    assert "a full model, a SD 1.x UNet of 32-64 channels and 8 heads that predicts epsilon" in outcome.output
+    assert (
+        "a full model, an SD 1.x UNet of 32-64 channels and 8 heads that predicts epsilon" in outcome.output
+    )
     assert "left out: 13 constants of the noise schedule: computed anew (betas, " in outcome.output
     assert "left out: 1 parts of the text encoder that no prompt goes through (cond_stage" in outcome.output
     assert "left out: 1 state of a training program (epoch)" in outcome.output
@@ -225,7 +227,7 @@ def test_an_adapter_on_another_base_is_refused(
 
     outcome = run(adapter, tmp_path / "o.safetensors", "--to", "full", "--base", checkpoints["sd2"])
 
-    assert "--base does not fit: it has a SD 2.x UNet of 64-128 channels" in outcome.refusal
+    assert "--base does not fit: it has an SD 2.x UNet of 64-128 channels" in outcome.refusal
 
 
 def test_nothing_is_overwritten_unless_asked_for(full: Path, tmp_path: Path) -> None:

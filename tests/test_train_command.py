@@ -11,14 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import SIDE, Outcome, SignalInStep, read_tree, run_here
+from conftest import SIDE, SMALLEST, Outcome, SignalInStep, read_tree, run_here
 from PIL import Image
 
+from siamese_core.base import build_base, save_base
 from siamese_core.checkpoint import load_model
 from siamese_core.pairs import find_pairs, pairs_fingerprint
 from siamese_core.phantom import write_phantoms
@@ -401,15 +403,20 @@ def test_a_base_that_cannot_be_read_is_named_and_leaves_the_output_folder_unused
     assert not run.exists()
 
 
-def test_a_base_that_predicts_velocity_gives_a_model_that_does(
-    train: Train, base_folder: Path, tmp_path: Path
-) -> None:
-    base = Path(shutil.copytree(base_folder, tmp_path / "base"))
-    edit_json(base / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
+def test_a_base_laid_out_as_stable_diffusion_2_gives_a_model_that_is(train: Train, tmp_path: Path) -> None:
+    architecture = replace(
+        SMALLEST,
+        unet=replace(SMALLEST.unet, num_heads=8, head_channels=32, linear_projection=True),
+        text=replace(SMALLEST.text, family="open_clip"),
+        prediction="v_prediction",
+    )
+    folder, _ = save_base(build_base(architecture), tmp_path, {}, "")
 
-    assert train(tmp_path / "run", "--base", base, "--steps", 1, "--export-precision", "fp32").status == 0
+    outcome = train(tmp_path / "run", "--base", folder, "--steps", 1, "--export-precision", "fp32")
 
-    assert load_model(tmp_path / "run" / "model.safetensors").architecture.prediction == "v_prediction"
+    assert outcome.status == 0, outcome.errors
+    found = load_model(tmp_path / "run" / "model.safetensors")
+    assert found.architecture == architecture
 
 
 def test_an_inpainting_base_is_refused(train: Train, base_folder: Path, tmp_path: Path) -> None:

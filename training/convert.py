@@ -156,7 +156,7 @@ def _size(architecture: Architecture) -> str:
     family = "SD 2.x" if unet.linear_projection else "SD 1.x"
     heads = f"heads of {unet.head_channels} channels" if unet.head_channels else f"{unet.num_heads} heads"
     widths = "-".join(map(str, unet.widths))
-    return f"a {family} UNet of {widths} channels and {heads} that predicts {architecture.prediction}"
+    return f"an {family} UNet of {widths} channels and {heads} that predicts {architecture.prediction}"
 
 
 def parse(arguments: Sequence[str] | None) -> Any:

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 at full size through the pack: random weights, two steps, and the authors' file.
+"""Stable Diffusion 1.5 at full size through the pack: random weights, two steps; the authors' file too.
 
 ``SIAMESE_FULL_SIZE=1`` adds the 5.7 GB checkpoint in the published layout: 12 GB of disk, 8 GB of memory.
 """

@@ -59,7 +59,7 @@ def graph(folder: str, **changes: Any) -> graphs.Graph:
 def drawn(folder: str, **changes: Any) -> graphs.Graph:
     """Four random masks for each example."""
     random = {"4": graphs.masks(), "5": graphs.transform(("4", 0), variants=1)}
-    return {**random, **graph(folder, per_mask=4, transform=("5", 2), **changes)}
+    return {**random, **graph(folder, **{"per_mask": 4, "transform": ("5", 2), **changes})}
 
 
 def files(folder: Path) -> dict[str, bytes]:

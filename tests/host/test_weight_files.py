@@ -40,10 +40,10 @@ def sampled(host: Host, graph: graphs.Graph, name: str, **sampler: object) -> to
         **graph,
         "4": graphs.masks(count=1),
         "5": graphs.sampler(("4", 0), steps=4, **sampler),
-        "6": graphs.saved_latent(("5", 2), name),
+        "6": graphs.saved_latent(("5", 2), f"weights_{name}"),
     }
     host.run(nodes)
-    return latent(host, name)
+    return latent(host, f"weights_{name}")
 
 
 def test_the_authors_file_gives_what_ours_gives(host: Host) -> None:
@@ -98,14 +98,14 @@ def test_an_adapter_at_strength_1_is_the_merged_file_and_at_0_nothing(host: Host
     assert torch.equal(plain, sampled(host, with_adapter(0.0), "strength_0", **applied))
     assert (whole - plain).abs().max() > 0.01
     # Without the adapter again: nothing of it has stayed in the model, which is the same object as before.
-    assert torch.equal(plain, sampled(host, graphs.model(), "plain_again", batch_size=1))
+    assert torch.equal(plain, sampled(host, graphs.model(), "again", batch_size=1))
 
 
 def test_a_control_of_strength_0_is_none(host: Host) -> None:
     graph = {**graphs.model(), "4": graphs.masks(count=1), **graphs.stock_sampling(("4", 0))}
     graph["21"]["inputs"]["strength"] = 0.0
-    host.run({**graph, "24": graphs.saved_latent(("23", 0), "silent")})
+    host.run({**graph, "24": graphs.saved_latent(("23", 0), "weights_silent")})
     graph["23"]["inputs"].update(positive=["2", 0], negative=["3", 0])
-    host.run({**graph, "24": graphs.saved_latent(("23", 0), "uncontrolled")})
+    host.run({**graph, "24": graphs.saved_latent(("23", 0), "weights_uncontrolled")})
 
-    assert torch.equal(latent(host, "silent"), latent(host, "uncontrolled"))
+    assert torch.equal(latent(host, "weights_silent"), latent(host, "weights_uncontrolled"))
