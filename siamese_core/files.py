@@ -16,6 +16,7 @@ from .errors import UserError
 _DIGITS = re.compile(r"(\d+)", re.ASCII)
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 _RESERVED = re.compile(r"CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9]", re.IGNORECASE)
+_LONGEST_NAME = 255  # bytes
 _LONGEST_STEM = 120  # characters; most file systems take 255 bytes
 _BLOCK_BYTES = 1 << 20
 
@@ -137,6 +138,11 @@ def contained_path(root: Path, relative: str | Path) -> Path:
         resolved = os.path.realpath(Path(resolved_root) / relative)
     except ValueError as error:  # a null character, or half of a surrogate pair
         raise UserError(f"The path {str(relative)!r} cannot be one ({error}); correct it.") from error
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in Path(resolved).parts):
+        raise UserError(
+            f"The path '{str(relative)[:_LONGEST_STEM]}...' has a name of more than {_LONGEST_NAME} bytes, "
+            "which no file system takes; shorten it."
+        )
     try:
         inside = os.path.commonpath([resolved_root, resolved]) == resolved_root
     except ValueError:  # Windows: the two lie on different drives.

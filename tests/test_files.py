@@ -160,3 +160,9 @@ def test_a_whole_folder_replaces_the_old_one_only_when_it_is_finished(tmp_path: 
     with whole_folder(target) as folder:
         (folder / "new").write_text("new")
     assert [path.name for path in tmp_path.rglob("*")] == ["set", "new"]
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "a/" + "é" * 200])
+def test_a_name_longer_than_any_file_system_takes_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="more than 255 bytes"):
+        contained_path(tmp_path, name)
