@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from siamese_core.errors import UserError
 from siamese_core.files import (
     atomic_path,
     contained_path,
