@@ -84,10 +84,19 @@ def test_a_broken_workflow_fails_the_same_test(page: Any) -> None:
     page.keyboard.press("Escape")
 
 
-def test_run_paints_and_the_picture_shows(page: Any, host: Host, tmp_path: Path) -> None:
-    workflow = read("quick_start")
+@pytest.mark.parametrize(
+    ("name", "painting", "showing"),
+    [
+        ("quick_start", "SiameseMaskDiffusionSampler", "SiamesePreviewPairs"),
+        ("generate_dataset", "SiameseGenerateDataset", "SiameseGenerateDataset"),
+    ],
+)
+def test_run_paints_and_the_picture_shows(
+    name: str, painting: str, showing: str, page: Any, host: Host, tmp_path: Path
+) -> None:
+    workflow = read(name)
     for node in workflow["nodes"]:
-        if node["type"] == "SiameseMaskDiffusionSampler":
+        if node["type"] == painting:
             node["widgets_values"][node["widgets_values"].index(25)] = 6  # steps: this is about the page
     assert_sound(show(page, workflow), workflow)
     known = set(host.get("/history"))
@@ -98,11 +107,11 @@ def test_run_paints_and_the_picture_shows(page: Any, host: Host, tmp_path: Path)
         time.sleep(0.5)
     (entry,) = (host.get("/history")[prompt] for prompt in new)
     assert entry["status"]["status_str"] == "success"
-    preview = next(node["id"] for node in workflow["nodes"] if node["type"] == "SiamesePreviewPairs")
+    preview = next(node["id"] for node in workflow["nodes"] if node["type"] == showing)
     shown = f"() => app.graph.getNodeById({preview}).imgs?.[0]?.naturalWidth > 100"
     page.wait_for_function(shown, timeout=30_000)
     assert_sound(page.evaluate(PROBLEMS), workflow)
-    shot = Path(os.environ.get("SIAMESE_SCREENSHOTS", tmp_path)) / "quick_start.png"
+    shot = Path(os.environ.get("SIAMESE_SCREENSHOTS", tmp_path)) / f"{name}.png"
     page.screenshot(path=shot)
     assert shot.stat().st_size > 10_000
 
