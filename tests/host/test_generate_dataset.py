@@ -125,15 +125,15 @@ def test_every_format_is_written_from_the_graph(host: Host, kind: str) -> None:
 
 def test_an_interrupted_run_lists_its_pairs_and_goes_on_when_queued_again(host: Host) -> None:
     host.run(drawn("reference", steps=3))
-    long = drawn("interrupted", steps=3)
+    long = drawn("stopped_early", steps=3)
     prompt_id = host.queue(long)
-    parts = host.output_dir / "interrupted" / ".run" / "parts"
+    parts = host.output_dir / "stopped_early" / ".run" / "parts"
     while not (parts.is_dir() and list(parts.iterdir())):
         time.sleep(0.02)
     host.interrupt()
     with pytest.raises(Interrupted):
         host.wait(prompt_id)
-    folder = host.output_dir / "interrupted"
+    folder = host.output_dir / "stopped_early"
     listed = len(manifest(folder))
     assert 0 < listed < len(manifest(host.output_dir / "reference"))
     assert len((folder / "prompt.json").read_text().splitlines()) == listed
