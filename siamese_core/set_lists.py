@@ -210,9 +210,10 @@ class SetLists:
 
     def lines(self) -> Iterator[Line]:
         """The lines of all pairs that are listed, in order; of skipped ones too."""
-        parts = self.store.names(_PARTS)
-        if parts:
-            return (line for name in parts for line in self._parsed(f"{_PARTS}/{name}"))
+        # A run killed at the wrong moment leaves the partial list of a chunk beside the full one.
+        chunks = sorted({int(name[:8]) for name in self.store.names(_PARTS) if name[:8].isdigit()})
+        if chunks:
+            return (line for chunk in chunks for line in self._listed(chunk).values())
         return self._by_index() if self.store.size(MANIFEST) is not None else iter(())
 
     def _missing(self) -> list[int]:

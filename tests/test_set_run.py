@@ -19,7 +19,7 @@ from siamese_core.pair_writer import PairRecord
 from siamese_core.run_record import ResumeError
 from siamese_core.set_lists import SetError, SetLists, SetPlan, stored_plan
 from siamese_core.set_run import PairMaker, SetRun, Shard
-from siamese_core.set_store import open_store
+from siamese_core.set_store import FolderStore, open_store
 
 COUNT = 23
 ONE = Shard()
@@ -217,6 +217,28 @@ def test_a_run_killed_while_it_took_a_finished_set_apart_has_lost_nothing(
         run_set(folder, resume=True)
     run_set(folder, work, resume=True)
     assert work.batches == []
+    assert files(folder) == files(whole)
+
+
+def test_a_run_killed_between_the_two_lists_of_a_chunk_lists_no_pair_twice(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "set"
+    remove = FolderStore.remove
+
+    def killed(self: FolderStore, name: str) -> None:
+        if name.endswith("00000001.partial.jsonl"):
+            raise Stopped
+        remove(self, name)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(FolderStore, "remove", killed)
+        run_set(folder)
+    assert {path.name for path in (folder / ".run" / "parts").glob("00000001*")} == {
+        "00000001.jsonl",
+        "00000001.partial.jsonl",
+    }
+    run_set(folder, resume=True)
     assert files(folder) == files(whole)
 
 
