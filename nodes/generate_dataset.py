@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import comfy.model_management
-import comfy.samplers
 import torch
 from comfy_api.latest import io, ui
 
@@ -32,6 +31,7 @@ from .graph import graph_text, nodes_before
 from .load_masks import EXAMPLES, mask_folder
 from .random_masks import TRANSFORM, RandomTransform
 from .sampler import Sampling, check_size, warn_of_strangers
+from .sampling_inputs import network_inputs, sampling_inputs
 
 
 class GenerateDataset(io.ComfyNode):
@@ -45,11 +45,7 @@ class GenerateDataset(io.ComfyNode):
             "after them, straight to the disk. Memory does not grow with their number. A run that was "
             "stopped goes on when it is queued again.",
             inputs=[
-                io.Model.Input("model", tooltip="From Load Siamese Checkpoint or Apply Siamese Adapter."),
-                io.ControlNet.Input("control_net", tooltip="The ControlNet of the same training run."),
-                io.Conditioning.Input("positive", tooltip="What the images show."),
-                io.Conditioning.Input("negative", tooltip="What they do not show; mostly an empty prompt."),
-                io.Vae.Input("vae", tooltip="Decodes the latents."),
+                *network_inputs(),
                 io.String.Input(
                     "masks",
                     default=EXAMPLES,
@@ -79,37 +75,7 @@ class GenerateDataset(io.ComfyNode):
                     control_after_generate=False,  # a set is gone on with under the same seed
                     tooltip="Seed of the first sample; those of the others follow from it.",
                 ),
-                io.Int.Input("steps", default=50, min=1, max=999, tooltip="Sampling steps; the paper's 50."),
-                io.Float.Input(
-                    "cfg",
-                    default=9.0,
-                    min=1.0,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="Guidance scale; the paper's 9 is for Stable Diffusion 1.5. The bundled tiny "
-                    "model wants 3.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=list(comfy.samplers.KSampler.SAMPLERS),
-                    default="ddim",
-                    tooltip="The paper's ddim. Ancestral and SDE samplers draw noise for a batch as a whole, "
-                    "so that a pair depends on its batch.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=list(comfy.samplers.KSampler.SCHEDULERS),
-                    default="ddim_uniform",
-                    tooltip="The paper's ddim_uniform.",
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="Weight of the mask's control; the paper's 1.",
-                ),
+                *sampling_inputs(),
                 io.Int.Input(
                     "batch_size",
                     default=4,

@@ -9,7 +9,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.sample
-import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
@@ -21,6 +20,7 @@ from ..siamese_core.seeds import sample_seed, starting_noise
 from .control import ControlError, refuse_dummy
 from .host_models import RUN_ID
 from .mask_tensors import binary_masks
+from .sampling_inputs import network_inputs, sampling_inputs
 
 StepCallback = Callable[[int, Tensor, Tensor, int], None]
 
@@ -35,11 +35,7 @@ class MaskDiffusionSampler(io.ComfyNode):
             description="Paint one image for every mask. The image has the mask's size. Sample i depends on "
             "the seed and i alone, not on the batch it is computed in.",
             inputs=[
-                io.Model.Input("model", tooltip="From Load Siamese Checkpoint or Apply Siamese Adapter."),
-                io.ControlNet.Input("control_net", tooltip="The ControlNet of the same training run."),
-                io.Conditioning.Input("positive", tooltip="What the images show."),
-                io.Conditioning.Input("negative", tooltip="What they do not show; mostly an empty prompt."),
-                io.Vae.Input("vae", tooltip="Decodes the latents."),
+                *network_inputs(),
                 io.Mask.Input("mask", tooltip="A batch of masks; white is painted as the lesion."),
                 io.Int.Input(
                     "seed",
@@ -49,37 +45,7 @@ class MaskDiffusionSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Seed of the first sample; those of the others follow from it.",
                 ),
-                io.Int.Input("steps", default=50, min=1, max=999, tooltip="Sampling steps; the paper's 50."),
-                io.Float.Input(
-                    "cfg",
-                    default=9.0,
-                    min=1.0,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="Guidance scale; the paper's 9 is for Stable Diffusion 1.5. The bundled tiny "
-                    "model wants 3.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=list(comfy.samplers.KSampler.SAMPLERS),
-                    default="ddim",
-                    tooltip="The paper's ddim. Ancestral and SDE samplers draw noise for a batch as a whole, "
-                    "so that their samples do depend on the batch.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=list(comfy.samplers.KSampler.SCHEDULERS),
-                    default="ddim_uniform",
-                    tooltip="The paper's ddim_uniform.",
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="Weight of the mask's control; the paper's 1.",
-                ),
+                *sampling_inputs(),
                 io.Int.Input(
                     "batch_size",
                     default=4,

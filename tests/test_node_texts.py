@@ -27,6 +27,14 @@ SEED_WIDGET = "control_after_generate"
 """The page's own widget beneath a seed; the schema has no tooltip for it."""
 
 
+SHARED_INPUTS = {
+    part.name: part
+    for part in ast.parse((ROOT / "nodes" / "sampling_inputs.py").read_text("utf-8")).body
+    if isinstance(part, ast.FunctionDef)
+}
+"""Functions that make inputs for several nodes."""
+
+
 @dataclass(frozen=True)
 class Slot:
     """An input or output; ``tooltip`` is a pattern, as parts of the schema's text may be computed."""
@@ -58,9 +66,12 @@ def pattern_of(expression: ast.expr | None) -> str:
     return ".+".join(map(re.escape, text_of(expression, "\0").split("\0")))
 
 
-def calls(tree: ast.Module) -> Iterator[ast.Call]:
+def calls(tree: ast.AST) -> Iterator[ast.Call]:
+    """All calls in their order; in place of one that makes inputs for several nodes, those that make them."""
     found = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    yield from sorted(found, key=lambda call: (call.lineno, call.col_offset))
+    for call in sorted(found, key=lambda call: (call.lineno, call.col_offset)):
+        made = SHARED_INPUTS.get(ast.unparse(call.func))
+        yield from [call] if made is None else calls(made)
 
 
 def keywords(call: ast.Call) -> dict[str | None, ast.expr]:

@@ -1,0 +1,52 @@
+"""The inputs that every node has which paints: the networks, and how they are sampled."""
+
+from __future__ import annotations
+
+import comfy.samplers
+from comfy_api.latest import io
+
+
+def network_inputs() -> list[io.Input]:
+    return [
+        io.Model.Input("model", tooltip="From Load Siamese Checkpoint or Apply Siamese Adapter."),
+        io.ControlNet.Input("control_net", tooltip="The ControlNet of the same training run."),
+        io.Conditioning.Input("positive", tooltip="What the images show."),
+        io.Conditioning.Input("negative", tooltip="What they do not show; mostly an empty prompt."),
+        io.Vae.Input("vae", tooltip="Decodes the latents."),
+    ]
+
+
+def sampling_inputs() -> list[io.Input]:
+    return [
+        io.Int.Input("steps", default=50, min=1, max=999, tooltip="Sampling steps; the paper's 50."),
+        io.Float.Input(
+            "cfg",
+            default=9.0,
+            min=1.0,
+            max=30.0,
+            step=0.1,
+            tooltip="Guidance scale; the paper's 9 is for Stable Diffusion 1.5. The bundled tiny "
+            "model wants 3.",
+        ),
+        io.Combo.Input(
+            "sampler_name",
+            options=list(comfy.samplers.KSampler.SAMPLERS),
+            default="ddim",
+            tooltip="The paper's ddim. Ancestral and SDE samplers draw noise for a batch as a whole, "
+            "so that their samples do depend on the batch.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=list(comfy.samplers.KSampler.SCHEDULERS),
+            default="ddim_uniform",
+            tooltip="The paper's ddim_uniform.",
+        ),
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=0.0,
+            max=10.0,
+            step=0.01,
+            tooltip="Weight of the mask's control; the paper's 1.",
+        ),
+    ]
