@@ -219,13 +219,19 @@ def _read_record(metadata: Mapping[str, str]) -> tuple[FileKind, Architecture, d
     try:
         kind = kinds[metadata["siamese.kind"]]
         architecture = Architecture.from_json(metadata["siamese.architecture"])
-        training: dict[str, Any] = parse_json(metadata["siamese.training"])
-        if not isinstance(training, dict):
-            raise ValueError("siamese.training is no JSON object")
+        training = training_record(metadata["siamese.training"])
     except (KeyError, ValueError) as error:
         reason = str(error)[:_SHOWN]
         raise LayoutError(f"its metadata cannot be read ({reason}); save the model again") from error
     return kind, architecture, training
+
+
+def training_record(text: str) -> dict[str, Any]:
+    """The ``siamese.training`` of a file's metadata. Raises ValueError when it is no JSON object."""
+    training = parse_json(text)
+    if not isinstance(training, dict):
+        raise ValueError("siamese.training is no JSON object")
+    return training
 
 
 def infer_kind(parts: Mapping[str, object]) -> FileKind:

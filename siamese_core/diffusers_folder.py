@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +18,14 @@ from .architecture import (
     UNetArchitecture,
     VAEArchitecture,
 )
-from .checkpoint import ModelFile, infer_kind, load_model
+from .checkpoint import ModelFile, infer_kind, load_model, training_record
 from .deepspeed_folder import refuse_deepspeed
 from .errors import CheckpointError
 from .families import LATENT_CONSISTENCY, SDXL, LayoutError, refuse_other_channels
+from .json_lines import parse_json
 from .layout_names import Part
 from .layouts import to_ldm
-from .weight_files import read_weights
+from .weight_files import SAFETENSORS, read_metadata, read_weights
 
 FOLDERS: Mapping[Literal["unet", "control", "vae", "text"], str] = {
     "unet": "unet",
@@ -169,9 +169,10 @@ def _new_attention(key: str) -> str:
 def _record(path: Path, part: str) -> tuple[dict[str, Any], str]:
     """Training record and run id, where :mod:`training.convert` has left them in the metadata."""
     folder = _part_folder(path, part)
-    metadata = read_weights(weight_files(folder)[0]).metadata
+    file = weight_files(folder)[0]
+    metadata = read_metadata(file) if file.suffix == SAFETENSORS else {}
     try:
-        training = json.loads(metadata.get("siamese.training", "{}"))
+        training = training_record(metadata.get("siamese.training", "{}"))
     except ValueError as error:
         raise CheckpointError(f"{folder}: its metadata cannot be read ({error}); convert it again") from error
     return training, metadata.get("siamese.run_id", "")
@@ -236,7 +237,7 @@ def _prediction(path: Path) -> Prediction:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text("utf-8")))
+        return dict(parse_json(path.read_text("utf-8")))
     except (ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path}: not a JSON object ({error}); download or save the folder again"

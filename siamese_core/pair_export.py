@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from PIL import Image
 from .errors import UserError
 from .files import contained_path, file_digest, whole_folder
 from .formats import FinishedPair, PairFormat, StoredFile
-from .formats.layout import FileContent, json_line
+from .formats.layout import FileContent, json_line, stored_file
 from .json_lines import json_objects
 from .manifest import Manifest, record_of
 from .masks import MASK_FOLDERS, first_subfolder
@@ -133,7 +132,7 @@ class _Writer:
             raise ExportError(f"{stem}: another pair's file is called '{name}' too; rename one of the pairs")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        return StoredFile(name, len(content), hashlib.sha256(content).hexdigest())
+        return stored_file(name, content)
 
 
 def _can_be_found(folder: Path) -> bool:

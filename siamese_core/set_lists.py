@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -205,8 +206,8 @@ class SetLists:
 
     def state(self) -> SetState:
         """How far the set is."""
-        skipped = sum("skipped" in line for line in self.lines())
-        return SetState(sum(1 for _ in self.lines()) - skipped, skipped, self._missing())
+        is_skipped = Counter("skipped" in line for line in self.lines())
+        return SetState(is_skipped[False], is_skipped[True], self._missing())
 
     def lines(self) -> Iterator[Line]:
         """The lines of all pairs that are listed, in order; of skipped ones too."""

@@ -7,16 +7,16 @@ computed in batches that lie on one grid however the work is shared, and listed 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Generic, TypeVar
 
 from .formats import FinishedPair, StoredFile
+from .formats.layout import stored_file
 from .mask_transforms import TransformError
 from .set_lists import RUN_FOLDER, Line, SetError, SetLists, SetPlan, remove_set
-from .set_store import FolderStore, SetStore
+from .set_store import SetStore
 
 Job = TypeVar("Job")
 
@@ -92,8 +92,7 @@ class SetRun(Generic[Job]):
                     f"{self.store.place}: another run is making shard {self.shard.name} of this set; wait "
                     "for it to end, or give another folder"
                 )
-            if isinstance(self.store, FolderStore):
-                self.store.remove_torn()
+            self.store.remove_torn()
             if replace:
                 remove_set(self.store)
             self.lists.begin()
@@ -170,7 +169,7 @@ class SetRun(Generic[Job]):
             for name, content in reversed(files):  # an image that is there has its mask
                 if name not in stored:
                     self.store.write(name, [content])
-                    stored[name] = StoredFile(name, len(content), hashlib.sha256(content).hexdigest())
+                    stored[name] = stored_file(name, content)
             yield {**asdict(pair.record), "files": [asdict(stored[name]) for name, _ in files]}
 
     @contextlib.contextmanager

@@ -45,6 +45,10 @@ class SetStore(Protocol):
         """The names, without the folder, of the files in ``folder``, sorted; none when it is not there."""
         ...
 
+    def remove_torn(self) -> None:
+        """Remove what this worker left half written when it was killed; its lock must be held."""
+        ...
+
     def holds_others(self, folder: str) -> bool:
         """Whether there is anything besides ``folder``."""
         ...
@@ -142,7 +146,6 @@ class FolderStore:
             lock.release()
 
     def remove_torn(self) -> None:
-        """Remove what this worker left half written when it was killed; its lock must be held."""
         for torn in self.root.rglob(f"{self._scratch}*"):
             torn.unlink(missing_ok=True)
 
@@ -195,6 +198,9 @@ class ObjectStore:
         except FileNotFoundError:
             return []
         return sorted(entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "file")
+
+    def remove_torn(self) -> None:
+        """There is nothing: an object that was not whole never appeared."""
 
     def holds_others(self, folder: str) -> bool:
         try:

@@ -83,8 +83,8 @@ class Painter:
             "masks": self.masks.digest,
             "per_mask": self.masks.per_mask,
             "transforms": None if transforms is None else asdict(transforms),
-            "prompts": hashlib.sha256(json.dumps(list(self.prompts)).encode()).hexdigest(),
-            "images": [file_digest(path) for path in self.images] if self.images else None,
+            "prompts": _digest(self.prompts),
+            "images": _digest([file_digest(path) for path in self.images]) if self.images else None,
             "seed": self.masks.seed,
             "checkpoint": self.checkpoint_digest,
             "run_id": self.run_id,
@@ -122,6 +122,10 @@ class Painter:
     @cached_property
     def _texts(self) -> Texts:
         return Texts(self.model)
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
 @cache

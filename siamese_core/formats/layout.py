@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,11 @@ class PairFormat(Protocol):
         content of one of the set's files. Neither is kept in memory, for a set may hold a million pairs.
         """
         ...
+
+
+def stored_file(name: str, content: bytes) -> StoredFile:
+    """What the manifest says of a file that holds ``content``."""
+    return StoredFile(name, len(content), hashlib.sha256(content).hexdigest())
 
 
 def json_line(values: Mapping[str, Any]) -> bytes:
