@@ -68,7 +68,7 @@ _SHARD = re.compile(r"(\d+)/(\d+)", re.ASCII)
 class GenerateSettings:
     """What is painted, and how; sampling defaults are the paper's."""
 
-    checkpoint: Path = option(Path(), "full model file (.safetensors) of training.train")
+    checkpoint: Path = option(Path(), "full model file, of training.train or of the paper's authors")
     masks: Path = option(Path(), "folder of masks, or one mask file")
     output: str = option("", "folder for the pairs, new or empty, or an address that fsspec knows")
     format: Literal[tuple(FORMATS)] = option("pairs", "layout of the written set")  # type: ignore[valid-type]

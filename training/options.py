@@ -131,7 +131,7 @@ def run_command(main: Callable[[], int]) -> None:
 
 def _help_text(item: dataclasses.Field[Any]) -> str:
     text = str(item.metadata.get("help", ""))
-    shown = "" if item.default in (dataclasses.MISSING, None, Path()) else f"(default: {item.default})"
+    shown = "" if item.default in (dataclasses.MISSING, None, Path(), "") else f"(default: {item.default})"
     return f"{text} {shown}".strip().replace("%", "%%")
 
 
