@@ -56,8 +56,8 @@ def test_random_transforms_of_any_settings() -> None:
     mask = (rows - 10) ** 2 + (columns - 20) ** 2 < 40
     names = [field.name for field in fields(TransformSettings)]
     defaults = vars(TransformSettings())
-    made = 0
-    for number in rounds(1500):
+    made, numbers = 0, rounds(1500)
+    for number in numbers:
         noise = random.Random(number)
         chosen = noise.sample(names, noise.choice((1, 1, 2, 4)))
         values = {name: transform_value(name, defaults[name], noise) for name in chosen}
@@ -71,7 +71,7 @@ def test_random_transforms_of_any_settings() -> None:
             assert variant.mask.any()
 
         made += refusal(transform, *chosen, "attempts", "constraints") is None
-    assert 100 < made < 1400
+    assert 0.07 < made / len(numbers) < 0.93
 
 
 def test_no_path_leads_out_of_its_root(tmp_path: Path) -> None:
@@ -91,7 +91,8 @@ def test_no_path_leads_out_of_its_root(tmp_path: Path) -> None:
             assert found == root or root in found.parents
             assert os.path.realpath(found) == str(found)
 
-        inside += refusal(resolve, text, repr(text)) is None
+        beginning = text[:100]  # all that a message shows of a long text
+        inside += refusal(resolve, beginning, repr(text)) is None
     assert inside > 200
 
 
