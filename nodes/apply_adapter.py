@@ -8,13 +8,15 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from ..siamese_core.architecture import Prediction
 from ..siamese_core.checkpoint import CheckpointError, ModelFile, load_model
 from ..siamese_core.layouts import decoder_keys
 from .control import build_control
-from .host_models import FILE, RUN_ID
+from .host_models import FILE, RUN_ID, prediction_of
 
 _HOST_PREFIX = "diffusion_model."
 _NO_ADAPTER = "(no file in models/controlnet)"
+_PREDICTED: dict[Prediction, str] = {"epsilon": "the noise", "v_prediction": "v"}
 
 
 class ApplySiameseAdapter(io.ComfyNode):
@@ -63,6 +65,7 @@ class ApplySiameseAdapter(io.ComfyNode):
         _refuse_stock_control(path, file)
         host_shapes = {key: tuple(value.shape) for key, value in model.model.state_dict().items()}
         _check_base(path, file, host_shapes)
+        _check_prediction(path, file, prediction_of(model))
         if file.kind == "control":
             note = f"'{path.name}' holds a ControlNet alone: the model stays as it is."
             return io.NodeOutput(model, build_control(file), note)
@@ -105,3 +108,16 @@ def _check_base(path: Path, file: ModelFile, host: dict[str, tuple[int, ...]]) -
                 f"'{path.name}' was trained on a model of another size: '{key}' is {tuple(value.shape)} "
                 f"there and {wanted} in this model; load the checkpoint that it was trained on."
             )
+
+
+def _check_prediction(path: Path, file: ModelFile, host: Prediction) -> None:
+    """Refuse weights of another training target: their shapes are the same, and they would paint noise."""
+    own = file.architecture.prediction
+    told = file.training or "unet" in file.parts  # a foreign ControlNet alone says nothing of its target
+    if told and own != host:
+        raise CheckpointError(
+            f"'{path.name}' was trained on a model that predicts {_PREDICTED[own]}, and this model predicts "
+            f"{_PREDICTED[host]}; load the checkpoint that it was trained on, or, if the host is mistaken "
+            f"about the checkpoint, put ModelSamplingDiscrete with {'eps' if own == 'epsilon' else own} "
+            "before this node."
+        )

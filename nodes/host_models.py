@@ -9,13 +9,14 @@ import comfy.model_base
 import comfy.model_detection
 import comfy.model_management
 import comfy.model_patcher
+import comfy.model_sampling
 import comfy.sd
 import comfy.supported_models
 import comfy.text_encoders.sd2_clip
 import comfy.utils
 from torch import Tensor
 
-from ..siamese_core.architecture import Architecture, TextArchitecture, VAEArchitecture
+from ..siamese_core.architecture import Architecture, Prediction, TextArchitecture, VAEArchitecture
 from ..siamese_core.checkpoint import ModelFile
 from ..siamese_core.layouts import PREFIXES
 from .control import head_counts
@@ -49,6 +50,12 @@ def build_model(model: ModelFile) -> Any:
     _load(network, weights, prefix, patcher)
     patcher.set_attachments(RUN_ID, model.run_id)
     return patcher
+
+
+def prediction_of(model: Any) -> Prediction:
+    """What the host takes a MODEL's output for; the node ModelSamplingDiscrete may have said so."""
+    sampling = model.get_model_object("model_sampling")
+    return "v_prediction" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "epsilon"
 
 
 def build_clip(model: ModelFile, embeddings: list[str] | None) -> Any:

@@ -40,7 +40,7 @@ def add_pairs(
     them is lost. ``text`` goes into every image file; ``on_pair`` is called before each pair is written.
     Raises WriteError as :meth:`PairWriter.write` does.
     """
-    writer = PairWriter(root, keep=True)
+    writer = PairWriter(root)
     mine: set[str] = set()
     chosen: list[NewPair] = []
     for pair in pairs:

@@ -60,22 +60,20 @@ def record_text(record: PairRecord) -> dict[str, str]:
 
 
 class PairWriter:
-    """Writes pairs into one folder, each file whole or not at all; a pair is listed after its files exist.
+    """Adds pairs to one folder, each file whole or not at all; a pair is listed after its files exist.
 
-    The folder must be new or empty unless ``overwrite`` or ``keep`` is set. With ``overwrite`` its two lists
-    are started afresh and pairs of the same stem replaced; with ``keep`` the lists are continued.
+    Lists that are there are continued. :meth:`holds` tells which names are taken, and :meth:`forget` takes
+    the pairs off the lists that are to be replaced.
     """
 
-    def __init__(self, root: Path, *, overwrite: bool = False, keep: bool = False) -> None:
+    def __init__(self, root: Path) -> None:
         if root.exists() and not root.is_dir():
             raise WriteError(f"{root}: is a file; give a folder for the pairs")
-        if root.exists() and any(root.iterdir()) and not (overwrite or keep):
-            raise WriteError(f"{root}: not empty; give another folder, or --overwrite to replace its pairs")
         self.root = root
         for name in ("images", "masks"):
             (root / name).mkdir(parents=True, exist_ok=True)
         for name in (MANIFEST, PROMPTS):
-            if not (keep and (root / name).exists()):
+            if not (root / name).exists():
                 write_text_atomic(root / name, "")
 
     def holds(self, stem: str) -> bool:

@@ -163,7 +163,7 @@ def test_lists_of_a_folder_that_gets_more_pairs(tmp_path: Path) -> None:
         whole = (tmp_path / name).read_bytes()
         for data in damaged_lists(tmp_path / name, 100):
             (tmp_path / name).write_bytes(data)
-            refusal(lambda: PairWriter(tmp_path, keep=True).forget(["plain"]), name, below=tmp_path)
+            refusal(lambda: PairWriter(tmp_path).forget(["plain"]), name, below=tmp_path)
         (tmp_path / name).write_bytes(whole)
 
 

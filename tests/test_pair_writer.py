@@ -138,7 +138,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     out.mkdir()
     elsewhere.mkdir()
     (out / "images").symlink_to(elsewhere)
-    writer = PairWriter(out, overwrite=True)
+    writer = PairWriter(out)
 
     with pytest.raises(UserError, match="outside"):
         writer.write(RECORD, *random_pair())
@@ -172,35 +172,20 @@ def test_what_is_no_pair_is_refused_and_nothing_is_written(
     assert not lines(tmp_path / "prompt.json")
 
 
-def test_a_folder_that_holds_anything_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-
-    with pytest.raises(WriteError, match="not empty; give another folder") as refusal:
-        PairWriter(tmp_path)
-    assert str(tmp_path) in str(refusal.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
 
-    for overwrite in (False, True):
-        with pytest.raises(WriteError, match="is a file; give a folder"):
-            PairWriter(tmp_path / "out", overwrite=overwrite)
+    with pytest.raises(WriteError, match="is a file; give a folder"):
+        PairWriter(tmp_path / "out")
 
 
-def test_overwriting_starts_the_lists_afresh_and_replaces_pairs_of_the_same_name(tmp_path: Path) -> None:
-    first = PairWriter(tmp_path)
-    for stem in ("polyp_1", "polyp_2"):
-        first.write(replace(RECORD, stem=stem), *random_pair(1))
+def test_lists_are_continued_and_what_else_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
+    for stem in ("polyp_1", "polyp_2"):
+        PairWriter(tmp_path).write(replace(RECORD, stem=stem), *random_pair())
 
-    image, mask = random_pair(2)
-    PairWriter(tmp_path, overwrite=True).write(RECORD, image, mask)
-
-    assert [line["stem"] for line in lines(tmp_path / "manifest.jsonl")] == ["polyp_1"]
-    assert len(lines(tmp_path / "prompt.json")) == 1
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "images/polyp_1.png")), image)
+    assert [line["stem"] for line in lines(tmp_path / "manifest.jsonl")] == ["polyp_1", "polyp_2"]
+    assert len(lines(tmp_path / "prompt.json")) == 2
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 

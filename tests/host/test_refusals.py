@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,20 @@ def test_an_adapter_of_another_size(host: Host) -> None:
     other = ModelFile("control", wide, {"step": 1}, "x", {"control": weights})
     save_model(put(host, "controlnet", "other.safetensors"), other)
     refused(host, adapter_graph("other.safetensors"), r"was trained on a model of another size: '")
+
+
+def test_an_adapter_of_another_training_target(host: Host) -> None:
+    path = write_adapter(put(host, "controlnet", "target.safetensors"))
+    graph = adapter_graph(path.name)
+    graph["7"]["inputs"]["model"] = ["9", 0]
+    graph["9"] = graphs.node("ModelSamplingDiscrete", model=("1", 0), sampling="v_prediction", zsnr=False)
+    refused(host, graph, r"a model that predicts the noise, and this model predicts v; load the checkpoint")
+
+    full = load_model(path)
+    save_model(path, replace(full, architecture=replace(full.architecture, prediction="v_prediction")))
+    host.run(graph)
+    graph["7"]["inputs"]["model"] = ["1", 0]
+    refused(host, graph, r"predicts v, and this model predicts the noise; .* with v_prediction before this")
 
 
 def test_a_truncated_file(host: Host) -> None:
