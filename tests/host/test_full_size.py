@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from anonymous_memory import peak_anonymous_memory
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -57,18 +55,6 @@ def random_parts(kind: FileKind, dtype: torch.dtype) -> dict[str, dict[str, torc
 def write_random(path: Path, kind: FileKind) -> None:
     parts = random_parts(kind, torch.float16)
     save_model(path, ModelFile(kind, SD15, {"prompt": "an image of polyps"}, "full-size", parts))
-
-
-def peak_anonymous_memory(*command: object) -> int:
-    """Bytes of memory that belong to no file, at their peak while ``command`` runs; it must end well."""
-    peak = 0
-    with subprocess.Popen([*map(str, command)], cwd=ROOT) as process:
-        while process.poll() is None:
-            status = Path(f"/proc/{process.pid}/status").read_text("utf-8")
-            peak = max(peak, *(int(kib) << 10 for kib in re.findall(r"RssAnon:\s+(\d+)", status)), 0)
-            time.sleep(0.05)
-    assert process.returncode == 0
-    return peak
 
 
 @pytest.mark.slow
