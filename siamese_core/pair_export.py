@@ -50,7 +50,7 @@ class Reading:
     label: int | None = None
 
 
-def find_source(path: Path, default_prompt: str = "") -> Source:
+def find_source(path: Path) -> Source:
     """The pairs at ``path``: whatever find_pairs reads, else the files that a ``manifest.jsonl`` names.
 
     So every layout of ours in which image and mask are files of their own can be read. Pairs of a complete
@@ -59,7 +59,7 @@ def find_source(path: Path, default_prompt: str = "") -> Source:
     root = path if path.is_dir() else path.parent
     manifest = Manifest(root / MANIFEST) if (root / MANIFEST).is_file() else None
     if manifest is None or path.is_file() or _can_be_found(path):
-        pairs = find_pairs(path, default_prompt=default_prompt)
+        pairs = find_pairs(path, default_prompt="")
     else:
         pairs = list(manifest.pairs())
     source = Source(pairs, manifest)
@@ -76,17 +76,19 @@ def export_pairs(
     *,
     chunk: int = 1,
     reading: Reading | None = None,
+    default_prompt: str = "",
     on_pair: Callable[[], object] | None = None,
 ) -> list[str]:
     """Write the pairs of ``source`` to the folder ``output`` as ``kind``, with a ``manifest.jsonl``.
 
     The folder appears whole or not at all, and replaces one that is there. ``chunk`` pairs at a time are in
-    memory, which a layout of shared files writes into one. Returns what the user should know of the masks.
+    memory, which a layout of shared files writes into one. ``default_prompt`` is that of pairs for which
+    neither ``source`` nor its manifest has one. Returns what the user should know of the masks.
     Raises PairError for a pair that cannot be read, and ExportError for names that fall together and when the
     disk refuses.
     """
     notes: Counter[str] = Counter()
-    loaded = _finished_pairs(source, reading or Reading(), notes)
+    loaded = _finished_pairs(source, reading or Reading(), default_prompt, notes)
     try:
         with whole_folder(output) as folder, (folder / MANIFEST).open("wb") as lines:
             writer = _Writer(folder)
@@ -142,7 +144,7 @@ def _can_be_found(folder: Path) -> bool:
 
 
 def _finished_pairs(
-    source: Source, reading: Reading, notes: Counter[str]
+    source: Source, reading: Reading, default_prompt: str, notes: Counter[str]
 ) -> Iterator[tuple[Mapping[str, Any], FinishedPair]]:
     """Each pair with its line of the source's manifest ({} without one); what was interpreted is counted."""
     keeps_indices = source.keeps_indices
@@ -152,7 +154,7 @@ def _finished_pairs(
             notes[loaded.note] += 1
         line = (source.manifest.line(pair.stem) if source.manifest else None) or {}
         record = record_of(line, f"the line of '{pair.stem}'") if line else _unknown(pair, index)
-        record = replace(record, prompt=pair.prompt or record.prompt)
+        record = replace(record, prompt=pair.prompt or record.prompt or default_prompt)
         if not keeps_indices:
             record = replace(record, index=index)
         yield line, FinishedPair(record, loaded.image, loaded.mask, _png_text(pair.image))

@@ -72,9 +72,10 @@ class PairWriter:
         self.root = root
         for name in ("images", "masks"):
             (root / name).mkdir(parents=True, exist_ok=True)
-        for name in (MANIFEST, PROMPTS):
-            if not (root / name).exists():
-                write_text_atomic(root / name, "")
+        self._manifest, self._prompts = (contained_path(root, name) for name in (MANIFEST, PROMPTS))
+        for path in (self._manifest, self._prompts):
+            if not path.exists():
+                write_text_atomic(path, "")
 
     def holds(self, stem: str) -> bool:
         """Whether an image or a mask of this stem is there."""
@@ -86,8 +87,8 @@ class PairWriter:
         Raises JsonLinesError for a list that cannot be read.
         """
         masks = {f"masks/{stem}.png" for stem in stems}
-        _drop_lines(self.root / MANIFEST, lambda line: text_in(line, "stem") in stems)
-        _drop_lines(self.root / PROMPTS, lambda line: text_in(line, "source") in masks)
+        _drop_lines(self._manifest, lambda line: text_in(line, "stem") in stems)
+        _drop_lines(self._prompts, lambda line: text_in(line, "source") in masks)
 
     def write(
         self,
@@ -114,8 +115,8 @@ class PairWriter:
             # Without one, whoever reads the pairs falls back on a prompt of their own.
             **({"prompt": record.prompt} if record.prompt else {}),
         }
-        _append_line(self.root / PROMPTS, prompt_line)
-        _append_line(self.root / MANIFEST, asdict(record))
+        _append_line(self._prompts, prompt_line)
+        _append_line(self._manifest, asdict(record))
 
     def _path(self, folder: str, stem: str) -> Path:
         if Path(stem).name != stem or stem in ("", ".", ".."):
@@ -144,7 +145,18 @@ def _drop_lines(path: Path, dropped: Callable[[dict[str, Any]], bool]) -> None:
 
 
 def _append_line(path: Path, record: Mapping[str, Any]) -> None:
-    with path.open("ab") as file:
-        file.write((json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8"))
-        file.flush()
-        os.fsync(file.fileno())
+    """Add a line to a list; an error, such as that of a full disk, leaves the list as it was."""
+    line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8")
+    with path.open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            if file.read(1) != b"\n":  # edited by hand
+                line = b"\n" + line
+        try:
+            while line:
+                line = line[file.write(line) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(end)
+            raise

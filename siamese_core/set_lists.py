@@ -1,13 +1,12 @@
 """The lists of a generated set: what it is, which pairs are finished, and which files those have.
 
-While a set is being made, each chunk of it has a small list of its own below ``.run/``, which is replaced
-whenever a batch is finished; so a killed run has listed whole pairs only. When nothing is missing the lists
-become ``manifest.jsonl`` and the format's own index.
+Each chunk of a set has a small list of its own below ``.run/``, which is replaced whenever a batch is
+finished; so a killed run has listed whole pairs only. These lists alone say what is there: ``manifest.jsonl``
+and the format's own index are made of them, as often as need be, and never read.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,13 +100,24 @@ def stored_plan(store: SetStore) -> SetPlan:
 
 
 def remove_set(store: SetStore) -> None:
-    """Remove the set at the place, if there is one: what its lists name, and the lists; all else stays."""
+    """Remove the set at the place, if there is one: what its lists name, and the lists; all else stays.
+
+    Raises SetError where a manifest is left of a set, but nothing that tells which files are its pairs'.
+    """
     if store.size(_SETTINGS) is None:
+        if store.size(MANIFEST) is not None:
+            raise SetError(
+                f"{store.place}: its {MANIFEST} tells of pairs, and '{_SETTINGS}' is missing, without which "
+                "no set is replaced; remove the files yourself, or give another folder"
+            )
         return
-    for line in SetLists(store, stored_plan(store)).lines():
+    plan = stored_plan(store)
+    for line in SetLists(store, plan).lines():
         for file in line.get("files", ()):
             store.remove(file["name"])
-    for name in (_SETTINGS, _PARTS, MANIFEST, SKIPPED):
+    indexes = (name for name, _ in plan.form.index_files(lambda: (), store.read))
+    # The settings come last: a run that is killed before has left a set, which is removed the next time.
+    for name in (*indexes, SKIPPED, MANIFEST, _PARTS, _SETTINGS):
         store.remove(name)
 
 
@@ -130,28 +140,16 @@ class SetLists:
                     f"{place}: not empty, it holds a set that was begun before; give another folder, "
                     "--resume to go on with that one, or --overwrite to replace it"
                 )
-            check_record(place, stored_plan(self.store).record, self.plan.record, what="set")
+            self._check_record()
         elif self.store.holds_others(RUN_FOLDER):
             raise SetError(f"{place}: not empty; give another folder, or --overwrite to replace its pairs")
 
     def begin(self) -> None:
-        """Note the plan; take what is in a manifest apart into lists of its chunks again, to see what lacks.
-
-        The manifest stays, so that a run killed in the middle of this has lost nothing.
-        """
-        if self.store.size(_SETTINGS) is None:
-            self.store.write(_SETTINGS, [json_line(self.plan.record)])
+        """Note the plan. Raises ResumeError when another worker has just noted a different one."""
         with self.store.lock(_LOCK, wait=True):
-            if self.store.size(MANIFEST) is None:
-                return
-            by_chunk = itertools.groupby(
-                self._by_index(), lambda line: line["index"] // self.plan.chunk_pairs
-            )
-            for chunk, lines in by_chunk:
-                known = self._listed(chunk)
-                found = {line["index"]: line for line in lines} | known
-                if len(found) > len(known):
-                    self.write(chunk, [found[index] for index in sorted(found)])
+            if self.store.size(_SETTINGS) is None:
+                self.store.write(_SETTINGS, [json_line(self.plan.record)])
+            self._check_record()
 
     def whole_lines(self, chunk: int) -> dict[int, Line]:
         """Of ``chunk`` the lines, by index, whose files are there at their sizes; others are struck out."""
@@ -185,11 +183,8 @@ class SetLists:
         Unless ``incomplete``, only when no chunk is missing. The manifest comes last: with it, all is there.
         """
         with self.store.lock(_LOCK, wait=True):
-            is_complete = not self._missing()
-            if not is_complete and not incomplete:
+            if not incomplete and self._missing():
                 return False
-            if not self.store.names(_PARTS):  # another worker has written them meanwhile
-                return self.store.size(MANIFEST) is not None
 
             def records() -> Iterator[Line]:
                 return (line for line in self.lines() if "skipped" not in line)
@@ -200,8 +195,6 @@ class SetLists:
             for name, pieces in self.plan.form.index_files(records, self.store.read):
                 self.store.write(name, pieces)
             self.store.write(MANIFEST, map(json_line, records()))
-            if is_complete:
-                self.store.remove(_PARTS)
             return True
 
     def state(self) -> SetState:
@@ -213,25 +206,15 @@ class SetLists:
         """The lines of all pairs that are listed, in order; of skipped ones too."""
         # A run killed at the wrong moment leaves the partial list of a chunk beside the full one.
         chunks = sorted({int(name[:8]) for name in self.store.names(_PARTS) if name[:8].isdigit()})
-        if chunks:
-            return (line for chunk in chunks for line in self._listed(chunk).values())
-        return self._by_index() if self.store.size(MANIFEST) is not None else iter(())
+        return (line for chunk in chunks for line in self._listed(chunk).values())
+
+    def _check_record(self) -> None:
+        check_record(self.store.place, stored_plan(self.store).record, self.plan.record, what="set")
 
     def _missing(self) -> list[int]:
         parts = self.store.names(_PARTS)
-        if not parts and self.store.size(MANIFEST) is not None:
-            return []
         finished = {name.partition(".")[0] for name in parts if _PARTIAL not in name}
         return [chunk for chunk in range(self.plan.chunks) if f"{chunk:08d}" not in finished]
-
-    def _by_index(self) -> Iterator[Line]:
-        """The lines of the manifest and of the skipped pairs, both of which are in order."""
-        skipped = list(self._parsed(SKIPPED)) if self.store.size(SKIPPED) is not None else []
-        for line in self._parsed(MANIFEST):
-            while skipped and skipped[0]["index"] < line["index"]:
-                yield skipped.pop(0)
-            yield line
-        yield from skipped
 
     def _parsed(self, name: str) -> Iterator[Line]:
         for number, text in enumerate(self.store.lines(name), 1):

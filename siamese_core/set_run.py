@@ -59,7 +59,7 @@ class PairMaker(Generic[Job]):
 class SetRun(Generic[Job]):
     """One worker's run. ``on_pairs(pairs, known)`` follows each batch: the new ones, or how many were there.
 
-    What it raises ends the run; everything up to there is listed.
+    What it raises ends the run; ``listed`` says how many of this worker's pairs are then listed.
     """
 
     store: SetStore
@@ -70,6 +70,7 @@ class SetRun(Generic[Job]):
 
     def __post_init__(self) -> None:
         self._compute_batch = self.plan.batch_size
+        self.listed = 0
 
     @cached_property
     def lists(self) -> SetLists:
@@ -108,6 +109,8 @@ class SetRun(Generic[Job]):
     def _make_chunk(self, chunk: int) -> None:
         indices = self.plan.indices(chunk)
         lines = self.lists.whole_lines(chunk)
+        done = self.listed
+        self.listed += len(lines)
         self.on_pairs((), len(lines))
         waiting: list[FinishedPair] = []
         for first in range(indices.start, indices.stop, self.plan.batch_size):
@@ -124,6 +127,7 @@ class SetRun(Generic[Job]):
                 lines |= {line["index"]: line for line in self._written(waiting)}
                 waiting.clear()
                 self.lists.write(chunk, [lines[index] for index in sorted(lines)])
+                self.listed = done + len(lines)
             self.on_pairs(new, 0)
 
     def _make_batch(self, batch: range) -> tuple[list[FinishedPair], list[Line]]:

@@ -16,6 +16,9 @@ import fsspec
 from .errors import UserError
 from .files import atomic_path, contained_path
 
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "obs", "memory"}
+"""Kinds of address at which a file appears whole. Elsewhere a killed upload leaves half of one."""
+
 
 class StoreError(UserError):
     """A place for a set that cannot be used; the message names it and the fix."""
@@ -66,18 +69,27 @@ class SetStore(Protocol):
 
 
 def open_store(place: str, worker: str = "") -> SetStore:
-    """The store at ``place``: a folder, or an address such as ``s3://bucket/set`` that fsspec knows.
+    """The store at ``place``: a folder, or the address of an object store, such as ``s3://bucket/set``.
 
     ``worker`` names whoever writes, so that what it leaves half written when killed can be told from the
     files that others are writing.
-    Raises StoreError for an address of an unknown kind.
+    Raises StoreError for an address that cannot be opened or is of another kind.
     """
     if "://" not in place:
         return FolderStore(Path(place), worker)
     try:
-        return ObjectStore(place)
+        system, root = fsspec.core.url_to_fs(place)
     except (ValueError, ImportError) as error:
         raise StoreError(f"{place}: this address cannot be opened ({error})") from error
+    kinds = {system.protocol} if isinstance(system.protocol, str) else {*system.protocol}
+    if "file" in kinds:
+        return FolderStore(Path(root), worker)
+    if not kinds & _OBJECT_STORES:
+        raise StoreError(
+            f"{place}: no object store, so that a killed run could leave half of a file there; mount it as a "
+            "folder, or write to a folder and copy the set"
+        )
+    return ObjectStore(place, system, root.rstrip("/"))
 
 
 class FolderStore:
@@ -160,11 +172,9 @@ class ObjectStore:
     twice, which costs time and nothing else.
     """
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, system: Any, root: str) -> None:
         self.place = place
-        found: tuple[Any, str] = fsspec.core.url_to_fs(place)
-        self._system, root = found
-        self._root = root.rstrip("/")
+        self._system, self._root = system, root
 
     def write(self, name: str, pieces: Iterable[bytes]) -> None:
         path = self._path(name)

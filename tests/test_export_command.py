@@ -68,6 +68,13 @@ def test_there_and_back_changes_nothing(generated: Path, tmp_path: Path, name: s
     assert there_and_back == once
 
 
+def test_prompts_that_the_manifest_knows_are_kept(generated: Path, tmp_path: Path) -> None:
+    known = [line["prompt"] for line in exported(generated, tmp_path / "there", "imagefolder")]
+    lines = exported(tmp_path / "there", tmp_path / "back", "pairs", "--prompt", "another")
+    assert [line["prompt"] for line in lines] == [prompt or "another" for prompt in known]
+    assert known.count("") == 1
+
+
 def test_pairs_of_which_nothing_is_known_get_a_record_of_their_files(tmp_path: Path) -> None:
     source = kvasir(tmp_path / "kvasir")
     lines = exported(source, tmp_path / "out", "coco", "--prompt", "a polyp")

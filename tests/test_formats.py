@@ -33,7 +33,7 @@ def hard_masks() -> dict[str, NDArray[np.bool_]]:
     masks = {
         "plain": (rows - 10) ** 2 + (columns - 20) ** 2 < 50,
         "leer": np.zeros(SIZE, bool),
-        "voll": np.ones(SIZE, bool),
+        "test_4": np.ones(SIZE, bool),
         "one pixel": (rows == 3) & (columns == 5),
         "last.pixel": (rows == 23) & (columns == 39),
         "Größe_0000": (rows + columns) % 2 == 0,
@@ -232,9 +232,7 @@ def test_imagefolder_is_read_by_datasets(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
     expected = written(tmp_path / "set", "imagefolder")
-    found = datasets.load_dataset(
-        "imagefolder", data_dir=str(tmp_path / "set"), split="train", cache_dir=str(tmp_path / "cache")
-    )
+    found = datasets.load_dataset(str(tmp_path / "set"), split="train", cache_dir=str(tmp_path / "cache"))
     assert set(found.column_names) == {"image", "mask", "prompt"}
     assert len(found) == len(expected)
     for row, pair in zip(found, expected.values(), strict=True):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import full_disk
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -143,6 +144,36 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="outside"):
         writer.write(RECORD, *random_pair())
     assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("name", ["prompt.json", "manifest.jsonl"])
+def test_a_list_that_is_a_link_out_of_the_folder_is_refused(name: str, tmp_path: Path) -> None:
+    out, outside = tmp_path / "out", tmp_path / "outside.txt"
+    out.mkdir()
+    outside.write_text("mine\n")
+    (out / name).symlink_to(outside)
+
+    with pytest.raises(UserError, match="outside"):
+        PairWriter(out).write(RECORD, *random_pair())
+    assert outside.read_text() == "mine\n"
+
+
+def test_a_full_disk_leaves_the_lists_as_they_were(tmp_path: Path) -> None:
+    writer = PairWriter(tmp_path)
+    writer.write(RECORD, *random_pair(size=(2, 2)))
+    before = (tmp_path / "manifest.jsonl").read_bytes()
+    with full_disk(free=len(before) + 50), pytest.raises(OSError, match=r"."):
+        writer.write(replace(RECORD, stem="polyp_2"), *random_pair(size=(2, 2)))
+
+    writer.write(replace(RECORD, stem="polyp_2"), *random_pair(size=(2, 2)))
+    assert [line["stem"] for line in lines(tmp_path / "manifest.jsonl")] == ["polyp_1", "polyp_2"]
+
+
+def test_a_list_without_an_end_of_line_gets_one(tmp_path: Path) -> None:
+    (tmp_path / "prompt.json").write_text('{"source": "a.png", "target": "b.png"}')
+    PairWriter(tmp_path).write(RECORD, *random_pair())
+
+    assert [line["source"] for line in lines(tmp_path / "prompt.json")] == ["a.png", "masks/polyp_1.png"]
 
 
 IMAGE, MASK = random_pair()

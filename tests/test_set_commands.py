@@ -125,6 +125,27 @@ def test_a_run_asked_to_stop_lists_what_it_has_and_goes_on(
     assert files(folder) == files(whole)
 
 
+def test_a_stopped_run_that_replaced_a_set_is_gone_on_with_and_not_begun_anew(
+    full_model: Path, masks: Path, tmp_path: Path, signal_at_pair: SignalAtPair
+) -> None:
+    folder = tmp_path / "set"
+    signal_at_pair(3, signal.SIGINT)
+    outcome = paint(full_model, masks, folder, *RANDOM, "--overwrite")
+    assert "the same command --resume in place of --overwrite" in outcome.output
+    both = paint(full_model, masks, folder, *RANDOM, "--overwrite", "--resume")
+    assert both.refusal == "--overwrite would remove what --resume goes on with; give one of the two"
+    assert len(manifest(folder)) == 4
+
+
+def test_a_stopped_run_tells_of_the_pairs_that_are_listed(
+    full_model: Path, masks: Path, tmp_path: Path, signal_at_pair: SignalAtPair
+) -> None:
+    signal_at_pair(5, signal.SIGINT)  # in the middle of the second tar
+    outcome = paint(full_model, masks, tmp_path / "set", *RANDOM, "--format", "webdataset")
+    assert "4 of 10 pairs are there" in outcome.output
+    assert len(manifest(tmp_path / "set")) == 4
+
+
 def test_another_setting_than_the_begun_sets_is_named(
     full_model: Path, masks: Path, tmp_path: Path, signal_at_pair: SignalAtPair
 ) -> None:
@@ -201,6 +222,22 @@ def test_a_pair_made_again_from_its_record_equals_the_original(
     assert outcome.status == 0, outcome.output
     assert "equal to the original, byte for byte" in outcome.output
     assert files(tmp_path / "pair") == {name: (whole / name).read_bytes() for name in (image, mask)}
+
+
+def test_a_pair_of_a_device_that_is_not_here_is_made_again_on_the_cpu(
+    whole: Path, full_model: Path, masks: Path, tmp_path: Path
+) -> None:
+    line = manifest(whole)[0]
+    line["sampler"]["device"] = "meta"
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(line))
+    places = ("--checkpoint", full_model, "--masks", masks, "--output", tmp_path / "pair")
+    outcome = run_here(regenerate.main, tmp_path / "manifest.jsonl", "--pair", line["stem"], *places)
+    assert "note: painted on 'meta', this is the CPU" in outcome.output
+    assert "NOT equal to the original" in outcome.output  # the image's text tells of the device
+    image, mask = (file["name"] for file in line["files"])
+    assert (tmp_path / "pair" / mask).read_bytes() == (whole / mask).read_bytes()
+    with Image.open(tmp_path / "pair" / image) as found, Image.open(whole / image) as wanted:
+        assert np.array_equal(np.asarray(found), np.asarray(wanted))
 
 
 def test_what_is_no_record_or_not_the_recorded_file_is_refused(

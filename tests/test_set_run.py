@@ -200,26 +200,6 @@ def test_a_lost_file_of_a_finished_set_is_made_again(damage: str, whole: Path, t
     assert files(folder) == files(whole)
 
 
-def test_a_run_killed_while_it_took_a_finished_set_apart_has_lost_nothing(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, work = tmp_path / "set", Work()
-    shutil.copytree(whole, folder)
-    write = SetLists.write
-
-    def killed(self: SetLists, chunk: int, lines: Any) -> None:
-        if chunk == 1:
-            raise Stopped
-        write(self, chunk, lines)
-
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(SetLists, "write", killed)
-        run_set(folder, resume=True)
-    run_set(folder, work, resume=True)
-    assert work.batches == []
-    assert files(folder) == files(whole)
-
-
 def test_a_run_killed_between_the_two_lists_of_a_chunk_lists_no_pair_twice(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,9 +352,9 @@ def test_a_list_that_names_files_outside_reaches_none(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     run_set(folder)
     (tmp_path / "mine.txt").write_text("mine")
-    path = folder / "manifest.jsonl"
+    path = folder / ".run" / "parts" / "00000000.jsonl"
     path.write_text(path.read_text().replace("images/m_0.png", "../mine.txt"))
-    with pytest.raises(Exception, match="line 1 is damaged"):
+    with pytest.raises(SetError, match="line 1 is damaged"):
         run_set(folder, replace=True)
     assert (tmp_path / "mine.txt").exists()
 

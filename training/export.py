@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args, settings = _parse(arguments)
     _check_settings(settings)
     kind = FORMATS[settings.format]
-    source = find_source(args.source, settings.prompt)
+    source = find_source(args.source)
     if source.manifest is not None and not source.keeps_indices:
         print(f"note: {source.manifest.path} does not tell each pair by an index of its own: numbered anew")
     with tqdm(total=len(source.pairs), desc="exporting", unit="pair", mininterval=1.0) as progress:
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings.output,
             chunk=settings.pairs_per_tar if kind.chunk_is_a_file else 1,
             reading=Reading(settings.mask_threshold, settings.mask_label),
+            default_prompt=settings.prompt,
             on_pair=progress.update,
         )
     for note in notes:

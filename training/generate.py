@@ -160,7 +160,8 @@ def _run(
             if shard.count == 1:
                 run.list_unfinished()
             progress.close()
-            print(f"stopped: {stop.step} of {own} pairs are there; go on with the same command and --resume")
+            flags = "--resume in place of --overwrite" if args.overwrite else "and --resume"
+            print(f"stopped: {run.listed} of {own} pairs are there; go on with the same command {flags}")
             return 128 + stop.signal_number
     if complete:
         print(f"pairs written to {store.place}")
@@ -295,6 +296,8 @@ def parse(
     add_flags(parser, GenerateSettings)
     add_flags(parser.add_argument_group("random masks"), TransformSettings, _TRANSFORM)
     args = parser.parse_args(arguments)
+    if args.overwrite and args.resume:
+        raise OptionError("--overwrite would remove what --resume goes on with; give one of the two")
     table = read_toml(args.config)
     drawing = field_names(TransformSettings, _TRANSFORM)
     refuse_unknown(table, field_names(GenerateSettings) | drawing, args.config)

@@ -55,12 +55,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"note: painted with {name} {record.versions.get(name)}, this is {own}")
     torch.set_num_threads(sampler.threads)
     model = model_from_file(load_model(args.checkpoint))
-    model.to(sampler.device)
+    model.to(_device(sampler.device))
     # What the others of its batch showed does not matter; how many there were moves the last bits.
     pairs = paint(model, [job] * sampler.batch_size, Texts(model))
     digest = _write(pairs[record.index % sampler.batch_size], args.output)
     print(f"{record.stem}: written to {args.output}; {_compared(digest, wanted)}")
     return 0 if wanted in (None, digest) else 1
+
+
+def _device(name: str) -> str:
+    """``name`` if it is a device that is here, else the CPU."""
+    try:
+        torch.empty(1, device=name).item()
+    except (
+        RuntimeError,
+        AssertionError,
+        NotImplementedError,
+    ) as error:  # of a build without CUDA, the second
+        reason = str(error).partition("\n")[0]
+        print(f"note: painted on {name[:40]!r}, this is the CPU ({reason[:200]})")
+        return "cpu"
+    return name
 
 
 def read_record(path: Path, pair: str | None) -> tuple[PairRecord, SamplerSettings, str | None]:

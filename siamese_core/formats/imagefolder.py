@@ -1,4 +1,4 @@
-"""A folder that ``datasets.load_dataset("imagefolder", data_dir=...)`` of Hugging Face reads."""
+"""A folder that ``datasets.load_dataset("FOLDER")`` of Hugging Face reads."""
 
 from __future__ import annotations
 
@@ -7,9 +7,25 @@ from collections.abc import Callable, Iterable, Iterator
 from .layout import Record, json_line
 from .png_pairs import PngPairs
 
+# Without it, names such as test_4.png are taken for splits, and the metadata for none of theirs.
+_CARD = b"""---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path:
+    - metadata.jsonl
+    - images/*
+    - masks/*
+---
+"""
+
 
 class ImageFolder(PngPairs):
-    """``images/``, ``masks/`` (0/255) and a ``metadata.jsonl``, read as columns image, mask and prompt."""
+    """``images/``, ``masks/`` (0/255) and a ``metadata.jsonl``, read as columns image, mask and prompt.
+
+    A ``README.md``, the card of a dataset, says which files there are.
+    """
 
     name = "imagefolder"
     image_file, mask_file = "images/{}.png", "masks/{}.png"
@@ -17,6 +33,7 @@ class ImageFolder(PngPairs):
     def index_files(
         self, records: Callable[[], Iterable[Record]], read: Callable[[str], bytes]
     ) -> Iterator[tuple[str, Iterator[bytes]]]:
+        yield "README.md", iter([_CARD])
         yield "metadata.jsonl", map(_metadata_line, records())
 
 

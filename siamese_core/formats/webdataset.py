@@ -23,6 +23,8 @@ class WebDataset:
     chunk_is_a_file = True
 
     def pair_files(self, chunk: Sequence[FinishedPair]) -> Iterator[list[FileContent]]:
+        if not chunk:  # no mask of it could be drawn
+            return
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for pair in chunk:
