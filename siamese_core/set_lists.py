@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,9 @@ Line = dict[str, Any]
 
 RUN_FOLDER = ".run"
 SKIPPED = "skipped.jsonl"
-_SETTINGS, _PARTS, _LOCK = (f"{RUN_FOLDER}/{name}" for name in ("settings.json", "parts", "lists.lock"))
+_SETTINGS, _PARTS, _WRITING, _LOCK = (
+    f"{RUN_FOLDER}/{name}" for name in ("settings.json", "parts", "writing", "lists.lock")
+)
 _PARTIAL = ".partial"
 _MOST_CHUNKS = 1_000_000  # each has a file
 _FILE = re.compile(r"(?:(?!\.\.?/)[^/\0]+/)*[^/\0]+\.(?:png|tar)")
@@ -102,6 +104,8 @@ def stored_plan(store: SetStore) -> SetPlan:
 def remove_set(store: SetStore) -> None:
     """Remove the set at the place, if there is one: what its lists name, and the lists; all else stays.
 
+    Files that a killed run had written, but not yet listed, go too.
+
     Raises SetError where a manifest is left of a set, but nothing that tells which files are its pairs'.
     """
     if store.size(_SETTINGS) is None:
@@ -112,12 +116,13 @@ def remove_set(store: SetStore) -> None:
             )
         return
     plan = stored_plan(store)
-    for line in SetLists(store, plan).lines():
-        for file in line.get("files", ()):
-            store.remove(file["name"])
+    lists = SetLists(store, plan)
+    listed = (file["name"] for line in lists.lines() for file in line.get("files", ()))
+    for name in (*lists.announced(), *listed):
+        store.remove(name)
     indexes = (name for name, _ in plan.form.index_files(lambda: (), store.read))
     # The settings come last: a run that is killed before has left a set, which is removed the next time.
-    for name in (*indexes, SKIPPED, MANIFEST, _PARTS, _SETTINGS):
+    for name in (*indexes, SKIPPED, MANIFEST, _WRITING, _PARTS, _SETTINGS):
         store.remove(name)
 
 
@@ -176,6 +181,22 @@ class SetLists:
         self.store.write(_part(chunk, is_full), map(json_line, lines))
         if is_full:
             self.store.remove(_part(chunk, is_full=False))
+
+    def announce(self, worker: str, names: Collection[str]) -> None:
+        """Note the files that ``worker`` is about to write, in place of those that it wrote before."""
+        self.store.write(f"{_WRITING}/{worker}.json", [json_line({"files": [*names]})])
+
+    def announced(self) -> Iterator[str]:
+        """The names of the files that each worker has written last, or was about to."""
+        for name in self.store.names(_WRITING):
+            try:
+                found = parse_json(self.store.read(f"{_WRITING}/{name}").decode("utf-8"))["files"]
+                fits = all(_FILE.fullmatch(file) for file in found)
+            except (ValueError, KeyError, TypeError):
+                fits = False
+            if not fits:
+                raise SetError(f"{self.store.place}/{_WRITING}/{name}: damaged; remove the file")
+            yield from found
 
     def finish(self, incomplete: bool = False) -> bool:
         """Write the manifest and the format's index; whether they are there.

@@ -169,7 +169,9 @@ class SetRun(Generic[Job]):
     def _written(self, pairs: Sequence[FinishedPair]) -> Iterator[Line]:
         """Write the files of ``pairs``; their lines for the list."""
         stored: dict[str, StoredFile] = {}
-        for pair, files in zip(pairs, self.plan.form.pair_files(pairs), strict=True):
+        contents = list(self.plan.form.pair_files(pairs))
+        self.lists.announce(self.shard.name, {name: None for files in contents for name, _ in files})
+        for pair, files in zip(pairs, contents, strict=True):
             for name, content in reversed(files):  # an image that is there has its mask
                 if name not in stored:
                     self.store.write(name, [content])

@@ -12,7 +12,7 @@ from test_set_run import COUNT, PLAN, Stopped, Work, files, manifest, run_set, s
 
 from siamese_core.formats import FORMATS, FinishedPair
 from siamese_core.run_record import ResumeError
-from siamese_core.set_lists import SetError, SetLists
+from siamese_core.set_lists import SetError, SetLists, remove_set
 from siamese_core.set_run import Shard
 from siamese_core.set_store import FolderStore, StoreError, open_store
 
@@ -87,6 +87,36 @@ def test_a_run_killed_while_it_removes_a_set_removes_it_the_next_time(
     run_set(folder, plan=other, replace=True)
     run_set(tmp_path / "wanted", plan=other)
     assert files(folder) == files(tmp_path / "wanted")
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+def test_what_a_killed_run_had_not_listed_is_removed_with_its_set(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plan = tmp_path / "set", replace(PLAN, form=FORMATS[kind])
+
+    def killed(self: SetLists, chunk: int, lines: object) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(SetLists, "write", killed)
+        run_set(folder, plan=plan)
+    assert files(folder)
+    (folder / "notes.txt").write_text("mine")
+    remove_set(open_store(str(folder)))
+    assert set(files(folder)) == {"notes.txt"}
+
+
+def test_a_note_of_files_elsewhere_reaches_none(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(whole, folder)
+    (tmp_path / "mine.png").write_text("mine")
+    for text in ('{"files": ["../mine.png"]}', '{"files": [1]}', "[]", "{"):
+        (folder / ".run" / "writing" / "0-of-1.json").write_text(text)
+        with pytest.raises(SetError, match=r"writing/0-of-1\.json: damaged; remove the file"):
+            remove_set(open_store(str(folder)))
+    assert (tmp_path / "mine.png").exists()
+    assert files(folder) == files(whole)
 
 
 def test_a_replaced_set_leaves_no_index_of_the_old_one(tmp_path: Path) -> None:
