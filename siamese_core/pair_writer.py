@@ -76,6 +76,12 @@ class PairWriter:
         for path in (self._manifest, self._prompts):
             if not path.exists():
                 write_text_atomic(path, "")
+            with path.open("rb") as file:
+                if file.read(1 << 10).lstrip().startswith(b"["):
+                    raise WriteError(
+                        f"{path}: a JSON array, to which no line can be added; save to another folder, or "
+                        "write its entries one a line"
+                    )
 
     def holds(self, stem: str) -> bool:
         """Whether an image or a mask of this stem is there."""

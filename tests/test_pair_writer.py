@@ -169,6 +169,15 @@ def test_a_full_disk_leaves_the_lists_as_they_were(tmp_path: Path) -> None:
     assert [line["stem"] for line in lines(tmp_path / "manifest.jsonl")] == ["polyp_1", "polyp_2"]
 
 
+def test_a_prompt_file_that_is_an_array_is_left_alone(tmp_path: Path) -> None:
+    array = '\n[\n {"source": "a.png", "target": "b.png"}\n]\n'
+    (tmp_path / "prompt.json").write_text(array)
+
+    with pytest.raises(WriteError, match=r"prompt\.json: a JSON array, to which no line can be added"):
+        PairWriter(tmp_path)
+    assert (tmp_path / "prompt.json").read_text() == array
+
+
 def test_a_list_without_an_end_of_line_gets_one(tmp_path: Path) -> None:
     (tmp_path / "prompt.json").write_text('{"source": "a.png", "target": "b.png"}')
     PairWriter(tmp_path).write(RECORD, *random_pair())
