@@ -230,6 +230,58 @@ def test_an_adapter_on_another_base_is_refused(
     assert "--base does not fit: it has an SD 2.x UNet of 64-128 channels" in outcome.refusal
 
 
+def rewritten(source: Path, output: Path, architecture: Architecture) -> Path:
+    """``source`` with another architecture in its record."""
+    record = {**read_metadata(source), "siamese.architecture": architecture.to_json()}
+    save_file(load_file(source), output, record)
+    return output
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (replace(SD1_SMALL, prediction="v_prediction"), "8 heads that predicts v_prediction"),
+        (replace(SD1_SMALL, unet=replace(SD1_SMALL.unet, num_heads=4)), "4 heads that predicts epsilon"),
+    ],
+    ids=["prediction", "heads"],
+)
+def test_an_adapter_on_a_base_of_another_training_target_or_other_heads_is_refused(
+    changed: Architecture, said: str, full: Path, tmp_path: Path
+) -> None:
+    adapter = converted(full, tmp_path / "adapter.safetensors", "adapter")
+    base = rewritten(full, tmp_path / "base.safetensors", changed)
+
+    refusal = run(adapter, tmp_path / "o.safetensors", "--to", "full", "--base", base).refusal
+
+    assert "--base does not fit" in refusal and said in refusal
+    assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_what_a_foreign_base_predicts_can_be_said(full: Path, tmp_path: Path) -> None:
+    v_model = rewritten(full, tmp_path / "v.safetensors", replace(SD1_SMALL, prediction="v_prediction"))
+    adapter = converted(v_model, tmp_path / "adapter.safetensors", "adapter")
+    base, output = tmp_path / "base.safetensors", tmp_path / "o.safetensors"
+    save_file(load_file(full), base)
+
+    assert "or --prediction" in run(adapter, output, "--to", "full", "--base", base).refusal
+    converted(adapter, output, "full", "--base", base, "--prediction", "v_prediction")
+
+    assert load_model(output).architecture.prediction == "v_prediction"
+
+
+def test_heads_that_only_one_file_records_are_those_of_both(full: Path, tmp_path: Path) -> None:
+    four = replace(SD1_SMALL, unet=replace(SD1_SMALL.unet, num_heads=4))
+    recorded = rewritten(full, tmp_path / "recorded.safetensors", four)
+    foreign, adapter = tmp_path / "foreign.safetensors", tmp_path / "adapter.safetensors"
+    save_file(load_file(full), foreign)
+    converted(recorded, adapter, "adapter")
+    save_file(load_file(adapter), tmp_path / "foreign-adapter.safetensors")
+
+    for source, base in ((adapter, foreign), (tmp_path / "foreign-adapter.safetensors", recorded)):
+        output = converted(source, tmp_path / "o.safetensors", "full", "--base", base, "--overwrite")
+        assert load_model(output).architecture == four
+
+
 def test_nothing_is_overwritten_unless_asked_for(full: Path, tmp_path: Path) -> None:
     taken, other = tmp_path / "taken.safetensors", tmp_path / "folder"
     taken.write_bytes(b"mine")
