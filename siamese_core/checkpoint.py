@@ -29,7 +29,7 @@ from .layouts import (
     split_parts,
     unused_text_keys,
 )
-from .weight_files import SAFETENSORS, read_weights, write_safetensors
+from .weight_files import SAFETENSORS, read_weights, require_floating, write_safetensors
 
 FileKind = Literal["full", "adapter", "control", "base"]
 """``full``: a whole model. ``adapter``: what training changes, the ControlNet and the UNet's decoder.
@@ -172,11 +172,15 @@ def load_model(
                 architecture = detect_architecture(shapes_of(tensors), num_heads=num_heads or 8)
                 predicts = prediction or detect_prediction(parts.get("unet", {}), architecture)
                 architecture = replace(architecture, prediction=predicts)
+        run_id = file.metadata.get("siamese.run_id", "")
+        model = ModelFile(kind, architecture, training, run_id, parts, heads_recorded=recorded)
+        used = used_parts(model)
+        # Before the names and shapes, of which a quantised file has its own: they would hide what it is.
+        require_floating(path, merge_parts(used))
         _check_parts(kind, {part: shapes_of(weights) for part, weights in parts.items()}, architecture)
     unused = unused_text_keys(parts.get("text", {}), architecture)
-    model = ModelFile(kind, architecture, training, file.metadata.get("siamese.run_id", ""), parts)
     ignored = (*ignored, *(PREFIXES["text"] + key for key in unused), *file.others)
-    return replace(model, parts=used_parts(model), ignored=ignored, heads_recorded=recorded)
+    return replace(model, parts=used, ignored=ignored)
 
 
 def detect_prediction(unet: Mapping[str, Tensor], architecture: Architecture) -> Prediction:

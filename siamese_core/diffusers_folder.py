@@ -28,7 +28,7 @@ from .families import LATENT_CONSISTENCY, SDXL, LayoutError, refuse_other_channe
 from .json_lines import parse_json
 from .layout_names import Part
 from .layouts import to_ldm
-from .weight_files import SAFETENSORS, read_metadata, read_weights
+from .weight_files import SAFETENSORS, read_metadata, read_weights, require_floating
 
 FOLDERS: Mapping[Literal["unet", "control", "vae", "text"], str] = {
     "unet": "unet",
@@ -168,6 +168,7 @@ def _read_part(folder: Path, part: Part, architecture: Architecture) -> dict[str
         }
     if part == "vae":
         tensors = {_new_attention(key): value for key, value in tensors.items()}
+    require_floating(folder, tensors)
     try:
         return to_ldm(part, tensors, architecture)
     except LayoutError as error:

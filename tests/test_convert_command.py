@@ -172,6 +172,34 @@ def test_values_that_the_number_format_cannot_hold_are_refused(full: Path, tmp_p
     assert not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.bool])
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_weights_that_are_no_floating_point_numbers_are_refused_by_name(
+    dtype: torch.dtype, suffix: str, full: Path, tmp_path: Path
+) -> None:
+    tensors = {**load_file(full), "model.diffusion_model.time_embed.0.SCB": torch.ones(1)}
+    tensors["model.diffusion_model.out.2.bias"] = tensors["model.diffusion_model.out.2.bias"].to(dtype)
+    source, output = tmp_path / f"quantised.{suffix}", tmp_path / "out.safetensors"
+    (save_file if suffix == "safetensors" else torch.save)(tensors, source)  # type: ignore[operator]
+
+    refusal = run(source, output, "--to", "full").refusal
+
+    name = str(dtype).removeprefix("torch.")
+    assert f"quantised.{suffix}': 'model.diffusion_model.out.2.bias' is {name}, no floating" in refusal
+    assert "fp16 or fp32" in refusal
+
+
+def test_a_folder_of_quantised_weights_is_refused_by_name(full: Path, tmp_path: Path) -> None:
+    folder = converted(full, tmp_path / "folder", "diffusers")
+    part = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(part)
+    save_file({**tensors, "quant_conv.bias": tensors["quant_conv.bias"].to(torch.int8)}, part)
+
+    refusal = run(folder, tmp_path / "out.safetensors", "--to", "full").refusal
+
+    assert "vae': 'quant_conv.bias' is int8" in refusal
+
+
 def test_the_record_of_a_training_survives_every_layout(full: Path, tmp_path: Path) -> None:
     record = {**read_metadata(full), "siamese.run_id": "run-9", "siamese.training": '{"prompt": "a polyp"}'}
     architecture = replace(SD1_SMALL, unet=replace(SD1_SMALL.unet, num_heads=4), resolution=128)
