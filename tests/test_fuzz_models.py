@@ -204,6 +204,28 @@ def test_weights_of_metrics_run_nothing(tmp_path: Path) -> None:
         refusal(lambda: read_tensors(path), path.name)
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_weights_of_metrics_that_would_unpack_to_far_more_are_not_opened(
+    tmp_path: Path, compression: int
+) -> None:
+    path, buffer = tmp_path / "weights.pth", io.BytesIO()
+    torch.save({"features.0.weight": torch.zeros(1_000_000)}, buffer)
+    with zipfile.ZipFile(buffer) as whole, zipfile.ZipFile(path, "w", compression) as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+
+    message = refusal(lambda: read_tensors(path), path.name)
+
+    assert message is not None and "compressed archive" in message
+
+
+def test_weights_of_metrics_in_the_format_before_archives_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.pth"
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+
+    assert torch.equal(read_tensors(path)["a"], torch.ones(3))
+
+
 def test_damaged_segmenters(tmp_path: Path) -> None:
     whole, path = tmp_path / "whole.safetensors", tmp_path / "damaged.safetensors"
     save_segmenter(whole, Segmenter(build_network("small-unet", seed=0), "small-unet", 64))
