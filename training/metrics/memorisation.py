@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from .distances import Features, TooFewImages
-from .intervals import Estimate, Floats, mean, median, statistic_estimate
+from .intervals import Estimate, Floats, Groups, mean, median, statistic_estimate
 
 EXPECTED_SHARE = 0.05
 """Share of close images among images that are no nearer to the training images than those to each other."""
@@ -52,7 +52,9 @@ def find_neighbours(real: Features, synthetic: Features) -> Neighbours:
     return Neighbours(distances[:, 0], indices[:, 0], distances.mean(axis=1), reference[:, 0], same)
 
 
-def close_share(neighbours: Neighbours, *, resamples: int, seed: int, stream: str) -> Estimate:
+def close_share(
+    neighbours: Neighbours, *, resamples: int, seed: int, stream: str, groups: Groups | None = None
+) -> Estimate:
     """Share of synthetic images nearer to a real one than 95 % of the real ones are to each other.
 
     0.05 is what further images of the same kind would give; far more of it is memorisation. Real images that
@@ -65,20 +67,28 @@ def close_share(neighbours: Neighbours, *, resamples: int, seed: int, stream: st
     close = ((neighbours.nearest < threshold) | (neighbours.nearest <= neighbours.same)).astype(np.float64)
     sizes = len(neighbours.reference), len(close)
     note = f"{np.count_nonzero(twice)} real images occur more than once" if twice.any() else ""
-    return statistic_estimate(
-        close, mean, sizes=sizes, resamples=resamples, seed=seed, stream=stream, note=note
-    )
+    how = {"resamples": resamples, "seed": seed}
+    return statistic_estimate(close, mean, sizes=sizes, **how, stream=stream, note=note, groups=groups)
 
 
-def distance_ratio(neighbours: Neighbours, *, resamples: int, seed: int, stream: str) -> Estimate:
+def distance_ratio(
+    neighbours: Neighbours, *, resamples: int, seed: int, stream: str, groups: Groups | None = None
+) -> Estimate:
     """Median nearest distance of synthetic images over that among real ones: 1 is alike, near 0 is copies.
 
-    The interval is over the synthetic images. Raises TooFewImages when the real images are copies themselves.
+    The interval is over the synthetic images, or their ``groups``. Raises TooFewImages when the real images
+    are copies themselves.
     """
     reference = float(np.median(neighbours.reference))
     if reference <= neighbours.same:
         raise TooFewImages("most real images occur twice, so that their distances are no reference")
     sizes = len(neighbours.reference), len(neighbours.nearest)
     return statistic_estimate(
-        neighbours.nearest / reference, median, sizes=sizes, resamples=resamples, seed=seed, stream=stream
+        neighbours.nearest / reference,
+        median,
+        sizes=sizes,
+        resamples=resamples,
+        seed=seed,
+        stream=stream,
+        groups=groups,
     )
