@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from functools import partial
 from itertools import combinations
 
@@ -249,3 +251,12 @@ def test_intervals_that_take_images_of_one_mask_for_independent_say_so() -> None
     measure_distances(results, "x", features(20), features(8, seed=1), np.repeat(np.arange(4), 2))
     noted = {name for name, found in results.metrics.items() if "too narrow" in found.note}
     assert noted == {"kid[x]", "cmmd[x]", "precision[x]", "recall[x]"}
+
+
+def test_an_adherence_ratio_without_finite_bounds_has_none_and_says_why() -> None:
+    """In a third of the resamples of these held-out images nothing is found."""
+    found = adherence_ratio(np.array([0.5, 0.6, 0.4, 0.5]), np.array([0, 0, 0, 0.5]), resamples=1000, seed=0)
+    assert found is not None
+    assert (found.value, found.low, found.high) == (pytest.approx(4), None, None)
+    assert "no interval" in found.note
+    assert json.loads(json.dumps(asdict(found), allow_nan=False)) == asdict(found)

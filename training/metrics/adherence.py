@@ -51,7 +51,8 @@ def adherence_ratio(
 ) -> Estimate | None:
     """Mean Dice on synthetic images over that on held-out real ones; None when the latter is 0.
 
-    ``groups`` of the synthetic images are resampled where given.
+    ``groups`` of the synthetic images are resampled where given. There is no interval when in too many
+    resamples of the held-out images nothing is found.
     """
     if not real.any():
         return None
@@ -61,7 +62,11 @@ def adherence_ratio(
     ]
     with np.errstate(divide="ignore", invalid="ignore"):
         low, high = bounds(means[0] / means[1])
-    return Estimate(float(synthetic.mean() / real.mean()), low, high, len(real), len(synthetic))
+    value, sizes = float(synthetic.mean() / real.mean()), (len(real), len(synthetic))
+    if not np.isfinite([low, high]).all():
+        note = "no interval: the segmenter finds nothing in too many of the held-out real images"
+        return Estimate(value, None, None, *sizes, note)
+    return Estimate(value, low, high, *sizes)
 
 
 def _loaded(pair: Pair, side: int, threshold: int, label: int | None) -> LoadedPair:
