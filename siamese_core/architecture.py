@@ -108,7 +108,7 @@ class Architecture:
                 text=TextArchitecture(**record.pop("text")),
                 **record,
             )
-            _check(architecture)
+            check_architecture(architecture)
             return architecture
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not a model architecture record ({error}): {text[:200]}") from error
@@ -118,8 +118,11 @@ def _with_tuples(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
 
 
-def _check(architecture: Architecture) -> None:
-    """Raise ValueError for what no architecture can be: the record may come from anyone."""
+def check_architecture(architecture: Architecture) -> None:
+    """Raise ValueError for what no architecture can be: its numbers may come from anyone's file.
+
+    Called before anything counts up to them.
+    """
     choices = (
         ("hint_block", architecture.hint_block, get_args(HintBlock)),
         ("prediction", architecture.prediction, get_args(Prediction)),

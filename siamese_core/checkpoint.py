@@ -29,7 +29,7 @@ from .layouts import (
     split_parts,
     unused_text_keys,
 )
-from .weight_files import SAFETENSORS, read_weights, write_safetensors
+from .weight_files import SAFETENSORS, read_weights, require_floating, write_safetensors
 
 FileKind = Literal["full", "adapter", "control", "base"]
 """``full``: a whole model. ``adapter``: what training changes, the ControlNet and the UNet's decoder.
@@ -61,6 +61,7 @@ class ModelFile:
     prefix-free ldm name; the ``unet`` of an adapter is its decoder alone. ``training`` is anything JSON can
     hold: settings, steps, prompt, fingerprint of the data. ``run_id`` names the training run, so that two
     halves of different runs can be told apart. ``ignored`` lists keys of a foreign file that were not read.
+    ``heads_recorded``: the file says how many heads it has, which its shapes do not.
     """
 
     kind: FileKind
@@ -69,6 +70,7 @@ class ModelFile:
     run_id: str
     parts: dict[str, dict[str, Tensor]]
     ignored: tuple[str, ...] = ()
+    heads_recorded: bool = True
 
 
 def save_model(path: Path, model: ModelFile, *, dtype: torch.dtype | None = torch.float16) -> None:
@@ -148,6 +150,7 @@ def load_model(
             f"'{path}' is a folder; make one file of a diffusers folder with training.convert --to full"
         )
     file = read_weights(path)
+    recorded = "siamese.architecture" in file.metadata
     with _explained(f"'{path}' does not hold a model that can be used here"):
         if "siamese.kind" in file.metadata:
             parts, ignored = split_parts(file.tensors)
@@ -162,18 +165,22 @@ def load_model(
                 unet = parts["unet"]
                 parts["unet"] = {key: unet[key] for key in decoder_keys(unet)}
                 ignored += tuple(PREFIXES["unet"] + key for key in unet if key not in parts["unet"])
-            if "siamese.architecture" in file.metadata:  # training.convert wrote it, in the published layout
+            if recorded:  # training.convert wrote it, in the published layout
                 _, architecture, training = _read_record({**file.metadata, "siamese.kind": kind})
             else:
                 training = {}
                 architecture = detect_architecture(shapes_of(tensors), num_heads=num_heads or 8)
                 predicts = prediction or detect_prediction(parts.get("unet", {}), architecture)
                 architecture = replace(architecture, prediction=predicts)
+        run_id = file.metadata.get("siamese.run_id", "")
+        model = ModelFile(kind, architecture, training, run_id, parts, heads_recorded=recorded)
+        used = used_parts(model)
+        # Before the names and shapes, of which a quantised file has its own: they would hide what it is.
+        require_floating(path, merge_parts(used))
         _check_parts(kind, {part: shapes_of(weights) for part, weights in parts.items()}, architecture)
     unused = unused_text_keys(parts.get("text", {}), architecture)
-    model = ModelFile(kind, architecture, training, file.metadata.get("siamese.run_id", ""), parts)
     ignored = (*ignored, *(PREFIXES["text"] + key for key in unused), *file.others)
-    return replace(model, parts=used_parts(model), ignored=ignored)
+    return replace(model, parts=used, ignored=ignored)
 
 
 def detect_prediction(unet: Mapping[str, Tensor], architecture: Architecture) -> Prediction:

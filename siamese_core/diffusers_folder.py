@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,15 +19,16 @@ from .architecture import (
     TextArchitecture,
     UNetArchitecture,
     VAEArchitecture,
+    check_architecture,
 )
 from .checkpoint import ModelFile, infer_kind, load_model, training_record
 from .deepspeed_folder import refuse_deepspeed
-from .errors import CheckpointError
+from .errors import CheckpointError, UserError
 from .families import LATENT_CONSISTENCY, SDXL, LayoutError, refuse_other_channels
 from .json_lines import parse_json
 from .layout_names import Part
 from .layouts import to_ldm
-from .weight_files import SAFETENSORS, read_metadata, read_weights
+from .weight_files import SAFETENSORS, read_metadata, read_weights, require_floating
 
 FOLDERS: Mapping[Literal["unet", "control", "vae", "text"], str] = {
     "unet": "unet",
@@ -39,6 +42,7 @@ _CONTROL_CLASSES = ("DHIControlNet", "ControlNetModel")
 _STEMS = {"text": "model"}
 STEM = "diffusion_pytorch_model"
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+_SHOWN = 300  # characters of somebody else's text in messages
 _CONSISTENCY_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 
 
@@ -59,28 +63,59 @@ def read_model(
         return _read_folder(path)
     except LayoutError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: a config.json there lacks something or is no such model's ({error!r}); download or "
-            "save the folder again"
+            f"{path}: a JSON file there lacks something or is no such model's ({error!r:.{_SHOWN}}); "
+            "download or save the folder again"
         ) from error
 
 
 def _read_folder(path: Path) -> ModelFile:
     configs = _configs(path)
     _refuse_other_models(path, configs)
-    control = configs.get("control", {})
-    training, run_id = _record(path, "control" if control else "unet")
-    architecture = Architecture(
-        unet=_unet_architecture(configs.get("unet", control)),
-        vae=_vae_architecture(path, configs["vae"]) if "vae" in configs else VAEArchitecture(),
-        text=_text_architecture(configs["text"]) if "text" in configs else TextArchitecture(),
-        hint_block=_hint_block(control),
-        resolution=int(configs.get("unet", {}).get("sample_size") or 64) * LATENT_STRIDE,
-        prediction=_prediction(path),
-    )
+    training, run_id = _record(path, "control" if "control" in configs else "unet")
+    architecture = _architecture(path, configs)
     parts = {part: _read_part(_part_folder(path, part), part, architecture) for part in configs}
     return ModelFile(infer_kind(parts), architecture, training, run_id, parts)
+
+
+def _architecture(path: Path, configs: Mapping[Any, Mapping[str, Any]]) -> Architecture:
+    """What the configurations say, checked before anything counts up to their numbers."""
+    main = "unet" if "unet" in configs else "control"
+    with _config_named(path, main):
+        side = (
+            configs[main].get("sample_size") if main == "unet" else None
+        )  # a ControlNet's own tells nothing
+        found = Architecture(
+            unet=_unet_architecture(configs[main]),
+            hint_block=_hint_block(configs.get("control", {})),
+            resolution=int(side or 64) * LATENT_STRIDE,
+            prediction=_prediction(path),
+        )
+        check_architecture(found)
+    if "vae" in configs:
+        with _config_named(path, "vae"):
+            found = replace(found, vae=_vae_architecture(path, configs["vae"]))
+            check_architecture(found)
+    if "text" in configs:
+        with _config_named(path, "text"):
+            found = replace(found, text=_text_architecture(configs["text"]))
+            check_architecture(found)
+    return found
+
+
+@contextmanager
+def _config_named(path: Path, part: str) -> Iterator[None]:
+    """Turn what a hostile or damaged configuration of ``part`` raises into an error that names its file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{_part_folder(path, part) / 'config.json'}: lacks something or is no such model's "
+            f"({error!r:.{_SHOWN}}); download or save the folder again"
+        ) from error
 
 
 def _part_folder(path: Path, part: str) -> Path:
@@ -133,6 +168,7 @@ def _read_part(folder: Path, part: Part, architecture: Architecture) -> dict[str
         }
     if part == "vae":
         tensors = {_new_attention(key): value for key, value in tensors.items()}
+    require_floating(folder, tensors)
     try:
         return to_ldm(part, tensors, architecture)
     except LayoutError as error:
@@ -183,9 +219,13 @@ def _unet_architecture(config: Mapping[str, Any]) -> UNetArchitecture:
     widths = tuple(config["block_out_channels"])
     head_channels = 0
     if not isinstance(heads, int):
+        if len(heads) != len(widths):
+            raise ValueError(f"{len(heads)} numbers of heads for {len(widths)} levels of channels")
         sizes = {width // count for width, count in zip(widths, heads, strict=True)}
         if len(sizes) > 1:
-            raise LayoutError(f"heads of unequal size between levels ({heads}); SD 1.x or 2.x is needed")
+            raise LayoutError(
+                f"heads of unequal size between levels ({str(heads)[:_SHOWN]}); SD 1.x or 2.x is needed"
+            )
         head_channels = sizes.pop()
     depth = config.get("transformer_layers_per_block", 1)
     if depth != 1 or config.get("mid_block_type", "UNetMidBlock2DCrossAttn") is None:

@@ -13,7 +13,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .architecture import Architecture, HintBlock, TextArchitecture, UNetArchitecture, VAEArchitecture
+from .architecture import (
+    Architecture,
+    HintBlock,
+    TextArchitecture,
+    UNetArchitecture,
+    VAEArchitecture,
+    check_architecture,
+)
 from .families import LayoutError, refuse_other_families
 from .layout_names import Entry, Part, Shape, entries, is_decoder_key
 
@@ -40,6 +47,7 @@ _UNUSED_TEXT = (
 )
 _SD2_HEAD_CHANNELS = 64
 _NAMED = 5
+_MOST_DIGITS = 9  # Python refuses to read numbers of thousands of them
 _LONGEST_NAME = 200  # somebody else's file may name its weights at any length
 
 
@@ -86,11 +94,11 @@ def unused_text_keys(keys: Iterable[str], architecture: Architecture) -> list[st
 
     Constants, CLIP's projection for images, and the last block of OpenCLIP, which SD 2.x leaves out.
     """
-    layers = architecture.text.num_layers
+    last = str(architecture.text.num_layers)
     found = []
     for key in keys:
         block = re.match(r"model\.transformer\.resblocks\.(\d+)\.", key)
-        if key in _UNUSED_TEXT or (block and int(block[1]) == layers):
+        if key in _UNUSED_TEXT or (block and block[1] == last):
             found.append(key)
     return found
 
@@ -142,13 +150,18 @@ def detect_architecture(
     control = parts.get("control", {})
     # An adapter carries no UNet encoder; its control part is a copy of one.
     encoder = next((p for p in (parts.get("unet", {}), control) if "input_blocks.0.0.weight" in p), None)
-    return Architecture(
+    architecture = Architecture(
         unet=_detect_unet(encoder, num_heads) if encoder else UNetArchitecture(num_heads=num_heads),
         vae=_detect_vae(parts["vae"]) if "vae" in parts else VAEArchitecture(),
         text=_detect_text(parts["text"]) if "text" in parts else TextArchitecture(),
         hint_block=_detect_hint_block(control),
         resolution=resolution,
     )
+    try:
+        check_architecture(architecture)
+    except ValueError as error:
+        raise _other_layout(str(error)) from error
+    return architecture
 
 
 def _detect_unet(shapes: Mapping[str, Shape], num_heads: int) -> UNetArchitecture:
@@ -220,17 +233,22 @@ def _detect_hint_block(control: Mapping[str, Shape]) -> HintBlock:
 
 
 def _indices(keys: Iterable[str], pattern: str) -> set[int]:
-    """The numbers that ``pattern`` captures at the start of the keys."""
-    return {int(match[1]) for key in keys if (match := re.match(pattern, key))}
+    """The numbers that ``pattern`` captures at the start of the keys; absurdly long ones are none."""
+    found = (match[1] for key in keys if (match := re.match(pattern, key)))
+    return {int(digits) for digits in found if len(digits) <= _MOST_DIGITS}
 
 
 def _size(shapes: Mapping[str, Shape], key: str, axis: int) -> int:
     if key not in shapes or len(shapes[key]) <= axis:
-        raise LayoutError(
-            f"the weights are not laid out like Stable Diffusion 1.x or 2.x ('{key}' is missing or "
-            "misshapen); use a model of that family"
-        )
+        raise _other_layout(f"'{key}' is missing or misshapen")
     return shapes[key][axis]
+
+
+def _other_layout(reason: str) -> LayoutError:
+    return LayoutError(
+        f"the weights are not laid out like Stable Diffusion 1.x or 2.x ({reason}); use a model of that "
+        "family"
+    )
 
 
 def _check(part: Part, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:

@@ -43,7 +43,7 @@ def read_pickled(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     damaged, is not what ``torch.save`` writes since PyTorch 1.6, would unpack to more than it is, names
     anything that is neither a weight nor known to be harmless, or holds no tensor. Nothing is executed.
     """
-    _check_archive(path)
+    check_archive(path)
     try:
         with _only_harmless_names():
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -67,8 +67,8 @@ def read_pickled(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     return tensors, others
 
 
-def _check_archive(path: Path) -> None:
-    """Refuse what cannot be mapped, and archives that hold more than their own size."""
+def check_archive(path: Path) -> None:
+    """Raise CheckpointError for what cannot be mapped, and for archives that hold more than their size."""
     with path.open("rb") as stream:
         start = stream.read(256)
     if not zipfile.is_zipfile(path):

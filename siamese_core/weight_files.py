@@ -18,6 +18,7 @@ from .pickled_weights import SUFFIXES as PICKLED
 from .pickled_weights import read_pickled
 
 SAFETENSORS = ".safetensors"
+_SHOWN = 200  # characters of somebody else's name in messages
 
 _CODES: Mapping[torch.dtype, str] = {
     torch.float64: "F64",
@@ -74,6 +75,20 @@ def read_metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except SafetensorError as error:
         raise _damaged(path, error) from error
+
+
+def require_floating(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError, naming the first, when any of the weights is of a type that is not written.
+
+    Those are the integers of a quantised model: without its scales, which lie elsewhere, they mean nothing.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.dtype not in _CODES:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"'{path}': '{name[:_SHOWN]}' is {kind}, no floating-point weight that can be used here; "
+                "where the model is quantised, give its fp16 or fp32 file"
+            )
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

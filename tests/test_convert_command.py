@@ -172,6 +172,34 @@ def test_values_that_the_number_format_cannot_hold_are_refused(full: Path, tmp_p
     assert not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.bool])
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_weights_that_are_no_floating_point_numbers_are_refused_by_name(
+    dtype: torch.dtype, suffix: str, full: Path, tmp_path: Path
+) -> None:
+    tensors = {**load_file(full), "model.diffusion_model.time_embed.0.SCB": torch.ones(1)}
+    tensors["model.diffusion_model.out.2.bias"] = tensors["model.diffusion_model.out.2.bias"].to(dtype)
+    source, output = tmp_path / f"quantised.{suffix}", tmp_path / "out.safetensors"
+    (save_file if suffix == "safetensors" else torch.save)(tensors, source)  # type: ignore[operator]
+
+    refusal = run(source, output, "--to", "full").refusal
+
+    name = str(dtype).removeprefix("torch.")
+    assert f"quantised.{suffix}': 'model.diffusion_model.out.2.bias' is {name}, no floating" in refusal
+    assert "fp16 or fp32" in refusal
+
+
+def test_a_folder_of_quantised_weights_is_refused_by_name(full: Path, tmp_path: Path) -> None:
+    folder = converted(full, tmp_path / "folder", "diffusers")
+    part = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(part)
+    save_file({**tensors, "quant_conv.bias": tensors["quant_conv.bias"].to(torch.int8)}, part)
+
+    refusal = run(folder, tmp_path / "out.safetensors", "--to", "full").refusal
+
+    assert "vae': 'quant_conv.bias' is int8" in refusal
+
+
 def test_the_record_of_a_training_survives_every_layout(full: Path, tmp_path: Path) -> None:
     record = {**read_metadata(full), "siamese.run_id": "run-9", "siamese.training": '{"prompt": "a polyp"}'}
     architecture = replace(SD1_SMALL, unet=replace(SD1_SMALL.unet, num_heads=4), resolution=128)
@@ -228,6 +256,58 @@ def test_an_adapter_on_another_base_is_refused(
     outcome = run(adapter, tmp_path / "o.safetensors", "--to", "full", "--base", checkpoints["sd2"])
 
     assert "--base does not fit: it has an SD 2.x UNet of 64-128 channels" in outcome.refusal
+
+
+def rewritten(source: Path, output: Path, architecture: Architecture) -> Path:
+    """``source`` with another architecture in its record."""
+    record = {**read_metadata(source), "siamese.architecture": architecture.to_json()}
+    save_file(load_file(source), output, record)
+    return output
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (replace(SD1_SMALL, prediction="v_prediction"), "8 heads that predicts v_prediction"),
+        (replace(SD1_SMALL, unet=replace(SD1_SMALL.unet, num_heads=4)), "4 heads that predicts epsilon"),
+    ],
+    ids=["prediction", "heads"],
+)
+def test_an_adapter_on_a_base_of_another_training_target_or_other_heads_is_refused(
+    changed: Architecture, said: str, full: Path, tmp_path: Path
+) -> None:
+    adapter = converted(full, tmp_path / "adapter.safetensors", "adapter")
+    base = rewritten(full, tmp_path / "base.safetensors", changed)
+
+    refusal = run(adapter, tmp_path / "o.safetensors", "--to", "full", "--base", base).refusal
+
+    assert "--base does not fit" in refusal and said in refusal
+    assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_what_a_foreign_base_predicts_can_be_said(full: Path, tmp_path: Path) -> None:
+    v_model = rewritten(full, tmp_path / "v.safetensors", replace(SD1_SMALL, prediction="v_prediction"))
+    adapter = converted(v_model, tmp_path / "adapter.safetensors", "adapter")
+    base, output = tmp_path / "base.safetensors", tmp_path / "o.safetensors"
+    save_file(load_file(full), base)
+
+    assert "or --prediction" in run(adapter, output, "--to", "full", "--base", base).refusal
+    converted(adapter, output, "full", "--base", base, "--prediction", "v_prediction")
+
+    assert load_model(output).architecture.prediction == "v_prediction"
+
+
+def test_heads_that_only_one_file_records_are_those_of_both(full: Path, tmp_path: Path) -> None:
+    four = replace(SD1_SMALL, unet=replace(SD1_SMALL.unet, num_heads=4))
+    recorded = rewritten(full, tmp_path / "recorded.safetensors", four)
+    foreign, adapter = tmp_path / "foreign.safetensors", tmp_path / "adapter.safetensors"
+    save_file(load_file(full), foreign)
+    converted(recorded, adapter, "adapter")
+    save_file(load_file(adapter), tmp_path / "foreign-adapter.safetensors")
+
+    for source, base in ((adapter, foreign), (tmp_path / "foreign-adapter.safetensors", recorded)):
+        output = converted(source, tmp_path / "o.safetensors", "full", "--base", base, "--overwrite")
+        assert load_model(output).architecture == four
 
 
 def test_nothing_is_overwritten_unless_asked_for(full: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from training.metrics.features import (
 from training.metrics.image_sets import find_images
 from training.metrics.paired import load_lpips, lpips_distances
 from training.metrics.weights import WeightsError
+from training.options import OptionError
 
 
 @pytest.fixture(autouse=True)
@@ -185,6 +186,12 @@ def test_missing_weights_are_named_with_the_place_to_put_them(names: str, tmp_pa
         assert "--inception-weights" in str(error.value)
     else:
         assert "openai/clip-vit-large-patch14-336" in str(error.value) and "--clip" in str(error.value)
+
+
+@pytest.mark.parametrize("names", ["", ",", " , "])
+def test_a_list_of_no_extractors_is_refused(names: str) -> None:
+    with pytest.raises(OptionError, match=r"names no extractor; give efficientnet-lite0, inception, clip or"):
+        load_extractors(names, WeightPlaces(), 64)
 
 
 def test_without_weights_the_offline_extractor_serves_alone() -> None:

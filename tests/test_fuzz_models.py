@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
 import struct
 import tracemalloc
 import zipfile
@@ -19,6 +20,8 @@ from safetensors.torch import load_file, save
 from test_checkpoint import make_model
 
 from siamese_core.checkpoint import load_model, save_model
+from siamese_core.diffusers_export import write_folder
+from siamese_core.diffusers_folder import read_model as read_folder
 from siamese_core.errors import UserError
 from siamese_core.weight_files import read_metadata
 from training.metrics.features import torchscript
@@ -71,6 +74,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for kind in ("control", "base"):
         save_model(folder / f"{kind}.safetensors", make_model(kind))
     return [folder / "control.safetensors", folder / "base.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("diffusers") / "model"
+    write_folder(path, make_model("base"))
+    return path
 
 
 def test_damaged_headers_and_weights(models: list[Path], tmp_path: Path) -> None:
@@ -194,6 +204,28 @@ def test_weights_of_metrics_run_nothing(tmp_path: Path) -> None:
         refusal(lambda: read_tensors(path), path.name)
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_weights_of_metrics_that_would_unpack_to_far_more_are_not_opened(
+    tmp_path: Path, compression: int
+) -> None:
+    path, buffer = tmp_path / "weights.pth", io.BytesIO()
+    torch.save({"features.0.weight": torch.zeros(1_000_000)}, buffer)
+    with zipfile.ZipFile(buffer) as whole, zipfile.ZipFile(path, "w", compression) as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+
+    message = refusal(lambda: read_tensors(path), path.name)
+
+    assert message is not None and "compressed archive" in message
+
+
+def test_weights_of_metrics_in_the_format_before_archives_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.pth"
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+
+    assert torch.equal(read_tensors(path)["a"], torch.ones(3))
+
+
 def test_damaged_segmenters(tmp_path: Path) -> None:
     whole, path = tmp_path / "whole.safetensors", tmp_path / "damaged.safetensors"
     save_segmenter(whole, Segmenter(build_network("small-unet", seed=0), "small-unet", 64))
@@ -233,6 +265,66 @@ def test_other_people_s_files_of_weights(tmp_path: Path) -> None:
         }
         path.write_bytes(save(chosen))
         refusal(lambda: read_model(path), path.name)
+
+
+@pytest.mark.parametrize("index", ["1000000000", "999999999", "9" * 5000], ids=len)
+def test_block_numbers_of_endless_networks(tmp_path: Path, index: str) -> None:
+    path = tmp_path / "endless.safetensors"
+    shapes = {
+        "input_blocks.0.0.weight": (32, 4, 3, 3),
+        "input_blocks.1.0.out_layers.3.weight": (32, 32, 3, 3),
+        "middle_block.1.transformer_blocks.0.attn2.to_k.weight": (32, 32),
+        "middle_block.1.proj_in.weight": (32, 32, 1, 1),
+        f"input_blocks.{index}.0.op.weight": (1,),
+    }
+    path.write_bytes(save({f"control_model.{key}": torch.zeros(shape) for key, shape in shapes.items()}))
+    tracemalloc.start()
+    assert refusal(lambda: read_model(path), path.name) is not None
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+    tracemalloc.stop()
+
+
+UNFIT_CONFIGS: list[dict[str, Any]] = [
+    *({"layers_per_block": value} for value in (10**9, -1, "2", [2, 2], None)),
+    *({"block_out_channels": value} for value in ([], 320, ["a"], [10**12, 32], [32] * 1000)),
+    *({"attention_head_dim": value} for value in ([0, 1], [5, 10, 20, 20], [], ["a", "b"], [1, None], 0)),
+    {"cross_attention_dim": [32, 32]},
+    {"use_linear_projection": True, "attention_head_dim": [1, 1], "block_out_channels": []},
+]
+
+
+@pytest.mark.parametrize("changed", UNFIT_CONFIGS, ids=str)
+def test_folders_whose_configuration_no_network_has(tmp_path: Path, changed: dict[str, Any]) -> None:
+    config = {
+        "_class_name": "ControlNetModel",
+        "block_out_channels": [32, 32],
+        "cross_attention_dim": 32,
+    }
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changed}))
+    (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(save({"a": torch.zeros(1)}))
+    assert f"{tmp_path.name}/config.json" in str(refusal(lambda: read_folder(tmp_path), tmp_path.name))
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        ("unet", {"sample_size": "x"}),
+        ("unet", {"sample_size": 1e400}),
+        ("vae", {"layers_per_block": 10**9}),
+        ("vae", {"block_out_channels": []}),
+        ("text_encoder", {"num_hidden_layers": 10**9}),
+        ("text_encoder", {"vocab_size": 10**12}),
+    ],
+    ids=str,
+)
+def test_the_configuration_that_does_not_fit_is_named(
+    folder: Path, tmp_path: Path, part: str, changed: dict[str, Any]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    config = copy / part / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **changed}))
+    assert f"{part}/config.json" in str(refusal(lambda: read_folder(copy), copy.name))
 
 
 def test_files_that_are_no_torchscript(tmp_path: Path) -> None:

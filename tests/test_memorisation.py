@@ -44,6 +44,20 @@ def test_copies_are_told_from_fresh_images() -> None:
     assert distance_ratio(find_neighbours(real, real), **HOW).value == 0
 
 
+@pytest.mark.parametrize("twice", [20, 60, 150], ids=["5 %", "15 %", "more than half"])
+@pytest.mark.parametrize("rounding", [0, 1e-6], ids=["exact", "rounded"])
+def test_copies_are_found_where_real_images_occur_twice(twice: int, rounding: float) -> None:
+    once = images(400 - twice, 0)
+    real = np.vstack([once, once[:twice] + np.float32(rounding)])
+    copies, fresh = find_neighbours(real, real.copy()), find_neighbours(real, images(400, 1))
+
+    share = close_share(copies, **HOW)
+
+    assert share.value == 1
+    assert share.note == f"{2 * twice} real images occur more than once"
+    assert 0.01 < close_share(fresh, **HOW).value < 0.12
+
+
 def test_a_copy_has_distance_0_in_single_precision_far_from_the_origin() -> None:
     real = images(20, 0) + np.float32(1000)
     assert (find_neighbours(real, real[:5]).nearest < 1e-3).all()
@@ -59,6 +73,8 @@ def test_a_real_set_of_copies_is_no_reference() -> None:
     with pytest.raises(TooFewImages, match="occur twice"):
         distance_ratio(found, **HOW)
     assert close_share(found, **HOW).value == 0
+    copied = find_neighbours(np.repeat(images(5, 0), 2, axis=0), images(5, 0))
+    assert close_share(copied, **HOW).value == 1
 
 
 def test_two_real_images_and_one_synthetic_one_do() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -13,8 +16,11 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metri
 from torchmetrics.image.kid import poly_mmd
 
 from training.metrics import distances
+from training.metrics.adherence import adherence_ratio
 from training.metrics.distances import TooFewImages, cmmd, fid, kid, precision_recall
+from training.metrics.evaluation import Matching, Results, measure_distances, same_mask
 from training.metrics.intervals import Estimate, mean, median, statistic_estimate
+from training.metrics.memorisation import distance_ratio, find_neighbours
 from training.metrics.paired import cosines, sample_pairs
 
 Features = NDArray[np.float32]
@@ -180,3 +186,77 @@ def test_a_mask_with_many_samples_gives_ten_of_their_pairs() -> None:
     few, many = sample_pairs([[3, 5, 8], list(range(20))], seed=0)
     assert few == [(3, 5), (3, 8), (5, 8)]
     assert len(set(many)) == 10 and set(many) < set(combinations(range(20), 2))
+
+
+def test_intervals_over_masks_cover_the_truth_where_those_over_their_images_do_not() -> None:
+    """Simulated sets of 50 masks with four images each, which share half of what makes them differ."""
+    rng = np.random.default_rng(4)
+    masks = np.repeat(np.arange(50), 4)
+    covered = []
+    for trial in range(200):
+        values = rng.normal(0, 1, 50)[masks] + rng.normal(0, 1, 200)
+        how = {"sizes": (0, 200), "resamples": 200, "seed": trial, "stream": "test"}
+        images, grouped = (statistic_estimate(values, mean, **how, groups=own) for own in (None, masks))
+        assert images.value == grouped.value
+        covered.append(
+            [e.low is not None and e.high is not None and e.low <= 0 <= e.high for e in (images, grouped)]
+        )
+    of_images, of_masks = np.mean(covered, axis=0)
+    assert of_images < 0.85 < 0.9 < of_masks
+
+
+def test_images_of_one_mask_alone_have_no_interval() -> None:
+    estimate = statistic_estimate(
+        np.array([1.0, 2, 3]),
+        mean,
+        sizes=(0, 3),
+        resamples=100,
+        seed=0,
+        stream="test",
+        groups=np.array([7, 7, 7]),
+    )
+    assert (estimate.value, estimate.low, estimate.high) == (2.0, None, None)
+
+
+def test_images_that_share_a_mask_widen_the_intervals_of_all_that_is_said_of_them() -> None:
+    """Four copies of 40 images are 40 images: FID, close share, distance ratio and adherence ratio say so."""
+    real, once = features(60), features(40, shift=0.3, seed=1)
+    four, masks = np.repeat(once, 4, axis=0), np.repeat(np.arange(40), 4)
+    neighbours = find_neighbours(real, four)
+    dice = np.repeat(np.random.default_rng(0).uniform(0.5, 1, 40), 4)
+    how = {"resamples": 400, "seed": 0}
+    for estimate in (
+        partial(fid, real, four, **how),
+        partial(distance_ratio, neighbours, **how, stream="test"),
+        partial(adherence_ratio, dice, np.linspace(0.8, 0.9, 300), **how),
+    ):
+        alone, grouped = estimate(), estimate(groups=masks)
+        assert alone is not None and grouped is not None
+        assert alone.value == grouped.value
+        assert alone.low is not None and alone.high is not None
+        assert grouped.low is not None and grouped.high is not None
+        assert 1.2 < (grouped.high - grouped.low) / (alone.high - alone.low) < 3
+
+
+def test_the_masks_of_synthetic_images_are_those_of_the_matching() -> None:
+    matching = Matching([(0, 3), (1, 3), (4, 0)], [[0, 1]])
+    groups = same_mask(matching, 5)
+    assert groups is not None and groups.tolist() == [0, 0, 2, 3, 4]
+    assert same_mask(Matching([(0, 3)], []), 5) is None
+    assert same_mask("no masks", 5) is None
+
+
+def test_intervals_that_take_images_of_one_mask_for_independent_say_so() -> None:
+    results = Results(100, 0)
+    measure_distances(results, "x", features(20), features(8, seed=1), np.repeat(np.arange(4), 2))
+    noted = {name for name, found in results.metrics.items() if "too narrow" in found.note}
+    assert noted == {"kid[x]", "cmmd[x]", "precision[x]", "recall[x]"}
+
+
+def test_an_adherence_ratio_without_finite_bounds_has_none_and_says_why() -> None:
+    """In a third of the resamples of these held-out images nothing is found."""
+    found = adherence_ratio(np.array([0.5, 0.6, 0.4, 0.5]), np.array([0, 0, 0, 0.5]), resamples=1000, seed=0)
+    assert found is not None
+    assert (found.value, found.low, found.high) == (pytest.approx(4), None, None)
+    assert "no interval" in found.note
+    assert json.loads(json.dumps(asdict(found), allow_nan=False)) == asdict(found)

@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from training.metrics.crossed import crossed_mean
 from training.rating_scores import (
     Ratings,
     agreement,
-    crossed_mean,
     differences,
     holm,
     krippendorff_alpha,
@@ -144,6 +144,15 @@ def test_intervals_hold_the_truth_about_19_times_of_20(raters: int) -> None:
         assert difference.low is not None and difference.high is not None
         held.append((mean.low <= 3 <= mean.high, difference.low <= 0 <= difference.high))
     assert np.all((np.mean(held, axis=0) > 0.9) & (np.mean(held, axis=0) < 0.99))
+
+
+def test_an_interval_of_raters_who_hardly_differ_has_an_end() -> None:
+    """Taking the residuals away leaves a variance of hardly any degrees of freedom; raters have two."""
+    for seed in range(200):
+        table = np.random.default_rng(seed).normal(0, 0.02, (3, 40))
+        mean = crossed_mean([table], [1.0])
+        assert mean.freedom >= 2
+        assert mean.half_width() < 0.05
 
 
 def test_ratings_without_spread_have_no_interval_and_no_p() -> None:

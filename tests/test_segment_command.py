@@ -16,6 +16,7 @@ from PIL import Image
 
 from siamese_core.phantom import write_phantoms
 from training import segment
+from training.metrics.crossed import crossed_mean
 from training.options import read_toml
 from training.segmentation.networks import NETWORKS
 from training.segmentation.plan import PlanError, evenly_chosen, experiments_of_table
@@ -99,10 +100,18 @@ def test_the_summary_is_that_of_the_images_in_the_csv(finished: Path) -> None:
         (r["seed"], r["stem"], r["test"]): float(r["dice"]) for r in rows if r["variant"] == "real"
     }
     other = {(r["seed"], r["stem"], r["test"]): float(r["dice"]) for r in rows if r["variant"] == "real+1x"}
-    difference = np.mean([other[key] - of_baseline[key] for key in of_baseline])
+    seeds = sorted({key[0] for key in of_baseline})
+    differences = np.array(
+        [[other[key] - of_baseline[key] for key in of_baseline if key[0] == seed] for seed in seeds]
+    )
+    assert differences.shape == (2, 7)  # every image of both test sets, each of the same weight
+    expected = crossed_mean([differences], [1.0])
     found = group["variants"][1]["vs_baseline"]["dice"]
-    assert found["difference"] == pytest.approx(difference, abs=1e-5)
-    assert found["low"] <= found["difference"] <= found["high"]
+    assert found["difference"] == pytest.approx(differences.mean(), abs=1e-5)
+    assert found["p_value"] == pytest.approx(expected.p_value(), abs=1e-3)
+    assert (found["low"], found["high"]) == pytest.approx(
+        (expected.estimate(-1, 1).low, expected.estimate(-1, 1).high), abs=1e-3
+    )
 
 
 def test_the_page_shows_tables_and_cases_and_loads_nothing(finished: Path) -> None:
@@ -194,6 +203,7 @@ def test_each_train_set_is_a_variant(data: Path, tmp_path: Path) -> None:
     ]
     assert group["test_images"] == {"phantoms": 5}
     table = (tmp_path / "out/segmentation.md").read_text("utf-8")
+    assert table.count("] (this run only) |  |") == 2  # Dice and IoU of one seed, without p
     assert "phantoms" not in table  # with a single set its column would repeat that of all images
 
 
@@ -206,7 +216,11 @@ def test_variants_of_the_same_pairs_differ_in_nothing(data: Path, tmp_path: Path
     one, other = group["variants"]
     assert one["scores"] == other["scores"]
     assert one["scores"]["near"]["dice"]["sd"] > 0  # between seeds
-    assert other["vs_baseline"]["dice"] == {"difference": 0.0, "low": 0.0, "high": 0.0, "p_value": 1.0}
+    assert other["vs_baseline"]["dice"] == {
+        "difference": 0.0,
+        **dict.fromkeys(("low", "high", "p_value")),
+        "runs": 2,
+    }
 
 
 def test_synthetic_pairs_are_taken_evenly_from_the_folder() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
+from scipy.stats import ttest_1samp
 
-from training.segmentation.scores import compare, dice_scores, iou_scores, over_all_sets, spread
+from training.metrics.crossed import crossed_mean
+from training.segmentation.scores import Comparison, compare, dice_scores, iou_scores, over_all_sets, spread
 
 EMPTY = np.zeros((1, 4, 6), np.bool_)
 FULL = ~EMPTY
@@ -66,33 +67,56 @@ def test_spread_is_the_sample_deviation_and_missing_for_one_seed() -> None:
     assert spread([0.5]).sd is None
 
 
-def test_a_comparison_pairs_images_and_averages_their_seeds() -> None:
+def test_a_comparison_pairs_seeds_and_images() -> None:
     rng = np.random.default_rng(0)
     baseline = rng.uniform(0.2, 0.8, (3, 40))
-    variant = np.stack([baseline.mean(axis=0) + rng.normal(0.1, 0.02, 40)])  # another number of seeds
+    variant = baseline + rng.normal(0.1, 0.02, (3, 40))
     found = compare(variant, baseline)
-    differences = variant[0] - baseline.mean(axis=0)
-    assert found.difference == pytest.approx(differences.mean())
-    assert found.p_value == pytest.approx(wilcoxon(differences).pvalue)
-    assert found.p_value < 1e-6
+    mean = crossed_mean([variant - baseline], [1.0])
+    assert found.difference == pytest.approx((variant - baseline).mean())
+    assert (found.p_value, found.runs) == (mean.p_value(), 3)
+    assert found.p_value is not None and found.p_value < 1e-3
     # Pairing takes the images' own difficulty out: what is left varies by 0.02.
     assert found.low is not None and found.high is not None
-    assert found.low < found.difference < found.high
-    assert found.high - found.low == pytest.approx(2 * 1.96 * differences.std() / np.sqrt(40), rel=0.15)
+    assert 0.09 < found.low < found.difference < found.high < 0.11
+
+
+def test_variants_that_differ_by_the_luck_of_their_runs_are_rarely_called_different() -> None:
+    """Simulated studies without an effect: three runs, each with an offset that all its images share."""
+    rng = np.random.default_rng(7)
+    found = []
+    for _ in range(400):
+        difficulty = rng.normal(0.8, 0.1, 200)
+        one, other = (
+            difficulty + rng.normal(0, 0.01, (3, 1)) + rng.normal(0, 0.03, (3, 200)) for _ in range(2)
+        )
+        found.append(compare(one, other))
+    assert 0.02 < np.mean([one.p_value is not None and one.p_value < 0.05 for one in found]) < 0.09
+    held = [one.low is not None and one.high is not None and one.low <= 0 <= one.high for one in found]
+    assert 0.91 < np.mean(held) < 0.98
+
+
+def test_one_seed_has_an_interval_over_images_and_no_p() -> None:
+    rng = np.random.default_rng(2)
+    baseline = rng.uniform(0.2, 0.8, (1, 30))
+    variant = baseline + rng.normal(0.1, 0.02, (1, 30))
+    found = compare(variant, baseline)
+    expected = ttest_1samp((variant - baseline)[0], 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert (found.p_value, found.runs) == (None, 1)
 
 
 def test_equal_scores_are_no_evidence_either_way() -> None:
     scores = np.random.default_rng(1).uniform(size=(2, 9))
-    found = compare(scores, scores)
-    assert (found.difference, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert compare(scores, scores) == Comparison(0.0, None, None, None, 2)
 
 
 def test_a_single_image_has_no_interval() -> None:
-    found = compare(np.array([[0.7]]), np.array([[0.6]]))
-    assert (found.low, found.high) == (None, None)
-    assert found.p_value == 1.0
+    found = compare(np.array([[0.7], [0.8]]), np.array([[0.6], [0.6]]))
+    assert found == Comparison(pytest.approx(0.15), None, None, None, 2)
 
 
-def test_other_test_images_are_not_paired() -> None:
-    with pytest.raises(ValueError, match="5 images cannot be paired with 4"):
-        compare(np.zeros((1, 5)), np.zeros((1, 4)))
+@pytest.mark.parametrize("shape", [(2, 4), (1, 5)], ids=["images", "seeds"])
+def test_other_test_images_or_seeds_are_not_paired(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"\(2, 5\) \(seeds, images\) cannot be paired with"):
+        compare(np.zeros((2, 5)), np.zeros(shape))

@@ -71,19 +71,24 @@ def on_base(model: ModelFile, base: ModelFile) -> ModelFile:
 
     Raises OptionError when the two were not made for each other.
     """
-    heads = model.architecture.unet.num_heads
-    unet = replace(base.architecture.unet, num_heads=heads)
-    if unet != model.architecture.unet or "unet" not in base.parts:
-        raise OptionError(
-            f"--base does not fit: it has {_size(base.architecture)}, and the file was trained on "
-            f"{_size(model.architecture)}; give the base it was trained on"
-        )
+    own, other = model.architecture.unet, base.architecture.unet
+    misfit = (
+        f"--base does not fit: it has {_size(base.architecture)}, and the file was trained on "
+        f"{_size(model.architecture)}; give the base it was trained on"
+    )
+    other_heads = model.heads_recorded and base.heads_recorded and own.heads != other.heads
+    if other_heads or replace(other, num_heads=own.num_heads) != own or "unet" not in base.parts:
+        raise OptionError(misfit)
+    # It would paint noise, though the shapes are the same. A ControlNet by itself tells no prediction.
+    if model.kind == "adapter" and base.architecture.prediction != model.architecture.prediction:
+        raise OptionError(f"{misfit}, or --prediction where a file records none and the guess is wrong")
     parts = {**base.parts, **model.parts, "unet": {**base.parts["unet"], **model.parts.get("unet", {})}}
-    # A decoder tells what it predicts, a ControlNet by itself does not.
     told = base if model.kind == "control" else model
+    # Where only the base records its heads, those of the file are a guess.
+    guessed = base.heads_recorded and not model.heads_recorded
     architecture = replace(
         base.architecture,
-        unet=unet,
+        unet=other if guessed else own,
         hint_block=model.architecture.hint_block,
         resolution=model.architecture.resolution,
         prediction=told.architecture.prediction,

@@ -52,6 +52,7 @@ from .metrics.evaluation import (
     measure_distances,
     measure_lpips,
     measure_memorisation,
+    same_mask,
 )
 from .metrics.features import PIXELS, Extractor, WeightPlaces, extract, load_extractors, pixels
 from .metrics.image_sets import ImageSet, check_images, find_images, groups_by_mask, match_by_mask
@@ -167,11 +168,12 @@ def _measure_features(
             extract(extractor, images.images, device=device, batch_size=settings.batch_size, label=label)
             for images, label in ((sets.real, "real"), (sets.synthetic, "synthetic"))
         )
+    groups = same_mask(measured.matching, len(synthetic))
     with timed(measured.timings, f"metrics [{name}]"):
         if name != PIXELS:
-            measure_distances(results, name, real, synthetic)
+            measure_distances(results, name, real, synthetic, groups)
             measure_cosines(results, name, real, synthetic, measured.matching)
-        if found := measure_memorisation(results, name, real, synthetic):
+        if found := measure_memorisation(results, name, real, synthetic, groups):
             measured.neighbours[name] = found
     if first and len(real) + len(synthetic) >= FEWEST_PROJECTED:
         print("placing the images with t-SNE", flush=True)
@@ -206,6 +208,7 @@ def _measure_pairs(
             side=settings.segmenter_resolution,
             threshold=settings.mask_threshold,
             label=settings.mask_label,
+            groups=same_mask(measured.matching, len(sets.synthetic.images)),
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .html_page import bullets, captioned, cards, inline_svg, page, plot, section, table
+from .metrics.crossed import Estimate
 from .rating_files import Key, Sheet
 from .rating_page import SCALE
 from .rating_scores import (
@@ -18,7 +19,6 @@ from .rating_scores import (
     LOWEST,
     TAKEN_FOR_REAL,
     Difference,
-    Estimate,
     Ratings,
     SourceScore,
     agreement,

@@ -12,7 +12,7 @@ from siamese_core.pairs import LoadedPair, Pair, load_pair
 
 from ..segmentation.scores import dice_scores
 from ..segmenter import SegmenterSettings, predict_masks, train_segmenter
-from .intervals import Estimate, Floats, bounds, draws
+from .intervals import Estimate, Floats, Groups, bounds, draws, mean, resampled
 
 _BATCH = 16
 
@@ -46,18 +46,27 @@ def dice_of_pairs(
     return np.concatenate(scores)
 
 
-def adherence_ratio(synthetic: Floats, real: Floats, *, resamples: int, seed: int) -> Estimate | None:
-    """Mean Dice on synthetic images over that on held-out real ones; None when the latter is 0."""
+def adherence_ratio(
+    synthetic: Floats, real: Floats, *, resamples: int, seed: int, groups: Groups | None = None
+) -> Estimate | None:
+    """Mean Dice on synthetic images over that on held-out real ones; None when the latter is 0.
+
+    ``groups`` of the synthetic images are resampled where given. There is no interval when in too many
+    resamples of the held-out images nothing is found.
+    """
     if not real.any():
         return None
     random = draws(seed, "adherence-ratio")
     means = [
-        scores[random.integers(0, len(scores), (resamples, len(scores)))].mean(axis=1)
-        for scores in (synthetic, real)
+        resampled(scores, mean, resamples, random, own) for scores, own in ((synthetic, groups), (real, None))
     ]
     with np.errstate(divide="ignore", invalid="ignore"):
         low, high = bounds(means[0] / means[1])
-    return Estimate(float(synthetic.mean() / real.mean()), low, high, len(real), len(synthetic))
+    value, sizes = float(synthetic.mean() / real.mean()), (len(real), len(synthetic))
+    if not np.isfinite([low, high]).all():
+        note = "no interval: the segmenter finds nothing in too many of the held-out real images"
+        return Estimate(value, None, None, *sizes, note)
+    return Estimate(value, low, high, *sizes)
 
 
 def _loaded(pair: Pair, side: int, threshold: int, label: int | None) -> LoadedPair:

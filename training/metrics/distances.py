@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from siamese_core.errors import UserError
 
-from .intervals import Estimate, Floats, bootstrap_counts, bounds, draws, mean, statistic_estimate
+from .intervals import Estimate, Floats, Groups, bootstrap_counts, bounds, draws, mean, statistic_estimate
 
 Features = NDArray[np.floating]
 Kernel = Callable[[Floats, Floats], Floats]
@@ -51,10 +51,12 @@ class TooFewImages(UserError):
     """A metric that these few images cannot give; the message says how many it takes."""
 
 
-def fid(real: Features, synthetic: Features, *, resamples: int, seed: int) -> Estimate:
+def fid(
+    real: Features, synthetic: Features, *, resamples: int, seed: int, groups: Groups | None = None
+) -> Estimate:
     """Frechet distance between normal distributions fitted to both sets (Heusel et al. 2017), in float64.
 
-    Raises TooFewImages below 2 images.
+    ``groups`` of the synthetic images are resampled where given. Raises TooFewImages below 2 images.
     """
     x, y = _checked("FID", 2, real, synthetic)
     statistics = [fid_features_to_statistics(torch.from_numpy(features)) for features in (x, y)]
@@ -62,7 +64,7 @@ def fid(real: Features, synthetic: Features, *, resamples: int, seed: int) -> Es
     note = "biased by the number of images"
     random = draws(seed, "fid-bootstrap")
     count = min(resamples, _FID_RESAMPLES)
-    counts = [bootstrap_counts(len(features), count, random) for features in (x, y)]
+    counts = [bootstrap_counts(len(z), count, random, own) for z, own in ((x, None), (y, groups))]
     pairs = tqdm(zip(*counts, strict=True), desc="FID interval", total=count, leave=False)
     spread = 1.96 * float(np.std([_frechet(x, y, *pair) for pair in pairs], ddof=1))
     return Estimate(value, max(0.0, value - spread), value + spread, len(x), len(y), note)

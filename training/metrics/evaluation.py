@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from .adherence import adherence_ratio, dice_of_pairs, train_judge
 from .distances import Features, TooFewImages, cmmd, fid, kid, precision_recall
 from .features import CLIP
 from .image_sets import ImageSet
-from .intervals import Estimate, Floats, mean, statistic_estimate
+from .intervals import Estimate, Floats, Groups, mean, statistic_estimate
 from .memorisation import Neighbours, close_share, distance_ratio, find_neighbours
 from .paired import cosines, lpips_distances, sample_pairs
 
@@ -41,10 +41,18 @@ class Results:
         except TooFewImages as error:
             self.left_out[name] = str(error)
 
-    def add_mean(self, name: str, values: Floats, sizes: tuple[int, int], note: str = "") -> None:
-        """Enter the mean of the (N,) ``values``."""
+    def add_mean(
+        self,
+        name: str,
+        values: Floats,
+        sizes: tuple[int, int],
+        note: str = "",
+        groups: Groups | None = None,
+    ) -> None:
+        """Enter the mean of the (N,) ``values``, the interval over their ``groups`` where given."""
+        how = {"resamples": self.resamples, "seed": self.seed}
         self.metrics[name] = statistic_estimate(
-            values, mean, sizes=sizes, resamples=self.resamples, seed=self.seed, stream=name, note=note
+            values, mean, sizes=sizes, **how, stream=name, note=note, groups=groups
         )
 
 
@@ -57,10 +65,29 @@ class Matching:
     groups: Sequence[Sequence[int]]
 
 
-def measure_distances(results: Results, name: str, real: Features, synthetic: Features) -> None:
-    """FID, KID, CMMD, precision and recall on the features of extractor ``name``."""
-    how = {"resamples": results.resamples, "seed": results.seed}
-    for metric, function in (("fid", fid), ("kid", kid), ("cmmd", cmmd)):
+def same_mask(matching: Matching | str, images: int) -> Groups | None:
+    """Which of the synthetic ``images`` share a mask, those without a known one apart; None if none do.
+
+    Such images resemble each other: an interval that takes them for independent is too narrow.
+    """
+    if isinstance(matching, str) or not matching.groups:
+        return None
+    groups = np.arange(images)
+    for group in matching.groups:
+        groups[list(group)] = group[0]
+    return groups
+
+
+def measure_distances(
+    results: Results, name: str, real: Features, synthetic: Features, groups: Groups | None
+) -> None:
+    """FID, KID, CMMD, precision and recall on the features of extractor ``name``.
+
+    Of these the interval of FID alone is over ``groups`` of synthetic images; the others' notes say so.
+    """
+    how: dict[str, int] = {"resamples": results.resamples, "seed": results.seed}
+    results.add(f"fid[{name}]", partial(fid, real, synthetic, **how, groups=groups))
+    for metric, function in (("kid", kid), ("cmmd", cmmd)):
         results.add(f"{metric}[{name}]", partial(function, real, synthetic, **how))
     try:
         precision, recall = precision_recall(real, synthetic, **how)
@@ -68,10 +95,16 @@ def measure_distances(results: Results, name: str, real: Features, synthetic: Fe
         results.left_out |= {f"precision[{name}]": str(error), f"recall[{name}]": str(error)}
     else:
         results.metrics |= {f"precision[{name}]": precision, f"recall[{name}]": recall}
+    if groups is None:
+        return
+    for metric in ("kid", "cmmd", "precision", "recall"):
+        if found := results.metrics.get(f"{metric}[{name}]"):
+            note = "; ".join(filter(None, (found.note, _TAKEN_APART)))
+            results.metrics[f"{metric}[{name}]"] = replace(found, note=note)
 
 
 def measure_memorisation(
-    results: Results, name: str, real: Features, synthetic: Features
+    results: Results, name: str, real: Features, synthetic: Features, groups: Groups | None
 ) -> Neighbours | None:
     """Share of suspiciously close images and ratio of distances; the neighbours, or None for too few."""
     try:
@@ -82,7 +115,7 @@ def measure_memorisation(
     for metric, function in (("close-share", close_share), ("distance-ratio", distance_ratio)):
         key = f"{metric}[{name}]"
         how = {"resamples": results.resamples, "seed": results.seed}
-        results.add(key, partial(function, neighbours, **how, stream=key))
+        results.add(key, partial(function, neighbours, **how, stream=key, groups=groups))
     return neighbours
 
 
@@ -96,7 +129,8 @@ def measure_cosines(
         results.left_out |= {paired: matching, diversity: matching}
         return
     own, other = np.array(matching.pairs).T
-    results.add_mean(paired, cosines(synthetic[own], real[other]), (len(set(other)), len(own)))
+    sizes = len(set(other)), len(own)
+    results.add_mean(paired, cosines(synthetic[own], real[other]), sizes, groups=_of_mask(matching))
     if not matching.groups:
         results.left_out[diversity] = _NO_SAMPLES
         return
@@ -132,7 +166,7 @@ def measure_lpips(
 
     files = [(synthetic.images[own], real.images[other]) for own, other in matching.pairs]
     sizes = len({other for _, other in matching.pairs}), len(files)
-    results.add_mean(paired, distances(files, "LPIPS"), sizes)
+    results.add_mean(paired, distances(files, "LPIPS"), sizes, groups=_of_mask(matching))
     if not matching.groups:
         results.left_out[diversity] = _NO_SAMPLES
         return
@@ -153,29 +187,36 @@ def measure_adherence(
     side: int,
     threshold: int,
     label: int | None,
+    groups: Groups | None,
 ) -> Floats:
     """Dice of a segmenter trained on the real pairs ``train``: on synthetic and held-out real images.
 
-    Returns the Dice of each synthetic pair. The metrics of held-out images are left out when ``test`` is
-    empty.
+    ``groups`` of synthetic pairs share a mask. Returns the Dice of each synthetic pair. The metrics of
+    held-out images are left out when ``test`` is empty.
     """
     judge = train_judge(train, settings, side=side, threshold=threshold, label=label, seed=results.seed)
     scores = partial(dice_of_pairs, judge, side=side, threshold=threshold, label=label)
     dice = scores(synthetic, description="mask adherence")
     note = f"trained on {len(train)} real pairs"
-    results.add_mean(f"adherence[{SEGMENTER}]", dice, (0, len(dice)), note)
+    results.add_mean(f"adherence[{SEGMENTER}]", dice, (0, len(dice)), note, groups)
     names = f"real-dice[{SEGMENTER}]", f"adherence-ratio[{SEGMENTER}]"
     if not test:
         results.left_out |= dict.fromkeys(names, "no held-out real pairs were given (--real-test)")
         return dice
     on_real = scores(test, description="held-out real pairs")
     results.add_mean(names[0], on_real, (len(on_real), 0))
-    ratio = adherence_ratio(dice, on_real, resamples=results.resamples, seed=results.seed)
+    how = {"resamples": results.resamples, "seed": results.seed}
+    ratio = adherence_ratio(dice, on_real, **how, groups=groups)
     if ratio is None:
         results.left_out[names[1]] = "the segmenter finds nothing in held-out real images; train it longer"
     else:
         results.metrics[names[1]] = ratio
     return dice
+
+
+def _of_mask(matching: Matching) -> Groups | None:
+    """The mask of each of the matching's pairs; None where each has its own."""
+    return np.array([real for _, real in matching.pairs]) if matching.groups else None
 
 
 def _add_diversity(results: Results, name: str, values: Sequence[float], matching: Matching) -> None:
@@ -184,4 +225,5 @@ def _add_diversity(results: Results, name: str, values: Sequence[float], matchin
     results.add_mean(name, np.array(values), (0, samples), note)
 
 
+_TAKEN_APART = "interval too narrow: it takes the images of one mask for independent"
 _NO_SAMPLES = "no mask has several synthetic images (training.generate --per-mask 2 or more)"

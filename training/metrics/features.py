@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from siamese_core.pairs import read_image
 
+from ..options import OptionError
 from .weights import WeightsError, cached_file, read_tensors, weight_file
 
 EFFICIENTNET, INCEPTION, CLIP, PIXELS = "efficientnet-lite0", "inception-v3", "clip", "pixels"
@@ -57,7 +58,8 @@ def load_extractors(names: str | None, places: WeightPlaces, torchscript_side: i
     """The extractors that the comma-separated ``names`` ask for; None takes the best that can be had.
 
     Those are Inception-v3, or EfficientNet-Lite0 in its place, and CLIP if there. Anything else in ``names``
-    is the path of a TorchScript file. Raises WeightsError when one cannot be had.
+    is the path of a TorchScript file. Raises OptionError when ``names`` has none, and WeightsError when one
+    cannot be had.
     """
     if names is None:
         inception = places.inception or places.download or cached_file(_inception_url()).exists()
@@ -74,6 +76,11 @@ def load_extractors(names: str | None, places: WeightPlaces, torchscript_side: i
         CLIP: lambda: clip(places.clip, download=places.download),
     }
     wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if not wanted:
+        raise OptionError(
+            f"{names!r} names no extractor; give {', '.join(makers)} or a TorchScript file, several with "
+            "commas"
+        )
     return [
         makers[name]() if name in makers else torchscript(Path(name), torchscript_side) for name in wanted
     ]

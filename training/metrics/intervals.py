@@ -12,6 +12,9 @@ from siamese_core.seeds import stream_seed
 
 Floats = NDArray[np.float64]
 
+Groups = NDArray[np.intp]
+"""(N,): a number for each image, the same for images that are not independent, as those of one mask."""
+
 LEVEL = 0.95
 
 
@@ -32,14 +35,22 @@ def draws(seed: int, stream: str) -> np.random.Generator:
     return np.random.default_rng(stream_seed(seed, stream))
 
 
-def bootstrap_counts(images: int, resamples: int, random: np.random.Generator) -> Floats:
-    """How often each image is in each of ``resamples`` bootstrap samples: (B, N), every row sums to N."""
+def bootstrap_counts(
+    images: int, resamples: int, random: np.random.Generator, groups: Groups | None = None
+) -> Floats:
+    """How often each image is in each of ``resamples`` bootstrap samples: (B, N), every row sums to N.
+
+    With ``groups`` these are drawn, each with all its images: rows then sum to about N.
+    """
+    if groups is not None:
+        names, own = np.unique(groups, return_inverse=True)
+        return bootstrap_counts(len(names), resamples, random)[:, own]
     return random.multinomial(images, np.full(images, 1 / images), size=resamples).astype(np.float64)
 
 
-def bounds(resampled: Floats) -> tuple[float, float]:
-    """The central 95 % of the (B,) ``resampled`` values; NaN stands for a resample without a value."""
-    low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+def bounds(found: Floats) -> tuple[float, float]:
+    """The central 95 % of the (B,) values ``found``; NaN stands for a resample without a value."""
+    low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -52,18 +63,32 @@ def statistic_estimate(
     seed: int,
     stream: str,
     note: str = "",
+    groups: Groups | None = None,
 ) -> Estimate:
     """``statistic`` of the (N,) ``values`` with its percentile interval.
 
-    ``statistic`` maps (..., N) to (...); ``sizes`` are the numbers of real and synthetic images. One value
-    alone has no interval.
+    ``statistic`` maps (..., N) to (...); ``sizes`` are the numbers of real and synthetic images. What is
+    resampled are the images or, with ``groups``, those. One of them alone has no interval.
     """
     value = float(statistic(values))
-    if len(values) < 2:
+    if len(values if groups is None else np.unique(groups)) < 2:
         return Estimate(value, None, None, *sizes, note)
-    chosen = draws(seed, stream).integers(0, len(values), (resamples, len(values)))
-    low, high = bounds(statistic(values[chosen]))
+    low, high = bounds(resampled(values, statistic, resamples, draws(seed, stream), groups))
     return Estimate(value, low, high, *sizes, note)
+
+
+def resampled(
+    values: Floats,
+    statistic: Callable[[Floats], Floats],
+    resamples: int,
+    random: np.random.Generator,
+    groups: Groups | None = None,
+) -> Floats:
+    """``statistic`` of bootstrap samples of the (N,) ``values``, or of their ``groups``: (B,)."""
+    if groups is None:
+        return statistic(values[random.integers(0, len(values), (resamples, len(values)))])
+    counts = bootstrap_counts(len(values), resamples, random, groups).astype(np.intp)
+    return np.array([statistic(np.repeat(values, row)) for row in counts])
 
 
 def mean(values: Floats) -> Floats:

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from .distances import Features, TooFewImages
-from .intervals import Estimate, Floats, mean, median, statistic_estimate
+from .intervals import Estimate, Floats, Groups, mean, median, statistic_estimate
 
 EXPECTED_SHARE = 0.05
 """Share of close images among images that are no nearer to the training images than those to each other."""
 
 _REALISM_NEIGHBOURS = 3
+_SAME = 1e-4  # of the real images' root mean square distance from their centre
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Neighbours:
     nearest: (S,) from each synthetic image to its nearest real one. index: (S,) which one that is.
     realism: (S,) mean distance to the 3 nearest real ones, the smaller the more lifelike.
     reference: (R,) from each real image to its nearest other real one.
+    same: distance up to which two images are one and the same, but for the rounding of their features.
     """
 
     nearest: Floats
     index: NDArray[np.intp]
     realism: Floats
     reference: Floats
+    same: float
 
 
 def find_neighbours(real: Features, synthetic: Features) -> Neighbours:
@@ -39,34 +42,53 @@ def find_neighbours(real: Features, synthetic: Features) -> Neighbours:
     """
     if len(real) < 2:
         raise TooFewImages("memorisation takes at least 2 real images: their distances are what it refers to")
-    # In single precision the distance of an image to its copy would not be 0.
-    real, synthetic = (features.astype(np.float64) for features in (real, synthetic))
+    # In single precision, or far from the origin, the distance of an image to its copy would not be 0.
+    centre = real.mean(axis=0, dtype=np.float64)
+    real, synthetic = (features.astype(np.float64) - centre for features in (real, synthetic))
     search = NearestNeighbors(algorithm="brute").fit(real)
     distances, indices = search.kneighbors(synthetic, min(_REALISM_NEIGHBOURS, len(real)))
     reference, _ = search.kneighbors(n_neighbors=1)  # of the fitted images, themselves left out
-    return Neighbours(distances[:, 0], indices[:, 0], distances.mean(axis=1), reference[:, 0])
+    same = _SAME * float(np.sqrt(np.square(real).sum(axis=1).mean()))
+    return Neighbours(distances[:, 0], indices[:, 0], distances.mean(axis=1), reference[:, 0], same)
 
 
-def close_share(neighbours: Neighbours, *, resamples: int, seed: int, stream: str) -> Estimate:
+def close_share(
+    neighbours: Neighbours, *, resamples: int, seed: int, stream: str, groups: Groups | None = None
+) -> Estimate:
     """Share of synthetic images nearer to a real one than 95 % of the real ones are to each other.
 
-    0.05 is what further images of the same kind would give; far more of it is memorisation.
+    0.05 is what further images of the same kind would give; far more of it is memorisation. Real images that
+    occur twice are no measure of how near others may come: they are left out of the 95 %, and a note counts
+    them. An image that is a real one is close, whatever the others are.
     """
-    threshold = np.quantile(neighbours.reference, EXPECTED_SHARE)
-    close = (neighbours.nearest < threshold).astype(np.float64)
+    twice = neighbours.reference <= neighbours.same
+    apart = neighbours.reference[~twice]
+    threshold = np.quantile(apart, EXPECTED_SHARE) if apart.size else 0.0
+    close = ((neighbours.nearest < threshold) | (neighbours.nearest <= neighbours.same)).astype(np.float64)
     sizes = len(neighbours.reference), len(close)
-    return statistic_estimate(close, mean, sizes=sizes, resamples=resamples, seed=seed, stream=stream)
+    note = f"{np.count_nonzero(twice)} real images occur more than once" if twice.any() else ""
+    how = {"resamples": resamples, "seed": seed}
+    return statistic_estimate(close, mean, sizes=sizes, **how, stream=stream, note=note, groups=groups)
 
 
-def distance_ratio(neighbours: Neighbours, *, resamples: int, seed: int, stream: str) -> Estimate:
+def distance_ratio(
+    neighbours: Neighbours, *, resamples: int, seed: int, stream: str, groups: Groups | None = None
+) -> Estimate:
     """Median nearest distance of synthetic images over that among real ones: 1 is alike, near 0 is copies.
 
-    The interval is over the synthetic images. Raises TooFewImages when the real images are copies themselves.
+    The interval is over the synthetic images, or their ``groups``. Raises TooFewImages when the real images
+    are copies themselves.
     """
     reference = float(np.median(neighbours.reference))
-    if reference == 0:
+    if reference <= neighbours.same:
         raise TooFewImages("most real images occur twice, so that their distances are no reference")
     sizes = len(neighbours.reference), len(neighbours.nearest)
     return statistic_estimate(
-        neighbours.nearest / reference, median, sizes=sizes, resamples=resamples, seed=seed, stream=stream
+        neighbours.nearest / reference,
+        median,
+        sizes=sizes,
+        resamples=resamples,
+        seed=seed,
+        stream=stream,
+        groups=groups,
     )

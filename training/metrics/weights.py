@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from siamese_core.errors import UserError
+from siamese_core.errors import CheckpointError, UserError
+from siamese_core.pickled_weights import check_archive
 
 
 class WeightsError(UserError):
@@ -46,10 +48,16 @@ def weight_file(given: Path | None, url: str, flag: str, *, download: bool) -> P
 def read_tensors(path: Path) -> dict[str, Any]:
     """The state dict in ``path``, loaded without running anything the file might hold.
 
-    Raises WeightsError for a file that cannot be read so, or that holds something else.
+    Also reads what torch.save wrote before PyTorch 1.6, as some of torchvision's files are. Raises
+    WeightsError for a file that cannot be read so, that would unpack to more than it is, or that holds
+    something else.
     """
     try:
+        if zipfile.is_zipfile(path):
+            check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError as error:
+        raise WeightsError(str(error)) from error
     except Exception as error:  # torch's own unpickler fails on damaged files with whatever comes up
         reason = str(error).strip().partition("\n")[0][:200]
         raise WeightsError(f"{path}: no file of weights that can be read ({reason})") from error

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
 
-from ..metrics.intervals import Floats, mean, statistic_estimate
+from ..metrics.crossed import crossed_mean
+from ..metrics.intervals import Floats
 
 Masks = NDArray[np.bool_]
-
-RESAMPLES = 5000
 
 
 @dataclass(frozen=True)
@@ -27,17 +24,19 @@ class Spread:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant against the baseline on the same N test images, each image's score averaged over seeds.
+    """A variant against the baseline on the same N test images, by the same ``runs`` (seeds).
 
-    ``difference``: mean of variant minus baseline; ``low``, ``high``: its 95 % bootstrap interval over images
-    (None for a single image); ``p_value``: two-sided Wilcoxon signed-rank test. They speak of the test images
-    alone: how much another training run would change shows in the seeds' :class:`Spread`.
+    ``difference``: mean of variant minus baseline; ``low``, ``high``: its 95 % interval; ``p_value``:
+    two-sided, of no difference. With two runs or more both hold for other training runs and other images
+    alike. One run cannot tell what another would give: its interval is of other images under that run, and
+    it has no p. All are None for a single image and where the differences have no spread at all.
     """
 
     difference: float
     low: float | None
     high: float | None
-    p_value: float
+    p_value: float | None
+    runs: int
 
 
 def dice_scores(predicted: Masks, wanted: Masks) -> Floats:
@@ -69,21 +68,22 @@ def spread(means: Sequence[float]) -> Spread:
     return Spread(float(np.mean(means)), sd)
 
 
-def compare(variant: Floats, baseline: Floats, *, seed: int = 0) -> Comparison:
-    """Compare scores (S, N) of S seeds on N test images with the baseline's (any number of seeds, N).
+def compare(variant: Floats, baseline: Floats) -> Comparison:
+    """Compare scores (S, N) of S seeds on N test images with the baseline's, of the same seeds and images.
 
-    ``seed`` decides the bootstrap's draws. Raises ValueError when the numbers of images differ.
+    A run's luck is shared by all its images, so that images alone, however many, would call it an effect:
+    runs and images are crossed samples, as raters and images are in a study of opinions. Raises ValueError
+    when the shapes differ.
     """
-    if variant.shape[1] != baseline.shape[1]:
-        raise ValueError(f"{variant.shape[1]} images cannot be paired with {baseline.shape[1]}")
-    differences = variant.mean(axis=0) - baseline.mean(axis=0)
-    count = len(differences)
-    found = statistic_estimate(
-        differences, mean, sizes=(count, count), resamples=RESAMPLES, seed=seed, stream="segmentation"
-    )
-    # Of differences that are all 0 the test knows nothing: neither side is better.
-    p_value = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
-    return Comparison(found.value, found.low, found.high, 1.0 if math.isnan(p_value) else p_value)
+    if variant.shape != baseline.shape:
+        raise ValueError(f"scores {variant.shape} (seeds, images) cannot be paired with {baseline.shape}")
+    differences = variant - baseline
+    runs, images = differences.shape
+    if images < 2:
+        return Comparison(float(differences.mean()), None, None, None, runs)
+    mean = crossed_mean([differences], [1.0])
+    found = mean.estimate(-1, 1)
+    return Comparison(found.value, found.low, found.high, mean.p_value() if runs > 1 else None, runs)
 
 
 def _overlaps(predicted: Masks, wanted: Masks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

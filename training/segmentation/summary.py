@@ -24,10 +24,12 @@ _CSV_COLUMNS = ("experiment", "network", "variant", "seed", "test", "stem", "dic
 READING = (
     "Values are means over seeds ± the standard deviation between them (sample, n - 1).",
     "All images: the mean over the images of all test sets, each of the same weight.",
-    "Difference: variant minus baseline (the first row) over all test images, each image's score averaged "
-    "over seeds; in brackets its 95 % bootstrap interval over images, p from the two-sided Wilcoxon "
-    "signed-rank test. Both speak of these test images; what another training run would change is the "
-    "deviation between seeds.",
+    "Difference: variant minus baseline (the first row) over all test images, by seed and image; "
+    "in brackets its 95 % interval, and the two-sided p of no difference. Both hold for other training runs "
+    "and other images alike: runs and images are crossed samples (analysis of variance, Student's t with "
+    "Satterthwaite's degrees of freedom, as in multi-reader studies).",
+    "One seed cannot tell what another run would give: the interval, marked 'this run only', is then of "
+    "other images under the same networks, and there is no p.",
     "All variants of a table are trained for the same number of steps, with the same batch size and "
     "augmentation, and from the same first weights for each seed.",
 )
@@ -132,8 +134,11 @@ def _with_sd(score: Mapping[str, Any]) -> str:
 
 def _compared(found: Mapping[str, Any]) -> tuple[str, str]:
     interval = "" if found["low"] is None else f" [{found['low']:+.4f}, {found['high']:+.4f}]"
+    if interval and found["runs"] == 1:
+        interval += " (this run only)"
     p = found["p_value"]
-    return f"{found['difference']:+.4f}{interval}", "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+    shown = "" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+    return f"{found['difference']:+.4f}{interval}", shown
 
 
 def heading(group: Mapping[str, Any]) -> str:
