@@ -261,13 +261,16 @@ def test_what_is_no_record_or_not_the_recorded_file_is_refused(
     assert not (tmp_path / "pair").exists()
 
 
+KILLS = int(os.environ.get("SIAMESE_KILLS", "3"))
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1200 + 120 * KILLS)
 def test_a_killed_run_shows_whole_pairs_only_and_ends_as_the_uninterrupted_one(
     full_model: Path, masks: Path, tmp_path: Path
 ) -> None:
     """Three kills of a run of ten pairs; SIAMESE_KILLS=50 asks for 50 kills of one of five hundred."""
-    kills = int(os.environ.get("SIAMESE_KILLS", "3"))
-    drawing = (*RANDOM, "--per-mask", max(2, 2 * kills))
+    drawing = (*RANDOM, "--per-mask", max(2, 2 * KILLS))
     assert paint(full_model, masks, tmp_path / "whole", *drawing).status == 0
     whole = files(tmp_path / "whole")
     folder = tmp_path / "set"
@@ -275,7 +278,7 @@ def test_a_killed_run_shows_whole_pairs_only_and_ends_as_the_uninterrupted_one(
     command = [sys.executable, "-m", "training.generate", *map(str, (*places, *FLAGS, *drawing, "--resume"))]
     moments = random.Random(3)
     found = 0
-    for _ in range(kills):
+    for _ in range(KILLS):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         known = len(listed_lines(folder))
         while process.poll() is None and len(listed_lines(folder)) <= known:

@@ -149,19 +149,22 @@ def test_an_interrupted_run_lists_its_pairs_and_goes_on_when_queued_again(host: 
         assert {**ours, "files": ""} == {**wanted, "files": ""}
 
 
+KILLS = int(os.environ.get("SIAMESE_KILLS", "1"))
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1200 + 120 * KILLS)
 def test_a_killed_host_leaves_whole_pairs_and_the_next_one_completes_the_set(
     installation: Installation, tmp_path: Path
 ) -> None:
     """One kill; SIAMESE_KILLS=50 asks for 50 kills of a run of five hundred pairs."""
-    kills = int(os.environ.get("SIAMESE_KILLS", "1"))
-    prompt = drawn("set", per_mask=max(4, 5 * kills // 4))
+    prompt = drawn("set", per_mask=max(4, 5 * KILLS // 4))
     folder = tmp_path / "killed" / "output" / "set"
     with Host(installation, tmp_path / "reference", {PACK: ROOT}) as host:
         host.run(prompt, timeout=3600)
         wanted = files(host.output_dir / "set")
     found = 0
-    for _ in range(kills):
+    for _ in range(KILLS):
         with Host(installation, tmp_path / "killed", {PACK: ROOT}) as host:
             known = len(listed_files(folder))
             host.queue(prompt)
