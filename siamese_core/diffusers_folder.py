@@ -83,9 +83,7 @@ def _architecture(path: Path, configs: Mapping[Any, Mapping[str, Any]]) -> Archi
     """What the configurations say, checked before anything counts up to their numbers."""
     main = "unet" if "unet" in configs else "control"
     with _config_named(path, main):
-        side = (
-            configs[main].get("sample_size") if main == "unet" else None
-        )  # a ControlNet's own tells nothing
+        side = configs.get("unet", {}).get("sample_size")  # a ControlNet's own tells nothing
         found = Architecture(
             unet=_unet_architecture(configs[main]),
             hint_block=_hint_block(configs.get("control", {})),

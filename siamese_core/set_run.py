@@ -170,7 +170,7 @@ class SetRun(Generic[Job]):
         """Write the files of ``pairs``; their lines for the list."""
         stored: dict[str, StoredFile] = {}
         contents = list(self.plan.form.pair_files(pairs))
-        self.lists.announce(self.shard.name, {name: None for files in contents for name, _ in files})
+        self.lists.announce(self.shard.name, dict.fromkeys(name for files in contents for name, _ in files))
         for pair, files in zip(pairs, contents, strict=True):
             for name, content in reversed(files):  # an image that is there has its mask
                 if name not in stored:
