@@ -11,7 +11,7 @@ appears at once, at the end, or not at all.
     nnunet       imagesTr, labelsTr (0 and 1), dataset.json, for a folder Dataset<number>_<name> of nnU-Net v2
     coco         images/, annotations.json: an object for each connected region, as run-length encoding
     isic         the folders and mask names of ISIC 2018, task 1
-    imagefolder  images/, masks/, metadata.jsonl: load_dataset("imagefolder", data_dir=DIR) of Hugging Face
+    imagefolder  images/, masks/, metadata.jsonl: load_dataset("DIR") of Hugging Face
     webdataset   tar files of --pairs-per-tar pairs
 
 Beside them stands manifest.jsonl: how each pair was made, as far as SOURCE has a manifest that tells, and the
