@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from siamese_core.architecture import SD15
-from siamese_core.base import build_base, save_base
-from siamese_core.phantom import write_phantoms
+from siamese_core.diffusers_backend.base_model import build_base, save_base
+from siamese_core.phantoms.phantom import write_phantoms
 
 from .measure import argument_parser, note
 

@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 
 import siamese_core
-from siamese_core.formats import FORMATS, FinishedPair
-from siamese_core.mask_source import MaskSource, MaskUse
-from siamese_core.mask_transforms import TransformSettings
-from siamese_core.masks import discover_masks
-from siamese_core.pair_writer import PairRecord, record_text
-from siamese_core.set_lists import SetPlan
-from siamese_core.set_run import PairMaker, SetRun, Shard
-from siamese_core.set_store import open_store
+from siamese_core.dataset_generation.finished_pairs import SetPlan
+from siamese_core.dataset_generation.generation_run import PairMaker, SetRun, Shard
+from siamese_core.dataset_generation.mask_source import MaskSource, MaskUse
+from siamese_core.dataset_generation.storage import open_store
+from siamese_core.masks.mask_files import discover_masks
+from siamese_core.masks.random_transforms import TransformSettings
+from siamese_core.pairs.formats import FORMATS, FinishedPair
+from siamese_core.pairs.manifest import PairRecord, record_text
 from training import generate
 
 from .measure import argument_parser, note

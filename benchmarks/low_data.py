@@ -4,9 +4,9 @@
 
 200 pairs are drawn for training and all others kept for testing. A small base is trained on those 200 images
 (it starts from the pack's, which has seen generated phantoms only), then mask-only and Siamese models on the
-200 pairs, as training/ablations/small.toml says; each paints the 200 training masks. DIR/ablation has the
-metrics, the mask adherence and the segmentation benchmark: real pairs alone against real + synthetic ones,
-three seeds. Three hours on one CPU core; --resume goes on after an interruption.
+200 pairs, as training/recipes/ablations/small.toml says; each paints the 200 training masks. DIR/ablation has
+the metrics, the mask adherence and the segmentation benchmark: real pairs alone against real + synthetic
+ones, three seeds. Three hours on one CPU core; --resume goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import siamese_core
 from training import ablate, make_base, prepare
-from training.options import run_command
+from training.command_line.options import run_command
 
-_TRAINING = Path(ablate.__file__).parent
+_PLAN = Path(ablate.__file__).parent / "recipes" / "ablations" / "small.toml"
 _TINY_BASE = Path(siamese_core.__file__).parent / "assets" / "tiny-base.safetensors"
 _BASE_FLAGS = (
     *("--prompt", "a photo of polyps", "--resolution", "128"),
@@ -36,9 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for everything")
     parser.add_argument("--pairs", type=int, default=200, help="pairs to train on (default: 200)")
     parser.add_argument("--seed", type=int, default=42, help="seed of the split (default: 42)")
-    parser.add_argument(
-        "--plan", type=Path, default=_TRAINING / "ablations" / "small.toml", help="what is compared"
-    )
+    parser.add_argument("--plan", type=Path, default=_PLAN, help="what is compared")
     parser.add_argument("--base", type=Path, help="a base that is there already, instead of training one")
     parser.add_argument("--resume", action="store_true", help="go on with what is missing")
     args = parser.parse_args(arguments)

@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from siamese_core.architecture import TINY
-from siamese_core.base import build_base, save_base
+from siamese_core.diffusers_backend.base_model import build_base, save_base
 
 from .measure import argument_parser, note
 

@@ -15,11 +15,11 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch import Tensor
 
 from siamese_core.architecture import Architecture
-from siamese_core.base import build_unet
-from siamese_core.networks import DHIControlNet, SiameseNetworks
-from siamese_core.objective import ObjectiveSettings, TrainingBatch, per_sample_error
-from siamese_core.sampling import ddim_sample, guided
-from siamese_core.schedule import add_noise, renoise
+from siamese_core.diffusers_backend.base_model import build_unet
+from siamese_core.diffusers_backend.networks import DHIControlNet, SiameseNetworks
+from siamese_core.method.ddim import ddim_sample, guided
+from siamese_core.method.noise_schedule import add_noise, renoise
+from siamese_core.method.objective import ObjectiveSettings, TrainingBatch, per_sample_error
 from siamese_core.seeds import starting_noise
 
 

@@ -24,10 +24,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from siamese_core.architecture import SD15
-from siamese_core.base import build_unet
-from siamese_core.networks import DHIControlNet, SiameseNetworks
-from siamese_core.objective import ObjectiveSettings, TrainingBatch, siamese_step
-from siamese_core.schedule import alphas_cumprod
+from siamese_core.diffusers_backend.base_model import build_unet
+from siamese_core.diffusers_backend.networks import DHIControlNet, SiameseNetworks
+from siamese_core.method.noise_schedule import alphas_cumprod
+from siamese_core.method.objective import ObjectiveSettings, TrainingBatch, siamese_step
 
 from .measure import argument_parser, prepare
 

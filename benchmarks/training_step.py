@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from siamese_core.architecture import Architecture, UNetArchitecture
-from siamese_core.networks import SiameseNetworks
-from siamese_core.objective import ObjectiveSettings, TrainingBatch, siamese_step
+from siamese_core.diffusers_backend.networks import SiameseNetworks
+from siamese_core.method.objective import ObjectiveSettings, TrainingBatch, siamese_step
 
 from .measure import (
     argument_parser,

@@ -28,16 +28,22 @@ import torch
 from accelerate import Accelerator
 
 from siamese_core.architecture import LATENT_SCALE, VAEArchitecture
-from siamese_core.base import Base, build_base
-from siamese_core.base_training import vae_moments
-from siamese_core.networks import DHIControlNet, SiameseNetworks
-from siamese_core.objective import ObjectiveSettings, TrainingBatch
-from siamese_core.pairs import Pair, find_pairs, load_pair
-from siamese_core.schedule import TRAIN_TIMESTEPS
+from siamese_core.diffusers_backend.base_model import Base, build_base
+from siamese_core.diffusers_backend.base_training import vae_moments
+from siamese_core.diffusers_backend.networks import DHIControlNet, SiameseNetworks
+from siamese_core.diffusers_backend.text_encoder import encode_prompts
+from siamese_core.learning.siamese_training import OptimiserSettings, Trainer
+from siamese_core.learning.training_set import (
+    BatchSettings,
+    encode_pairs,
+    image_hint,
+    load_training_set,
+    mask_hint,
+)
+from siamese_core.method.noise_schedule import TRAIN_TIMESTEPS
+from siamese_core.method.objective import ObjectiveSettings, TrainingBatch
+from siamese_core.pairs.pair_files import Pair, find_pairs, load_pair
 from siamese_core.seeds import epoch_order, generator
-from siamese_core.siamese_training import OptimiserSettings, Trainer
-from siamese_core.text import encode_prompts
-from siamese_core.training_set import BatchSettings, encode_pairs, image_hint, load_training_set, mask_hint
 
 from .measure import argument_parser, interleaved, note, prepare
 from .published import as_published, published_step

@@ -9,10 +9,10 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..siamese_core.architecture import Prediction
-from ..siamese_core.checkpoint import CheckpointError, ModelFile, load_model
-from ..siamese_core.layouts import decoder_keys
-from .control import build_control
-from .host_models import FILE, RUN_ID, prediction_of
+from ..siamese_core.weights.key_layouts import decoder_keys
+from ..siamese_core.weights.model_file import CheckpointError, ModelFile, load_model
+from .host.control import build_control
+from .host.host_models import FILE, RUN_ID, prediction_of
 
 _HOST_PREFIX = "diffusion_model."
 _NO_ADAPTER = "(no file in models/controlnet)"

@@ -18,13 +18,13 @@ from PIL import Image
 from torch import Tensor
 
 from ..siamese_core.contact_sheet import grid, outlined
+from ..siamese_core.dataset_generation.mask_source import MaskSource, MaskUse, PairMask
 from ..siamese_core.files import file_digest
-from ..siamese_core.formats import FinishedPair
-from ..siamese_core.mask_source import MaskSource, MaskUse, PairMask
-from ..siamese_core.pair_writer import PairRecord, record_text
+from ..siamese_core.pairs.formats import FinishedPair
+from ..siamese_core.pairs.manifest import PairRecord, record_text
 from ..siamese_core.seeds import sample_seed
-from .host_models import FILE, RUN_ID
-from .mask_tensors import image_arrays
+from .host.host_models import FILE, RUN_ID
+from .host.mask_tensors import image_arrays
 from .sampler import Sampling
 
 _SHOWN = 4  # pairs in the picture beside the progress bar

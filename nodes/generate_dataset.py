@@ -11,13 +11,13 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io, ui
 
+from ..siamese_core.dataset_generation.finished_pairs import SetPlan
+from ..siamese_core.dataset_generation.generation_run import PairMaker, SetRun, Shard
+from ..siamese_core.dataset_generation.mask_source import MaskSource, MaskUse
+from ..siamese_core.dataset_generation.storage import open_store
 from ..siamese_core.errors import UserError
-from ..siamese_core.formats import FORMATS
-from ..siamese_core.mask_source import MaskSource, MaskUse
-from ..siamese_core.masks import ResizeMode, discover_masks
-from ..siamese_core.set_lists import SetPlan
-from ..siamese_core.set_run import PairMaker, SetRun, Shard
-from ..siamese_core.set_store import open_store
+from ..siamese_core.masks.mask_files import ResizeMode, discover_masks
+from ..siamese_core.pairs.formats import FORMATS
 from .dataset_painter import (
     DatasetPainter,
     DatasetProgress,
@@ -26,8 +26,8 @@ from .dataset_painter import (
     is_out_of_memory,
     on_smaller_batch,
 )
-from .folders import ROOTS_VARIABLE, output_path
-from .graph import graph_text, nodes_before
+from .host.folders import ROOTS_VARIABLE, output_path
+from .host.graph import graph_text, nodes_before
 from .load_masks import EXAMPLES, mask_folder
 from .random_masks import TRANSFORM, RandomTransform
 from .sampler import Sampling, check_size, warn_of_strangers

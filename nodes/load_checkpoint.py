@@ -7,9 +7,9 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..siamese_core.checkpoint import KIND_NAMES, CheckpointError, load_model
-from .control import build_control
-from .host_models import FILE, build_clip, build_model, build_vae
+from ..siamese_core.weights.model_file import KIND_NAMES, CheckpointError, load_model
+from .host.control import build_control
+from .host.host_models import FILE, build_clip, build_model, build_vae
 
 BUNDLED = "tiny-siamese.safetensors (bundled)"
 _BUNDLED_PATH = Path(__file__).parents[1] / "siamese_core" / "assets" / "tiny-siamese.safetensors"

@@ -12,9 +12,9 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ..siamese_core.errors import UserError
-from ..siamese_core.masks import MaskError, ResizeMode, discover_masks, read_mask, resize_mask
-from .folders import ROOTS_VARIABLE, input_path
-from .mask_tensors import mask_batch
+from ..siamese_core.masks.mask_files import MaskError, ResizeMode, discover_masks, read_mask, resize_mask
+from .host.folders import ROOTS_VARIABLE, input_path
+from .host.mask_tensors import mask_batch
 
 EXAMPLES = "(bundled examples)"
 _EXAMPLES_PATH = Path(__file__).parents[1] / "siamese_core" / "assets" / "example_masks"

@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..siamese_core.contact_sheet import grid, outlined
-from .mask_tensors import image_arrays, mask_arrays, require_pairs
+from .host.mask_tensors import image_arrays, mask_arrays, require_pairs
 
 
 class PreviewPairs(io.ComfyNode):

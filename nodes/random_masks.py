@@ -9,9 +9,9 @@ import comfy.utils
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..siamese_core.mask_transforms import FLIPS, TransformSettings, expand_masks
-from ..siamese_core.pair_writer import pair_stem
-from .mask_tensors import mask_arrays, mask_batch, names_of
+from ..siamese_core.masks.random_transforms import FLIPS, TransformSettings, expand_masks
+from ..siamese_core.pairs.pair_writer import pair_stem
+from .host.mask_tensors import mask_arrays, mask_batch, names_of
 
 TRANSFORM = io.Custom("SIAMESE_TRANSFORM")
 """A RandomTransform between two nodes."""

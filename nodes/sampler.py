@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ..siamese_core.architecture import LATENT_STRIDE
 from ..siamese_core.seeds import sample_seed, starting_noise
-from .control import ControlError, refuse_dummy
-from .host_models import RUN_ID
-from .mask_tensors import binary_masks
+from .host.control import ControlError, refuse_dummy
+from .host.host_models import RUN_ID
+from .host.mask_tensors import binary_masks
 from .sampling_inputs import network_inputs, sampling_inputs
 
 StepCallback = Callable[[int, Tensor, Tensor, int], None]

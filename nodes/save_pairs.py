@@ -10,11 +10,11 @@ import comfy.utils
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..siamese_core.pair_folder import IfExists, NewPair, add_pairs
-from ..siamese_core.pair_writer import PairRecord
-from .folders import output_path
-from .graph import graph_text
-from .mask_tensors import image_arrays, mask_arrays, names_of, require_pairs
+from ..siamese_core.pairs.manifest import PairRecord
+from ..siamese_core.pairs.pair_folder import IfExists, NewPair, add_pairs
+from .host.folders import output_path
+from .host.graph import graph_text
+from .host.mask_tensors import image_arrays, mask_arrays, names_of, require_pairs
 
 
 class SavePairs(io.ComfyNode):

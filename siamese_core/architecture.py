@@ -17,7 +17,7 @@ LATENT_STRIDE = 8
 HintBlock = Literal["dense", "sparse"]
 
 Prediction = Literal["epsilon", "v_prediction"]
-"""What a UNet gives: the noise (SD 1.x, SD 2.1-base), or v of it and the image (SD 2.1), see ``schedule``."""
+"""What a UNet gives: the noise (SD 1.x, SD 2.1-base), or v of it and the image (SD 2.1)."""
 
 _MOST_LEVELS, _MOST_LAYERS, _MOST_CHANNELS = 10, 100, 1 << 20
 _SHOWN = 80  # characters of a value in messages

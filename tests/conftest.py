@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,80 +14,17 @@ import torch
 
 from benchmarks.many_pairs import SIDE
 from benchmarks.many_pairs import SMALL as SMALLEST
-from siamese_core.base import Base, base_file, build_base, save_base
-from siamese_core.checkpoint import save_model
-from siamese_core.layouts import to_ldm
-from siamese_core.networks import DHIControlNet
-from siamese_core.phantom import write_phantoms
+from siamese_core.diffusers_backend.base_model import Base, base_file, build_base, save_base
+from siamese_core.diffusers_backend.networks import DHIControlNet
+from siamese_core.phantoms.phantom import write_phantoms
+from siamese_core.weights.key_layouts import to_ldm
+from siamese_core.weights.model_file import save_model
+from tests.support.commands import (
+    MODEL_PROMPT,
+    SignalAtPair,
+    SignalInStep,
+)
 from training import generate
-from training.options import run_command
-
-Command = Callable[[Sequence[str]], int]
-SignalAtPair = Callable[[int, signal.Signals], None]
-SignalInStep = Callable[[ModuleType, str, int, signal.Signals], None]
-
-MODEL_PROMPT = "a phantom of a polyp"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended and what it printed."""
-
-    status: int
-    output: str
-    errors: str
-
-    @property
-    def refusal(self) -> str:
-        """The one-line message of a command that refused its input; fails for any other ending."""
-        assert self.status == 2, self.errors
-        *before, last = self.errors.rstrip().splitlines()
-        assert last.startswith("error: ")
-        assert not any(line.startswith(("error: ", "Traceback")) for line in before)
-        return last.removeprefix("error: ")
-
-
-def run_here(command: Command, *flags: object) -> Outcome:
-    """Run ``command flags`` as its process would, but in this one, which spares the seconds of imports."""
-    output, errors = io.StringIO(), io.StringIO()
-    with (
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(errors),
-        pytest.raises(SystemExit) as end,
-    ):
-        run_command(lambda: command([str(flag) for flag in flags]))
-    return Outcome(int(end.value.code or 0), output.getvalue(), errors.getvalue())
-
-
-def read_tree(folder: Path) -> dict[str, bytes]:
-    """Content of every file below ``folder`` by relative name."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
-
-
-@contextlib.contextmanager
-def full_disk(free: int = 300) -> Iterator[None]:
-    """A disk on which no file may have more than ``free`` bytes: writing fails as on a full one."""
-    resource = pytest.importorskip("resource")  # not on Windows
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (free, limits[1]))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
-@contextlib.contextmanager
-def sigint_interrupts() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt; a shell starts its background jobs, tests too, with it ignored."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 @pytest.fixture

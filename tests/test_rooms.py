@@ -1,70 +1,73 @@
-"""Who may import whom: ``siamese_core`` stands alone, ``training`` stands on it."""
+"""Who may import whom, and how large files and folders may grow."""
 
 from __future__ import annotations
 
 import ast
-import re
 import sys
+from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-import siamese_core
+ROOT = Path(__file__).parents[1]
+CORE, TRAINING, NODES, TESTS = (
+    sorted((ROOT / name).rglob("*.py")) for name in ("siamese_core", "training", "nodes", "tests")
+)
+FOLDERS = sorted({path.parent for path in (*CORE, *TRAINING, *NODES, *TESTS)})
 
-ROOT = Path(__file__).parent.parent
-CORE = sorted((ROOT / "siamese_core").rglob("*.py"))
-TRAINING = sorted((ROOT / "training").rglob("*.py"))
-
-# Modules for training alone, as the package's docstring lists them: ComfyUI does not ship what they stand on.
-TRAINING_ONLY = set(re.findall(r"``(\w+)``", siamese_core.__doc__ or ""))
-FILES = {".".join(path.relative_to(ROOT / "siamese_core").with_suffix("").parts): path for path in CORE}
-FOR_COMFYUI = sorted(FILES.keys() - TRAINING_ONLY)
+# Rooms of the core for training alone: ComfyUI does not ship what they stand on.
+TRAINING_ONLY = {"diffusers_backend", "learning"}
 SHIPPED_BY_COMFYUI = {"torch", "numpy", "PIL", "safetensors", "einops", "fsspec", "filelock"}
-ROOMS = {"nodes", "siamese_core", "training", "tests", "benchmarks"}
+PACKAGES = {"nodes", "siamese_core", "training", "tests", "benchmarks"}
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "execution", "server"}
+MOST_LINES, MOST_FILES = 400, 15
 
 
 @cache
 def imports(path: Path) -> frozenset[tuple[int, str]]:
-    """Level (dots) and module of every import in ``path``, inside functions too."""
+    """Level (dots) and dotted name of all that ``path`` imports, inside functions too."""
     found: set[tuple[int, str]] = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             found |= {(0, alias.name) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module is None:  # from . import x
-            found |= {(node.level, alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add((node.level, str(node.module)))
+            found |= {(node.level, f"{node.module or ''}.{alias.name}".strip(".")) for alias in node.names}
     return frozenset(found)
 
 
 def packages(path: Path) -> set[str]:
     """Top-level packages that ``path`` imports absolutely, the standard library's left out."""
-    names = {module.split(".")[0] for level, module in imports(path) if level == 0}
+    names = {name.split(".")[0] for level, name in imports(path) if level == 0}
     return names - set(sys.stdlib_module_names)
 
 
-def neighbours(module: str) -> set[str]:
-    """Modules of the core that ``module`` imports; of a package the one that its folder's ``__init__`` is."""
-    found = set()
-    for level, name in imports(FILES[module]):
+def neighbours(path: Path) -> Iterator[Path]:
+    """Files of the repository that ``path`` imports relatively."""
+    for level, name in imports(path):
         if level:
-            parts = [*module.split(".")[:-level], *name.split(".")]
-            found.add(
-                next(known for known in (".".join(parts), ".".join([*parts, "__init__"])) if known in FILES)
-            )
-    return found
+            *folders, last = (path.parents[level - 1].joinpath(*name.split(".")).relative_to(ROOT)).parts
+            whole = ROOT.joinpath(*folders, last)
+            candidates = (whole.with_suffix(".py"), whole / "__init__.py", whole.parent.with_suffix(".py"))
+            found = next((file for file in candidates if file.is_file()), whole.parent / "__init__.py")
+            assert found.is_file(), (path, name)
+            yield found
 
 
-def with_all_they_import(modules: set[str]) -> set[str]:
-    reached: set[str] = set()
-    waiting = set(modules)
+def with_all_they_import(path: Path) -> set[Path]:
+    reached, waiting = set(), {path}
     while waiting:
-        module = waiting.pop()
-        reached.add(module)
-        waiting |= neighbours(module) - reached
+        file = waiting.pop()
+        reached.add(file)
+        waiting |= set(neighbours(file)) - reached
     return reached
+
+
+def room(path: Path) -> str:
+    """The room of a file of the core, of training or of nodes; "" for what stands at the top of them."""
+    parts = path.relative_to(ROOT).parts
+    return parts[1] if len(parts) > 2 else ""
 
 
 def name_of(path: Path) -> str:
@@ -72,36 +75,54 @@ def name_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", CORE, ids=name_of)
-def test_the_core_knows_no_other_room_and_imports_itself_relatively(path: Path) -> None:
-    assert not packages(path) & (ROOMS | HOST)
+def test_the_core_knows_no_other_package_and_imports_itself_relatively(path: Path) -> None:
+    assert not packages(path) & (PACKAGES | HOST)
     depth = len(path.relative_to(ROOT / "siamese_core").parts)
     assert all(level <= depth for level, _ in imports(path))
 
 
 @pytest.mark.parametrize("path", TRAINING, ids=name_of)
 def test_training_stands_on_the_core_alone(path: Path) -> None:
-    assert not packages(path) & ((ROOMS | HOST) - {"siamese_core"})
+    assert not packages(path) & ((PACKAGES | HOST) - {"siamese_core"})
     depth = len(path.relative_to(ROOT / "training").parts)
     assert all(level <= depth for level, _ in imports(path))
 
 
-@pytest.mark.parametrize("module", FOR_COMFYUI)
-def test_modules_for_comfyui_need_only_what_it_ships(module: str) -> None:
-    reached = with_all_they_import({module})
+@pytest.mark.parametrize("path", [path for path in CORE if room(path) not in TRAINING_ONLY], ids=name_of)
+def test_the_core_for_comfyui_needs_only_what_it_ships(path: Path) -> None:
+    reached = with_all_they_import(path)
 
-    assert not reached & TRAINING_ONLY
-    for name in reached:
-        assert packages(FILES[name]) <= SHIPPED_BY_COMFYUI, name
-
-
-def test_every_module_for_training_alone_needs_to_be_one() -> None:
-    assert TRAINING_ONLY
-    for module in TRAINING_ONLY:
-        needed = with_all_they_import({module})
-        third_party = set().union(*(packages(FILES[name]) for name in needed))
-        assert third_party & {"diffusers", "transformers", "accelerate"}, module
+    assert not {room(file) for file in reached} & TRAINING_ONLY
+    for file in reached:
+        assert packages(file) <= SHIPPED_BY_COMFYUI, name_of(file)
 
 
-@pytest.mark.parametrize("path", [*CORE, *TRAINING], ids=name_of)
+@pytest.mark.parametrize("paths", [CORE, TRAINING, NODES], ids=["siamese_core", "training", "nodes"])
+def test_rooms_import_each_other_in_one_direction(paths: list[Path]) -> None:
+    """The top counts as a room: below all others in the core, above them elsewhere."""
+    arrows: dict[str, set[str]] = {}
+    for path in paths:
+        for file in neighbours(path):
+            if file in paths and room(file) != room(path) and file.name != "__init__.py":
+                arrows.setdefault(room(path), set()).add(room(file))
+    assert arrows
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        pytest.fail(f"rooms in a circle: {' -> '.join(name or 'top' for name in error.args[1])}")
+
+
+@pytest.mark.parametrize("path", [*CORE, *TRAINING, *NODES, *TESTS], ids=name_of)
 def test_no_module_outgrows_400_lines(path: Path) -> None:
-    assert len(path.read_text("utf-8").splitlines()) <= 400
+    assert len(path.read_text("utf-8").splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
+def test_no_folder_outgrows_15_files(folder: Path) -> None:
+    files = [path for path in folder.iterdir() if path.is_file() and path.name != "__init__.py"]
+    assert len(files) <= MOST_FILES
+
+
+def test_no_test_file_imports_another() -> None:
+    found = {path: [name for _, name in imports(path) if ".test_" in f".{name}"] for path in TESTS}
+    assert not {name_of(path): names for path, names in found.items() if names}

@@ -2,12 +2,12 @@
 
     python -m training.ablate PLAN.toml --pairs DIR --test [NAME=]DIR --base PATH --output DIR
 
-PLAN.toml names the variants (training/ablations/ has the paper's Table 5 and Table 6). Each is trained on
---pairs with the same budget, paints an image for every training mask, and is measured by training.evaluate;
-then segmentation networks trained on real pairs, and on real + synthetic pairs of each variant, are compared
-on the --test sets. The file's tables [train], [generate], [evaluate] and [segment] hold settings of those
-commands for all variants, and every [[variant]] has a name, train = {settings of its own}, and paint = false
-where its parameter update alone is wanted.
+PLAN.toml names the variants (training/recipes/ablations/ has the paper's Table 5 and Table 6). Each is
+trained on --pairs with the same budget, paints an image for every training mask, and is measured by
+training.evaluate; then segmentation networks trained on real pairs, and on real + synthetic pairs of each
+variant, are compared on the --test sets. The file's tables [train], [generate], [evaluate] and [segment] hold
+settings of those commands for all variants, and every [[variant]] has a name, train = {settings of its own},
+and paint = false where its parameter update alone is wanted.
 
 Written: OUTPUT/ablation.html, ablation.json and ablation.md (one table of metrics and segmentation, size and
 direction of the parameter updates), variants.png (the same masks under each variant), segmentation/ (and its
@@ -26,21 +26,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from siamese_core.base import load_base
-from siamese_core.checkpoint import load_model
 from siamese_core.contact_sheet import grid, outlined
+from siamese_core.diffusers_backend.base_model import load_base
 from siamese_core.files import whole_folder, write_bytes_atomic, write_text_atomic
-from siamese_core.layouts import to_ldm
-from siamese_core.pair_writer import png_bytes
-from siamese_core.pairs import find_pairs, load_pair, pairs_fingerprint
+from siamese_core.pairs.pair_files import find_pairs, load_pair, pairs_fingerprint
+from siamese_core.pairs.pair_writer import png_bytes
 from siamese_core.run_record import check_record
+from siamese_core.weights.key_layouts import to_ldm
+from siamese_core.weights.model_file import load_model
 
 from . import evaluate, generate, segment, train
 from .ablation.plan import AblationPlan, Variant, flags, plan_of_table, segmentation_sets
 from .ablation.summary import Summary, as_html, as_json, as_markdown
 from .ablation.updates import Comparison, compare_updates, starting_weights, update
-from .options import OptionError, command_parser, read_toml, require_empty, run_command
-from .segmentation.networks import NETWORKS
+from .command_line.options import OptionError, command_parser, read_toml, require_empty, run_command
+from .segmentation.networks.registry import NETWORKS
 from .segmentation.plan import named_folders
 
 _SHOWN_MASKS = 6
@@ -48,7 +48,7 @@ _SHOWN_MASKS = 6
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = _parse(arguments)
-    plan = plan_of_table(read_toml(args.plan), args.plan)
+    plan = plan_of_table(read_toml(args.plan, ("ablations",)), args.plan)
     tests = named_folders(args.test)
     output: Path = args.output
     _check(args, plan)

@@ -26,8 +26,12 @@ from typing import Any
 import torch
 
 from siamese_core.architecture import Architecture
-from siamese_core.base import local_base
-from siamese_core.checkpoint import (
+from siamese_core.diffusers_backend.base_model import local_base
+from siamese_core.diffusers_backend.diffusers_export import write_folder
+from siamese_core.weights.diffusers_folder import read_model
+from siamese_core.weights.foreign_keys import explain_dropped
+from siamese_core.weights.key_layouts import decoder_keys, merge_parts
+from siamese_core.weights.model_file import (
     KIND_NAMES,
     ModelFile,
     infer_kind,
@@ -36,13 +40,9 @@ from siamese_core.checkpoint import (
     save_model,
     write_weights,
 )
-from siamese_core.diffusers_export import write_folder
-from siamese_core.diffusers_folder import read_model
-from siamese_core.foreign_names import explain_dropped
-from siamese_core.layouts import decoder_keys, merge_parts
-from siamese_core.published_buffers import position_ids, schedule_buffers
+from siamese_core.weights.published_buffers import position_ids, schedule_buffers
 
-from .options import OptionError, command_parser, run_command
+from .command_line.options import OptionError, command_parser, run_command
 
 TARGETS = ("adapter", "full", "diffusers", "cldm")
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -27,17 +27,17 @@ from numpy.typing import NDArray
 import siamese_core
 from siamese_core.contact_sheet import grid, outlined
 from siamese_core.files import write_bytes_atomic, write_text_atomic
-from siamese_core.pair_writer import png_bytes
-from siamese_core.pairs import Pair, find_pairs, load_pair
-from siamese_core.phantom import write_phantoms
+from siamese_core.pairs.pair_files import Pair, find_pairs, load_pair
+from siamese_core.pairs.pair_writer import png_bytes
+from siamese_core.phantoms.phantom import write_phantoms
 from siamese_core.settings import option
 
 from . import generate, train
-from .options import OptionError, add_flags, build, command_parser, run_command
-from .report import Report, Sample, write_report
+from .command_line.options import OptionError, add_flags, build, command_parser, run_command
+from .command_line.stage_timing import timed
+from .reports.run_report import Report, Sample, write_report
+from .segmentation.judge import SegmenterSettings, predict_masks, train_segmenter
 from .segmentation.scores import dice_scores
-from .segmenter import SegmenterSettings, predict_masks, train_segmenter
-from .timing import timed
 
 TINY_BASE = Path(siamese_core.__file__).parent / "assets" / "tiny-base.safetensors"
 SIDE = 128
@@ -51,7 +51,7 @@ class DemoSettings:
     pairs: int = option(200, "phantoms to train on")
     held_out: int = option(16, "held-out masks to paint")
     steps: int = option(105, "steps of the Siamese training")
-    batch_size: int = option(4, "pairs a training step; what else it takes is in training/small_base.toml")
+    batch_size: int = option(4, "pairs a training step; the rest is in training/recipes/small_base.toml")
     sampling_steps: int = option(25, "DDIM steps; the paper's 50 take twice the time")
     guidance: float = option(3.0, "guidance scale; the paper's 9 is for SD 1.5")
     segmenter_steps: int = option(SegmenterSettings().steps, "steps of the judging segmentation network")
@@ -100,7 +100,7 @@ def _train(output: Path, settings: DemoSettings) -> Path:
     run = output / "training"
     status = train.main(
         [
-            *("--config", str(Path(__file__).with_name("small_base.toml"))),
+            *("--config", str(Path(__file__).parent / "recipes" / "small_base.toml")),
             *("--pairs", str(output / "phantoms" / "train")),
             *("--base", str(TINY_BASE)),
             *("--output", str(run)),

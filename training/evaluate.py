@@ -39,12 +39,21 @@ from accelerate import Accelerator
 from torch import nn
 
 from siamese_core.files import write_text_atomic
-from siamese_core.pairs import Pair, find_pairs
+from siamese_core.pairs.pair_files import Pair, find_pairs
 from siamese_core.settings import option
 
-from .evaluation_cases import CasePictures, galleries
-from .evaluation_report import EvaluationReport, write_evaluation
-from .metrics.evaluation import (
+from .command_line.options import (
+    OptionError,
+    add_flags,
+    command_parser,
+    plain,
+    require_empty,
+    run_command,
+    settings_of,
+)
+from .command_line.stage_timing import timed
+from .evaluation.cases import CasePictures, galleries
+from .evaluation.metrics.all_metrics import (
     Matching,
     Results,
     measure_adherence,
@@ -54,25 +63,16 @@ from .metrics.evaluation import (
     measure_memorisation,
     same_mask,
 )
-from .metrics.features import PIXELS, Extractor, WeightPlaces, extract, load_extractors, pixels
-from .metrics.image_sets import ImageSet, check_images, find_images, groups_by_mask, match_by_mask
-from .metrics.intervals import Floats
-from .metrics.memorisation import Neighbours
-from .metrics.names import metric_title
-from .metrics.paired import load_lpips
-from .metrics.projection import FEWEST_PROJECTED, Projection, project
-from .metrics.weights import WeightsError
-from .options import (
-    OptionError,
-    add_flags,
-    command_parser,
-    plain,
-    require_empty,
-    run_command,
-    settings_of,
-)
-from .segmenter import SegmenterSettings
-from .timing import timed
+from .evaluation.metrics.features import PIXELS, Extractor, WeightPlaces, extract, load_extractors, pixels
+from .evaluation.metrics.image_sets import ImageSet, check_images, find_images, groups_by_mask, match_by_mask
+from .evaluation.metrics.memorisation import Neighbours
+from .evaluation.metrics.names import metric_title
+from .evaluation.metrics.paired import load_lpips
+from .evaluation.metrics.projection import FEWEST_PROJECTED, Projection, project
+from .evaluation.report import EvaluationReport, write_evaluation
+from .pretrained.weight_files import WeightsError
+from .segmentation.judge import SegmenterSettings
+from .statistics.intervals import Floats
 
 _HEADLINES = ("kid", "fid", "precision", "recall", "close-share", "adherence", "adherence-ratio")
 

@@ -27,11 +27,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from siamese_core.formats import FORMATS
-from siamese_core.pair_export import Reading, export_pairs, find_source
+from siamese_core.pairs.formats import FORMATS
+from siamese_core.pairs.pair_export import Reading, export_pairs, find_source
 from siamese_core.settings import option
 
-from .options import OptionError, add_flags, command_parser, require_empty, run_command, settings_of
+from .command_line.options import (
+    OptionError,
+    add_flags,
+    command_parser,
+    require_empty,
+    run_command,
+    settings_of,
+)
 
 
 @dataclass(frozen=True)

@@ -31,24 +31,24 @@ from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from tqdm import tqdm
 
-from siamese_core.base import BaseError
-from siamese_core.checkpoint import ModelFile, load_model
-from siamese_core.cpu_memory import keep_freed_memory
+from siamese_core.dataset_generation.finished_pairs import SetPlan
+from siamese_core.dataset_generation.generation_run import PairMaker, SetRun, Shard
+from siamese_core.dataset_generation.mask_source import MaskSource, MaskUse, PairSize
+from siamese_core.dataset_generation.storage import SetStore, open_store
+from siamese_core.diffusers_backend.base_model import BaseError
+from siamese_core.diffusers_backend.cpu_memory import keep_freed_memory
+from siamese_core.diffusers_backend.siamese_model import SiameseModel, model_from_file
 from siamese_core.files import file_digest
-from siamese_core.formats import FORMATS, FinishedPair
-from siamese_core.mask_source import MaskSource, MaskUse, PairSize
-from siamese_core.mask_transforms import TransformSettings
-from siamese_core.masks import ResizeMode, discover_masks, list_images
-from siamese_core.model import SiameseModel, model_from_file
-from siamese_core.pairs import PROMPT_FILE, find_pairs
-from siamese_core.schedule import ddim_timesteps
-from siamese_core.set_lists import SetPlan
-from siamese_core.set_run import PairMaker, SetRun, Shard
-from siamese_core.set_store import SetStore, open_store
+from siamese_core.masks.mask_files import ResizeMode, discover_masks, list_images
+from siamese_core.masks.random_transforms import TransformSettings
+from siamese_core.method.noise_schedule import ddim_timesteps
+from siamese_core.pairs.formats import FORMATS, FinishedPair
+from siamese_core.pairs.pair_files import PROMPT_FILE, find_pairs
 from siamese_core.settings import option
 from siamese_core.stop_requests import Interrupted, stop_requests
+from siamese_core.weights.model_file import ModelFile, load_model
 
-from .options import (
+from .command_line.options import (
     OptionError,
     add_flags,
     build,
@@ -58,7 +58,7 @@ from .options import (
     refuse_unknown,
     run_command,
 )
-from .painting import Painter, PairJob, SamplerSettings
+from .generation.pair_sampling import Painter, PairJob, SamplerSettings
 
 _TRANSFORM = "mask_"
 _SHARD = re.compile(r"(\d+)/(\d+)", re.ASCII)

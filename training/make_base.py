@@ -28,10 +28,11 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor
 
-from siamese_core import unet_start, vae_start
 from siamese_core.architecture import LATENT_SCALE, TINY, Architecture
-from siamese_core.base import Base, build_base, load_base, save_base
-from siamese_core.base_training import (
+from siamese_core.contact_sheet import grid
+from siamese_core.diffusers_backend import unet_initialisation, vae_initialisation
+from siamese_core.diffusers_backend.base_model import Base, build_base, load_base, save_base
+from siamese_core.diffusers_backend.base_training import (
     UNetSettings,
     VAESettings,
     encode_moments,
@@ -39,20 +40,19 @@ from siamese_core.base_training import (
     unet_step_function,
     vae_step_function,
 )
-from siamese_core.contact_sheet import grid
+from siamese_core.diffusers_backend.mask_sampling import free_noise_predictor, sample_latents
+from siamese_core.diffusers_backend.networks import UNetDecoder, UNetEncoder
+from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.files import file_digest
-from siamese_core.generation import free_noise_predictor, sample_latents
-from siamese_core.loop import CheckpointStore, LoopSettings, run_steps
-from siamese_core.masks import list_images, resize_image
-from siamese_core.networks import UNetDecoder, UNetEncoder
-from siamese_core.pairs import find_pairs, read_image
+from siamese_core.learning.step_loop import CheckpointStore, LoopSettings, run_steps
+from siamese_core.masks.mask_files import list_images, resize_image
+from siamese_core.method.ddim import to_uint8
+from siamese_core.pairs.pair_files import find_pairs, read_image
 from siamese_core.run_record import ResumeError
-from siamese_core.sampling import to_uint8
 from siamese_core.settings import option
 from siamese_core.stop_requests import Interrupted
-from siamese_core.text import encode_prompts
 
-from .options import (
+from .command_line.options import (
     OptionError,
     add_flags,
     build,
@@ -228,16 +228,16 @@ def _start(init: Path | None, settings: MakeBaseSettings) -> Base:
         resolution=settings.resolution,
     )
     base = _new_base(architecture, settings)
-    if min(settings.vae_widths) >= vae_start.NARROWEST:
-        vae_start.start_from_block_means(base.vae)
+    if min(settings.vae_widths) >= vae_initialisation.NARROWEST:
+        vae_initialisation.start_from_block_means(base.vae)
     return base
 
 
 def _new_base(architecture: Architecture, settings: MakeBaseSettings) -> Base:
     """A base with random weights and, where its width allows it, a UNet that starts as the identity."""
     base = build_base(architecture, settings.seed)
-    if architecture.unet.widths[0] >= unet_start.NARROWEST:
-        unet_start.start_from_identity(base.unet)
+    if architecture.unet.widths[0] >= unet_initialisation.NARROWEST:
+        unet_initialisation.start_from_identity(base.unet)
     return base
 
 

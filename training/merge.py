@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from siamese_core.set_lists import SetLists, SetPlan, SetState, stored_plan
-from siamese_core.set_store import open_store
+from siamese_core.dataset_generation.finished_pairs import SetLists, SetPlan, SetState, stored_plan
+from siamese_core.dataset_generation.storage import open_store
 
-from .options import OptionError, command_parser, run_command
+from .command_line.options import OptionError, command_parser, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -33,16 +33,23 @@ from tqdm import tqdm
 
 from siamese_core.errors import UserError
 from siamese_core.files import whole_folder, write_text_atomic
-from siamese_core.masks import mask_to_uint8
-from siamese_core.pair_writer import png_bytes
-from siamese_core.pairs import PROMPT_FILE, Pair, load_pair
+from siamese_core.masks.mask_files import mask_to_uint8
+from siamese_core.pairs.pair_files import PROMPT_FILE, Pair, load_pair
+from siamese_core.pairs.pair_writer import png_bytes
 from siamese_core.settings import option
 
-from .datasets import Dataset, LayoutName, Sets, read_dataset
-from .near_duplicates import HASH_BITS, NEAR, near_duplicates, perceptual_hash
-from .options import OptionError, add_flags, command_parser, require_empty, run_command, settings_of
-from .set_statistics import PairFacts, SetFacts, facts_table, pair_facts, set_facts
-from .splits import parse_ratio, pooled, split_by_count, split_by_ratio
+from .command_line.options import (
+    OptionError,
+    add_flags,
+    command_parser,
+    require_empty,
+    run_command,
+    settings_of,
+)
+from .preparation.dataset_layouts import Dataset, LayoutName, Sets, read_dataset
+from .preparation.dataset_statistics import PairFacts, SetFacts, facts_table, pair_facts, set_facts
+from .preparation.near_duplicates import HASH_BITS, NEAR, near_duplicates, perceptual_hash
+from .preparation.splits import parse_ratio, pooled, split_by_count, split_by_ratio
 
 REPORT_FILE = "prepare.json"
 DEFAULT_RATIO = "3:1:1"

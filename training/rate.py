@@ -23,14 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siamese_core.files import write_text_atomic
-from siamese_core.masks import ResizeMode
+from siamese_core.masks.mask_files import ResizeMode
 from siamese_core.settings import option
 
-from .metrics.image_sets import find_images
-from .options import OptionError, add_flags, build, command_parser, run_command
-from .rating_files import REAL, Key, KeyItem, combine, is_plain_name, read_key, read_sheet, write_key
-from .rating_page import choose, page_items, render_page, set_id, smallest_side
-from .rating_report import score_study, study_html, study_markdown, study_notes, study_record
+from .command_line.options import OptionError, add_flags, build, command_parser, run_command
+from .evaluation.metrics.image_sets import find_images
+from .rating.page import choose, page_items, render_page, set_id, smallest_side
+from .rating.report import score_study, study_html, study_markdown, study_notes, study_record
+from .rating.study_files import REAL, Key, KeyItem, combine, is_plain_name, read_key, read_sheet, write_key
 
 _UNNAMED = "synthetic"
 _FEWEST = 2  # of a source: one image has no spread

@@ -17,20 +17,19 @@ from typing import Any
 import torch
 from PIL import Image
 
-from siamese_core.checkpoint import load_model
+from siamese_core.dataset_generation.mask_source import MaskUse, PairMask
+from siamese_core.diffusers_backend.siamese_model import model_from_file
 from siamese_core.errors import UserError
 from siamese_core.files import contained_path, file_digest, write_bytes_atomic
-from siamese_core.formats import FORMATS, FinishedPair
 from siamese_core.json_lines import json_objects, parse_json, text_in
-from siamese_core.manifest import record_of, typed_fields
-from siamese_core.mask_source import MaskUse, PairMask
-from siamese_core.mask_transforms import TransformSettings
-from siamese_core.masks import read_mask
-from siamese_core.model import model_from_file
-from siamese_core.pair_writer import RECORD_KEY, PairRecord
+from siamese_core.masks.mask_files import read_mask
+from siamese_core.masks.random_transforms import TransformSettings
+from siamese_core.pairs.formats import FORMATS, FinishedPair
+from siamese_core.pairs.manifest import RECORD_KEY, PairRecord, record_of, typed_fields
+from siamese_core.weights.model_file import load_model
 
-from .options import OptionError, command_parser, require_empty, run_command
-from .painting import PairJob, SamplerSettings, Texts, paint, versions
+from .command_line.options import OptionError, command_parser, require_empty, run_command
+from .generation.pair_sampling import PairJob, SamplerSettings, Texts, paint, versions
 
 # A record may come from anyone: nothing that it asks for may take the whole memory.
 _RANGES = {"steps": (1, 1000), "resolution": (64, 4096), "batch_size": (1, 1024), "threads": (1, 1024)}

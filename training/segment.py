@@ -2,7 +2,7 @@
 
     python -m training.segment --real DIR --synthetic DIR --times 1 2 4 --test DIR --network unet --output DIR
     python -m training.segment --train real=DIR both=DIR,DIR --test A=DIR B=DIR --network unet --output DIR
-    python -m training.segment --config training/tables/table2.toml --data ROOT --output DIR
+    python -m training.segment --config training/recipes/tables/table2.toml --data ROOT --output DIR
 
 --real and --synthetic give the variants real, real+1x, real+2x ... (so many synthetic pairs per real one,
 spread evenly over the folder), --synthetic-only adds one; each --train is a variant of its own. The first
@@ -13,7 +13,7 @@ seeds, and the difference from the baseline with an interval and a p value.
 
 A --config file holds any of the settings, networks = [...], and either [test] (folders by name) and
 [[variant]]s (name, real = [...], synthetic = [...], times or count), or [[experiment]]s of those; relative
-folders lie below --data. training/tables/ has one for each table of the paper.
+folders lie below --data. training/recipes/tables/ has one for each table of the paper.
 
 Written: OUTPUT/results.json, scores.csv (every image of every run), segmentation.html, segmentation.md, and
 runs/ with the scores and the worst and best cases of every run. Every finished run is kept: after an
@@ -35,7 +35,7 @@ from accelerate import Accelerator
 from siamese_core.files import write_text_atomic
 from siamese_core.settings import option
 
-from .options import (
+from .command_line.options import (
     OptionError,
     add_flags,
     build,
@@ -48,7 +48,7 @@ from .options import (
     run_command,
 )
 from .segmentation.benchmark import Benchmark, RunSettings
-from .segmentation.networks import NETWORKS
+from .segmentation.networks.registry import NETWORKS
 from .segmentation.plan import (
     PLAN_KEYS,
     Experiment,

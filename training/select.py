@@ -34,13 +34,11 @@ from tqdm import tqdm
 from siamese_core.errors import UserError
 from siamese_core.files import whole_folder
 from siamese_core.json_lines import json_objects, text_in
-from siamese_core.pair_writer import MANIFEST
-from siamese_core.pairs import PROMPT_FILE, Pair, check_pairs, find_pairs
+from siamese_core.pairs.manifest import MANIFEST
+from siamese_core.pairs.pair_files import PROMPT_FILE, Pair, check_pairs, find_pairs
 from siamese_core.settings import option
 
-from .metrics.features import EFFICIENTNET, WeightPlaces, extract, load_extractors
-from .metrics.intervals import Floats
-from .options import (
+from .command_line.options import (
     OptionError,
     add_flags,
     command_parser,
@@ -49,10 +47,12 @@ from .options import (
     run_command,
     settings_of,
 )
-from .segmentation.data import PairReader
+from .evaluation.metrics.features import EFFICIENTNET, WeightPlaces, extract, load_extractors
+from .segmentation.batches import PairReader
 from .segmentation.fitting import Segmenter, fit, fit_settings, load_segmenter, predictions
-from .segmentation.networks import NETWORKS, build_network
+from .segmentation.networks.registry import NETWORKS, build_network
 from .segmentation.scores import dice_scores
+from .statistics.intervals import Floats
 
 _CACHE_BYTES = 2 * 10**9
 _TORCHSCRIPT_SIDE = 224

@@ -31,32 +31,32 @@ from accelerate import Accelerator
 from PIL import Image
 
 from siamese_core.architecture import LATENT_SCALE, HintBlock
-from siamese_core.base import load_base, local_base
-from siamese_core.checkpoint import save_model
 from siamese_core.contact_sheet import grid, outlined
-from siamese_core.cpu_memory import return_freed_memory
-from siamese_core.diffusers_folder import weight_files
+from siamese_core.diffusers_backend.base_model import load_base, local_base
+from siamese_core.diffusers_backend.cpu_memory import return_freed_memory
+from siamese_core.diffusers_backend.mask_sampling import controlled_noise_predictor, sample_latents
 from siamese_core.files import file_digest, write_text_atomic
-from siamese_core.generation import controlled_noise_predictor, sample_latents
-from siamese_core.loop import CheckpointStore, LoopSettings, run_steps
-from siamese_core.masks import ResizeMode
-from siamese_core.objective import ObjectiveSettings
-from siamese_core.pairs import Pair, check_pairs, find_pairs, pairs_fingerprint
-from siamese_core.processes import refuse_sharded_weights, wait_for
-from siamese_core.run_record import check_record
-from siamese_core.sampling import to_uint8
-from siamese_core.settings import option
-from siamese_core.siamese_training import Diverged, ExecutionSettings, OptimiserSettings, Trainer
-from siamese_core.stop_requests import Interrupted
-from siamese_core.training_set import (
+from siamese_core.learning.processes import refuse_sharded_weights, wait_for
+from siamese_core.learning.siamese_training import Diverged, ExecutionSettings, OptimiserSettings, Trainer
+from siamese_core.learning.step_loop import CheckpointStore, LoopSettings, run_steps
+from siamese_core.learning.training_set import (
     BatchSettings,
     TrainingSet,
     encode_pairs,
     load_training_set,
     mask_hint,
 )
+from siamese_core.masks.mask_files import ResizeMode
+from siamese_core.method.ddim import to_uint8
+from siamese_core.method.objective import ObjectiveSettings
+from siamese_core.pairs.pair_files import Pair, check_pairs, find_pairs, pairs_fingerprint
+from siamese_core.run_record import check_record
+from siamese_core.settings import option
+from siamese_core.stop_requests import Interrupted
+from siamese_core.weights.diffusers_folder import weight_files
+from siamese_core.weights.model_file import save_model
 
-from .options import (
+from .command_line.options import (
     OptionError,
     add_flags,
     build,

@@ -15,10 +15,10 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import TimestepEmbedSequential
 from torch import Tensor
 
-from ..siamese_core.architecture import LATENT_STRIDE, UNetArchitecture
-from ..siamese_core.checkpoint import ModelFile
-from ..siamese_core.dhi import dense_hint_block, sparse_hint_block
-from ..siamese_core.errors import UserError
+from ...siamese_core.architecture import LATENT_STRIDE, UNetArchitecture
+from ...siamese_core.errors import UserError
+from ...siamese_core.method.dhi import dense_hint_block, sparse_hint_block
+from ...siamese_core.weights.model_file import ModelFile
 
 _HINT_BLOCKS = {"dense": dense_hint_block, "sparse": sparse_hint_block}
 _DUMMY_SIDE = 64  # the host's Load Image gives a black mask of this side when a file has no alpha

@@ -10,8 +10,8 @@ from pathlib import Path, PureWindowsPath
 
 import folder_paths
 
-from ..siamese_core.errors import UserError
-from ..siamese_core.files import contained_path
+from ...siamese_core.errors import UserError
+from ...siamese_core.files import contained_path
 
 ROOTS_VARIABLE = "SIAMESE_DATA_ROOTS"
 """Environment variable: more folders that graphs may read, separated like PATH."""

@@ -16,9 +16,9 @@ import comfy.text_encoders.sd2_clip
 import comfy.utils
 from torch import Tensor
 
-from ..siamese_core.architecture import Architecture, Prediction, TextArchitecture, VAEArchitecture
-from ..siamese_core.checkpoint import ModelFile
-from ..siamese_core.layouts import PREFIXES
+from ...siamese_core.architecture import Architecture, Prediction, TextArchitecture, VAEArchitecture
+from ...siamese_core.weights.key_layouts import PREFIXES
+from ...siamese_core.weights.model_file import ModelFile
 from .control import head_counts
 
 RUN_ID = "siamese_run_id"

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..siamese_core.errors import UserError
+from ...siamese_core.errors import UserError
 
 
 def binary_masks(mask: Tensor) -> Tensor:

@@ -13,14 +13,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import UserError
-from .formats import FORMATS, PairFormat
-from .formats.layout import json_line
-from .json_lines import parse_json
-from .manifest import record_of
-from .pair_writer import MANIFEST
-from .run_record import check_record
-from .set_store import SetStore
+from ..errors import UserError
+from ..json_lines import parse_json
+from ..pairs.formats import FORMATS, PairFormat
+from ..pairs.formats.layout import json_line
+from ..pairs.manifest import MANIFEST, record_of
+from ..run_record import check_record
+from .storage import SetStore
 
 Line = dict[str, Any]
 """Of a finished pair its record and ``files``; of one that cannot be made, ``index`` and ``skipped``: why."""

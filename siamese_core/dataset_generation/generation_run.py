@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Generic, TypeVar
 
-from .formats import FinishedPair, StoredFile
-from .formats.layout import stored_file
-from .mask_transforms import TransformError
-from .set_lists import RUN_FOLDER, Line, SetError, SetLists, SetPlan, remove_set
-from .set_store import SetStore
+from ..masks.random_transforms import TransformError
+from ..pairs.formats import FinishedPair, StoredFile
+from ..pairs.formats.layout import stored_file
+from .finished_pairs import RUN_FOLDER, Line, SetError, SetLists, SetPlan, remove_set
+from .storage import SetStore
 
 Job = TypeVar("Job")
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import UserError
-from .files import file_digest
-from .mask_transforms import TransformSettings, transform_mask, variant_seed
-from .masks import ResizeMode, Size, read_mask, resize_mask
-from .pair_writer import pair_stem
+from ..errors import UserError
+from ..files import file_digest
+from ..masks.mask_files import ResizeMode, Size, read_mask, resize_mask
+from ..masks.random_transforms import TransformSettings, transform_mask, variant_seed
+from ..pairs.pair_writer import pair_stem
 
 PairSize = Literal["model", "source"]
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import filelock
 import fsspec
 
-from .errors import UserError
-from .files import atomic_path, contained_path
+from ..errors import UserError
+from ..files import atomic_path, contained_path
 
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "obs", "memory"}
 """Kinds of address at which a file appears whole. Elsewhere a killed upload leaves half of one."""

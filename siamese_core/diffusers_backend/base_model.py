@@ -12,7 +12,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from huggingface_hub import snapshot_download
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from .architecture import (
+from ..architecture import (
     LATENT_SCALE,
     Architecture,
     Prediction,
@@ -20,14 +20,14 @@ from .architecture import (
     UNetArchitecture,
     VAEArchitecture,
 )
-from .checkpoint import KIND_NAMES, ModelFile, save_model
-from .diffusers_folder import read_model
-from .errors import UserError
-from .layouts import to_diffusers, to_ldm
-from .pickled_weights import SUFFIXES as PICKLED
-from .schedule import BETA_END, BETA_SCHEDULE, BETA_START, TRAIN_TIMESTEPS
-from .text import load_tokenizer, pad_token
-from .weight_files import SAFETENSORS
+from ..errors import UserError
+from ..method.noise_schedule import BETA_END, BETA_SCHEDULE, BETA_START, TRAIN_TIMESTEPS
+from ..weights.diffusers_folder import read_model
+from ..weights.key_layouts import to_diffusers, to_ldm
+from ..weights.model_file import KIND_NAMES, ModelFile, save_model
+from ..weights.pickled_files import SUFFIXES as PICKLED
+from ..weights.tensor_files import SAFETENSORS
+from .text_encoder import load_tokenizer, pad_token
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # Not every format of the same weights, and no program of the model's author.

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 from tqdm import tqdm
 
-from .architecture import LATENT_SCALE
-from .base import Base
-from .loop import cosine_rate, set_learning_rate
-from .schedule import add_noise, snr_weights, stratified_timesteps
-from .seeds import epoch_order, generator, stream_seed
-from .settings import option
-from .text import tokenize
+from ..architecture import LATENT_SCALE
+from ..learning_rate import cosine_rate, set_learning_rate
+from ..method.noise_schedule import add_noise, snr_weights, stratified_timesteps
+from ..seeds import epoch_order, generator, stream_seed
+from ..settings import option
+from .base_model import Base
+from .text_encoder import tokenize
 
 COARSE_SIDES = (2, 4, 8)
 """Blocks, in pixels, whose mean colours the VAE's loss compares besides the pixels themselves."""

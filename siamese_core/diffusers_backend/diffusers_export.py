@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from .base import Base, build_text_encoder, build_unet, build_vae, pipeline
-from .checkpoint import ModelFile, model_metadata, used_parts, write_weights
-from .diffusers_folder import FOLDERS
-from .errors import CheckpointError
-from .files import whole_folder
-from .layouts import to_diffusers
+from ..errors import CheckpointError
+from ..files import whole_folder
+from ..weights.diffusers_folder import FOLDERS
+from ..weights.key_layouts import to_diffusers
+from ..weights.model_file import ModelFile, model_metadata, used_parts, write_weights
+from .base_model import Base, build_text_encoder, build_unet, build_vae, pipeline
 from .networks import DHIControlNet
-from .text import load_tokenizer, pad_token
+from .text_encoder import load_tokenizer, pad_token
 
 _KINDS = ("full", "base", "control")
 

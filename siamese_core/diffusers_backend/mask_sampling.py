@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..method.ddim import NoisePredictor, ddim_sample, guided
+from ..method.noise_schedule import predicted_noise
+from ..seeds import starting_noise
 from .networks import SiameseNetworks, UNetDecoder, UNetEncoder
-from .sampling import NoisePredictor, ddim_sample, guided
-from .schedule import predicted_noise
-from .seeds import starting_noise
 
 
 def controlled_noise_predictor(

@@ -14,8 +14,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .architecture import Architecture, HintBlock, Prediction
-from .dhi import dense_hint_block, sparse_hint_block
+from ..architecture import Architecture, HintBlock, Prediction
+from ..method.dhi import dense_hint_block, sparse_hint_block
 from .guidance_passes import TextAttnProcessor, expand_passes, first_down_block
 
 
@@ -172,7 +172,7 @@ class UNetDecoder(nn.Module):
 class SiameseNetworks:
     """The networks of a Siamese-Diffusion model as objective and sampler use them.
 
-    ``prediction``: what the decoder's output is, the noise or v (:mod:`schedule`).
+    ``prediction``: what the decoder's output is, the noise or v (``method.noise_schedule``).
     """
 
     control: DHIControlNet

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .base import Base, BaseError, base_from_file
-from .checkpoint import KIND_NAMES, ModelFile
-from .layouts import to_diffusers
+from ..weights.key_layouts import to_diffusers
+from ..weights.model_file import KIND_NAMES, ModelFile
+from .base_model import Base, BaseError, base_from_file
 from .networks import DHIControlNet, SiameseNetworks
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .architecture import TextArchitecture
+from ..architecture import TextArchitecture
 
 MAX_TOKENS = 77
 END_TOKEN = 49407

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, distributed
 
-from .errors import UserError
+from ..errors import UserError
 
 T = TypeVar("T")
 

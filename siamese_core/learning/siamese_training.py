@@ -13,16 +13,16 @@ from accelerate.utils import AutocastKwargs
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from .architecture import HintBlock
-from .base import Base, base_file
-from .checkpoint import FileKind, ModelFile
-from .errors import UserError
-from .layouts import decoder_keys, to_ldm
-from .loop import cosine_rate
-from .networks import DHIControlNet, SiameseNetworks
-from .objective import ObjectiveSettings, siamese_step
+from ..architecture import HintBlock
+from ..diffusers_backend.base_model import Base, base_file
+from ..diffusers_backend.networks import DHIControlNet, SiameseNetworks
+from ..errors import UserError
+from ..learning_rate import cosine_rate
+from ..method.objective import ObjectiveSettings, siamese_step
+from ..settings import option
+from ..weights.key_layouts import decoder_keys, to_ldm
+from ..weights.model_file import FileKind, ModelFile
 from .processes import average, refuse_sharded_weights
-from .settings import option
 from .training_set import BatchSettings, TrainingSet
 
 MOST_SKIPPED = 8
@@ -163,7 +163,7 @@ class Trainer:
         seed: int,
         micro_batches: int = 1,
     ) -> Callable[[int], dict[str, Tensor]]:
-        """The optimiser step as a function of k, for ``loop.run_steps``; returns loss and terms.
+        """The optimiser step as a function of k, for ``step_loop.run_steps``; returns loss and terms.
 
         A step whose loss or gradients are not finite changes nothing, and says ``skipped`` 1; too many in a
         row raise Diverged.

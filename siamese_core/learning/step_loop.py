@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,10 +21,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
-from .files import replace_folder, write_text_atomic
+from ..files import replace_folder, write_text_atomic
+from ..run_record import ResumeError, check_record
+from ..stop_requests import Interrupted, stop_requests
 from .processes import highest
-from .run_record import ResumeError, check_record
-from .stop_requests import Interrupted, stop_requests
 
 RECORD_NAME = "record.json"
 
@@ -172,19 +171,6 @@ def run_steps(
                 checkpoints.save(accelerator, done)
             if stop and not (settings.is_last and done == settings.steps):
                 raise Interrupted(done, stop)
-
-
-def cosine_rate(peak: float, step: int, steps: int, warmup: int = 0) -> float:
-    """Learning rate of ``step``: linear warm-up over ``warmup`` steps, then a half cosine down to 0."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def set_learning_rate(optimizer: Any, rate: float) -> None:
-    """Set the learning rate of every parameter group."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 class _StepLog:

@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from .architecture import LATENT_SCALE
-from .base import Base
-from .base_training import encode_moments
-from .files import whole_folder
-from .masks import ResizeMode
-from .objective import TrainingBatch
-from .pairs import Pair, load_pair
-from .schedule import TRAIN_TIMESTEPS, stratified_timesteps
-from .seeds import epoch_order, generator, stream_seed
-from .settings import option
-from .text import encode_prompts
+from ..architecture import LATENT_SCALE
+from ..diffusers_backend.base_model import Base
+from ..diffusers_backend.base_training import encode_moments
+from ..diffusers_backend.text_encoder import encode_prompts
+from ..files import whole_folder
+from ..masks.mask_files import ResizeMode
+from ..method.noise_schedule import TRAIN_TIMESTEPS, stratified_timesteps
+from ..method.objective import TrainingBatch
+from ..pairs.pair_files import Pair, load_pair
+from ..seeds import epoch_order, generator, stream_seed
+from ..settings import option
 
 _KEY_FILE = "made_from.json"
 _CHUNK = 8  # pairs, or prompts, encoded at a time

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, UnidentifiedImageError
 
-from .errors import UserError
-from .files import natural_key
+from ..errors import UserError
+from ..files import natural_key
 
 ResizeMode = Literal["stretch", "crop", "pad"]
 Size = tuple[int, int]

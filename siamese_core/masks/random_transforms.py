@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .components import component_runs
-from .errors import UserError
-from .seeds import stream_seed
-from .settings import option
+from ..errors import UserError
+from ..seeds import stream_seed
+from ..settings import option
+from .connected_components import component_runs
 
 Mask = NDArray[np.bool_]
 Field = NDArray[np.floating[Any]]

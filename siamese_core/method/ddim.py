@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .schedule import alphas_cumprod, ddim_timesteps
+from .noise_schedule import alphas_cumprod, ddim_timesteps
 
 NoisePredictor = Callable[[Tensor, int], Tensor]
 """``(latent (B, 4, h, w), timestep) -> noise prediction (B, 4, h, w)``, guidance included."""

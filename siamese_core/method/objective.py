@@ -11,16 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from .architecture import LATENT_STRIDE, Prediction
-from .schedule import (
-    add_noise,
-    min_snr_weights,
-    predicted_noise,
-    renoise,
-    snr_weights,
-    training_target,
-)
-from .settings import option
+from ..architecture import LATENT_STRIDE, Prediction
+from ..settings import option
+from .noise_schedule import add_noise, min_snr_weights, predicted_noise, renoise, snr_weights, training_target
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,7 @@ class ObjectiveSettings:
     ``branches="mask"`` trains on the mask alone (the ablation's baseline) and ``"image"`` on the image alone
     in its place (for Fig. 3): only the first term, with that hint, remains.
     A weight of 0 for consistency or augmentation removes that term and its work. ``snr_exponent`` weighs
-    all terms of a sample as :func:`schedule.snr_weights` says.
+    all terms of a sample as :func:`noise_schedule.snr_weights` says.
     """
 
     branches: Literal["siamese", "mask", "image"] = option(

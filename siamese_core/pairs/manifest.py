@@ -3,20 +3,53 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
-from .files import contained_path
-from .json_lines import json_object_at, json_objects
-from .pair_writer import PairRecord
-from .pairs import Pair
+from ..errors import UserError
+from ..files import contained_path
+from ..json_lines import json_object_at, json_objects
+from .pair_files import Pair
+
+MANIFEST = "manifest.jsonl"
+RECORD_KEY = "siamese_pair"
+"""The text of an image's PNG that holds the pair's record, as JSON."""
+
+
+@dataclass(frozen=True)
+class PairRecord:
+    """What the manifest says of a pair; nothing in it depends on the time or the place of the run.
+
+    ``index`` is mask index * variants + variant and decides ``seed``; ``mask_file`` is the source mask's name
+    and ``mask_digest`` its content's SHA-256.
+    ``transform`` is the seed and the settings with which the mask was drawn, None when it was used as it is;
+    ``versions`` are those of the programs that painted. ``seed`` is None, and texts are empty, where whoever
+    writes the pair was not told.
+    """
+
+    index: int
+    stem: str
+    seed: int | None
+    mask_file: str
+    mask_digest: str
+    prompt: str
+    sampler: Mapping[str, Any]
+    checkpoint_digest: str
+    run_id: str
+    transform: Mapping[str, Any] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def record_text(record: PairRecord) -> dict[str, str]:
+    """The text for an image's PNG that says how the pair was made."""
+    return {RECORD_KEY: json.dumps(asdict(record))}
 
 
 class ManifestError(UserError):
@@ -79,21 +112,21 @@ def typed_fields(kind: type, values: Mapping[str, Any], name: str) -> dict[str, 
     Raises ManifestError when a field without a default is missing, and for values of another type.
     """
     found: dict[str, Any] = {}
-    for field, hint in _hints(kind):
-        if field.name in values:
-            value = values[field.name]
+    for item, hint in _hints(kind):
+        if item.name in values:
+            value = values[item.name]
             if not _fits(value, hint):
-                raise ManifestError(f"{name} has {value!r:.100} as its '{field.name}'; restore the file.")
-            found[field.name] = value
-        elif field.default is MISSING and field.default_factory is MISSING:
-            raise ManifestError(f"{name} lacks '{field.name}', which every pair has; restore the file.")
+                raise ManifestError(f"{name} has {value!r:.100} as its '{item.name}'; restore the file.")
+            found[item.name] = value
+        elif item.default is MISSING and item.default_factory is MISSING:
+            raise ManifestError(f"{name} lacks '{item.name}', which every pair has; restore the file.")
     return found
 
 
 @cache
 def _hints(kind: type) -> list[tuple[Field[Any], Any]]:
     hints = typing.get_type_hints(kind)
-    return [(field, hints[field.name]) for field in fields(kind)]
+    return [(item, hints[item.name]) for item in fields(kind)]
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -11,15 +11,14 @@ from typing import Any
 
 from PIL import Image
 
-from .errors import UserError
-from .files import contained_path, file_digest, whole_folder
+from ..errors import UserError
+from ..files import contained_path, file_digest, whole_folder
+from ..json_lines import json_objects
+from ..masks.mask_files import MASK_FOLDERS, first_subfolder
 from .formats import FinishedPair, PairFormat, StoredFile
 from .formats.layout import FileContent, json_line, stored_file
-from .json_lines import json_objects
-from .manifest import Manifest, record_of
-from .masks import MASK_FOLDERS, first_subfolder
-from .pair_writer import MANIFEST, PairRecord
-from .pairs import IMAGE_FOLDERS, PROMPT_FILE, Pair, find_pairs, load_pair
+from .manifest import MANIFEST, Manifest, PairRecord, record_of
+from .pair_files import IMAGE_FOLDERS, PROMPT_FILE, Pair, find_pairs, load_pair
 
 
 class ExportError(UserError):
@@ -44,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Reading:
-    """How masks are told from their files, as :func:`~siamese_core.masks.read_mask` takes it."""
+    """How masks are told from their files, as :func:`~siamese_core.masks.mask_files.read_mask` takes it."""
 
     threshold: int = 127
     label: int | None = None

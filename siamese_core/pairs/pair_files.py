@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import UserError
-from .files import file_digest
-from .json_lines import parse_json
-from .masks import (
+from ..errors import UserError
+from ..files import file_digest
+from ..json_lines import parse_json
+from ..masks.mask_files import (
     IMAGE_EXTENSIONS,
     MASK_FOLDERS,
     MaskError,
@@ -155,8 +155,8 @@ def load_pair(
 ) -> LoadedPair:
     """Read ``pair`` and resize both halves alike to ``size`` (height, width); None keeps their size.
 
-    ``threshold`` and ``label`` are those of :func:`~siamese_core.masks.read_mask`. Raises PairError when
-    a file cannot be read or the two differ in size.
+    ``threshold`` and ``label`` are those of :func:`~siamese_core.masks.mask_files.read_mask`. Raises
+    PairError when a file cannot be read or the two differ in size.
     """
     image = read_image(pair.image)
     with _as_pair_errors():

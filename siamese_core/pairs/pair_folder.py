@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .files import portable_stem
-from .pair_writer import PairRecord, PairWriter
+from ..files import portable_stem
+from .manifest import PairRecord
+from .pair_writer import PairWriter
 
 IfExists = Literal["number", "skip", "overwrite"]
 """What happens to a pair whose name is taken: it gets a number, is left out, or replaces the old one."""

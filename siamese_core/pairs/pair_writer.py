@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .errors import UserError
-from .files import contained_path, write_bytes_atomic, write_text_atomic
-from .json_lines import json_objects, text_in
-from .masks import mask_to_uint8
+from ..errors import UserError
+from ..files import contained_path, write_bytes_atomic, write_text_atomic
+from ..json_lines import json_objects, text_in
+from ..masks.mask_files import mask_to_uint8
+from .manifest import MANIFEST, PairRecord
 
-MANIFEST, PROMPTS = "manifest.jsonl", "prompt.json"
-
-RECORD_KEY = "siamese_pair"
-"""The text of an image's PNG that holds the pair's record, as JSON."""
+PROMPTS = "prompt.json"
 
 
 class WriteError(UserError):
     """Pairs that cannot be written as asked; the message names the file and the fix."""
-
-
-@dataclass(frozen=True)
-class PairRecord:
-    """What the manifest says of a pair; nothing in it depends on the time or the place of the run.
-
-    ``index`` is mask index * variants + variant and decides ``seed``; ``mask_file`` is the source mask's name
-    and ``mask_digest`` its content's SHA-256.
-    ``transform`` is the seed and the settings with which the mask was drawn, None when it was used as it is;
-    ``versions`` are those of the programs that painted. ``seed`` is None, and texts are empty, where whoever
-    writes the pair was not told.
-    """
-
-    index: int
-    stem: str
-    seed: int | None
-    mask_file: str
-    mask_digest: str
-    prompt: str
-    sampler: Mapping[str, Any]
-    checkpoint_digest: str
-    run_id: str
-    transform: Mapping[str, Any] | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
-
-
-def record_text(record: PairRecord) -> dict[str, str]:
-    """The text for an image's PNG that says how the pair was made."""
-    return {RECORD_KEY: json.dumps(asdict(record))}
 
 
 class PairWriter:

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ._phantom_noise import (
+from ..files import write_bytes_atomic, write_text_atomic
+from .noise import (
     Blob,
     Field,
     Point,
@@ -32,7 +33,6 @@ from ._phantom_noise import (
     smoothstep,
     vessel_tree,
 )
-from .files import write_bytes_atomic, write_text_atomic
 
 _SIZES = range(32, 513, 8)
 _SERIES_LENGTH = 100_000  # phantoms per seed of `write_phantoms`; the stems have five digits

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from .architecture import (
+from ..architecture import (
     LATENT_SCALE,
     LATENT_STRIDE,
     Architecture,
@@ -21,14 +21,14 @@ from .architecture import (
     VAEArchitecture,
     check_architecture,
 )
-from .checkpoint import ModelFile, infer_kind, load_model, training_record
+from ..errors import CheckpointError, UserError
+from ..json_lines import parse_json
 from .deepspeed_folder import refuse_deepspeed
-from .errors import CheckpointError, UserError
-from .families import LATENT_CONSISTENCY, SDXL, LayoutError, refuse_other_channels
-from .json_lines import parse_json
-from .layout_names import Part
-from .layouts import to_ldm
-from .weight_files import SAFETENSORS, read_metadata, read_weights, require_floating
+from .key_layouts import to_ldm
+from .key_names import Part
+from .model_file import ModelFile, infer_kind, load_model, training_record
+from .tensor_files import SAFETENSORS, read_metadata, read_weights, require_floating
+from .unsupported_models import LATENT_CONSISTENCY, SDXL, LayoutError, refuse_other_channels
 
 FOLDERS: Mapping[Literal["unet", "control", "vae", "text"], str] = {
     "unet": "unet",

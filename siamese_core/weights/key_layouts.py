@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .architecture import (
+from ..architecture import (
     Architecture,
     HintBlock,
     TextArchitecture,
@@ -21,8 +21,8 @@ from .architecture import (
     VAEArchitecture,
     check_architecture,
 )
-from .families import LayoutError, refuse_other_families
-from .layout_names import Entry, Part, Shape, entries, is_decoder_key
+from .key_names import Entry, Part, Shape, entries, is_decoder_key
+from .unsupported_models import LayoutError, refuse_other_families
 
 T = TypeVar("T")
 
@@ -143,7 +143,8 @@ def detect_architecture(
     assumed: CLIP's heads of 64 channels, 4 heads where the hidden size is below that. An absent part
     gets Stable Diffusion 1.5's values, and ``prediction`` "epsilon", which shapes cannot tell. Raises
     :class:`LayoutError` when a part is there but is not laid out like Stable Diffusion 1.x or 2.x, in words
-    of their own for the families that :mod:`families` knows; only :func:`check_ldm` finds every difference.
+    of their own for the families that :mod:`unsupported_models` knows; only :func:`check_ldm` finds every
+    difference.
     """
     refuse_other_families(shapes)
     parts, _ = split_parts(shapes)

@@ -12,8 +12,8 @@ from typing import Literal
 
 from torch import nn
 
-from .architecture import Architecture, TextArchitecture, UNetArchitecture, VAEArchitecture
-from .dhi import dense_hint_block, sparse_hint_block
+from ..architecture import Architecture, TextArchitecture, UNetArchitecture, VAEArchitecture
+from ..method.dhi import dense_hint_block, sparse_hint_block
 
 Shape = tuple[int, ...]
 Part = Literal["unet", "decoder", "control", "vae", "text"]

@@ -12,14 +12,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from .architecture import Architecture, Prediction
+from ..architecture import Architecture, Prediction
+from ..errors import CheckpointError
+from ..json_lines import parse_json
 from .deepspeed_folder import refuse_deepspeed
-from .errors import CheckpointError
-from .families import LayoutError
-from .foreign_names import familiar_names
-from .json_lines import parse_json
-from .layout_names import Part, Shape
-from .layouts import (
+from .foreign_keys import familiar_names
+from .key_layouts import (
     PREFIXES,
     check_ldm,
     decoder_keys,
@@ -29,7 +27,9 @@ from .layouts import (
     split_parts,
     unused_text_keys,
 )
-from .weight_files import SAFETENSORS, read_weights, require_floating, write_safetensors
+from .key_names import Part, Shape
+from .tensor_files import SAFETENSORS, read_weights, require_floating, write_safetensors
+from .unsupported_models import LayoutError
 
 FileKind = Literal["full", "adapter", "control", "base"]
 """``full``: a whole model. ``adapter``: what training changes, the ControlNet and the UNet's decoder.

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
 
 SUFFIXES = (".pth", ".ckpt", ".pt", ".bin")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .layouts import POSITION_IDS, PREFIXES
-from .schedule import BETA_END, BETA_START, TRAIN_TIMESTEPS
+from ..method.noise_schedule import BETA_END, BETA_START, TRAIN_TIMESTEPS
+from .key_layouts import POSITION_IDS, PREFIXES
 
 
 def schedule_buffers() -> dict[str, Tensor]:

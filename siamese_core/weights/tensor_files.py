@@ -12,10 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .errors import CheckpointError
-from .files import atomic_path
-from .pickled_weights import SUFFIXES as PICKLED
-from .pickled_weights import read_pickled
+from ..errors import CheckpointError
+from ..files import atomic_path
+from .pickled_files import SUFFIXES as PICKLED
+from .pickled_files import read_pickled
 
 SAFETENSORS = ".safetensors"
 _SHOWN = 200  # characters of somebody else's name in messages

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .errors import UserError
+from ..errors import UserError
 
 _UNET = "model.diffusion_model."
 _LATENT_CHANNELS = 4

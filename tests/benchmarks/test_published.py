@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import small_networks
-from test_objective import DENSE, make_batch
 from torch import Tensor
 
 from benchmarks.published import as_published, published_sample, published_step
 from benchmarks.training_memory import LiveBytes
-from siamese_core.generation import controlled_noise_predictor, sample_latents
-from siamese_core.objective import ObjectiveSettings, siamese_step
+from siamese_core.diffusers_backend.mask_sampling import controlled_noise_predictor, sample_latents
+from siamese_core.method.objective import ObjectiveSettings, siamese_step
+from tests.support.batches import DENSE, make_batch
+from tests.support.small_models import small_networks
 
 
 @pytest.mark.parametrize("step", [1, 5])

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from goldens import TrainingCase, load_goldens, named_gradients, signs
 from torch import Tensor
 
 from siamese_core.architecture import TINY
-from siamese_core.checkpoint import load_model
-from siamese_core.generation import controlled_noise_predictor
-from siamese_core.layout_names import entries
-from siamese_core.layouts import PREFIXES
-from siamese_core.model import model_from_file
-from siamese_core.networks import SiameseNetworks
-from siamese_core.objective import ObjectiveSettings, siamese_step
-from siamese_core.published_buffers import position_ids, schedule_buffers
-from siamese_core.sampling import ddim_sample
-from siamese_core.schedule import alphas_cumprod, ddim_timesteps
+from siamese_core.diffusers_backend.mask_sampling import controlled_noise_predictor
+from siamese_core.diffusers_backend.networks import SiameseNetworks
+from siamese_core.diffusers_backend.siamese_model import model_from_file
+from siamese_core.method.ddim import ddim_sample
+from siamese_core.method.noise_schedule import alphas_cumprod, ddim_timesteps
+from siamese_core.method.objective import ObjectiveSettings, siamese_step
+from siamese_core.weights.key_layouts import PREFIXES
+from siamese_core.weights.key_names import entries
+from siamese_core.weights.model_file import load_model
+from siamese_core.weights.published_buffers import position_ids, schedule_buffers
+from tests.support.goldens import TrainingCase, load_goldens, named_gradients, signs
 
 GOLDENS = load_goldens()
 SETTINGS = ObjectiveSettings()

@@ -10,15 +10,15 @@ import torch
 
 import siamese_core
 from siamese_core.architecture import LATENT_SCALE, TINY
-from siamese_core.base import load_base
-from siamese_core.checkpoint import load_model
-from siamese_core.generation import controlled_noise_predictor, sample_latents
-from siamese_core.model import SiameseModel, model_from_file
-from siamese_core.phantom import Phantom, make_phantom
-from siamese_core.schedule import add_noise
+from siamese_core.diffusers_backend.base_model import load_base
+from siamese_core.diffusers_backend.mask_sampling import controlled_noise_predictor, sample_latents
+from siamese_core.diffusers_backend.siamese_model import SiameseModel, model_from_file
+from siamese_core.diffusers_backend.text_encoder import encode_prompts
+from siamese_core.learning.training_set import mask_hint
+from siamese_core.method.noise_schedule import add_noise
+from siamese_core.phantoms.phantom import Phantom, make_phantom
 from siamese_core.seeds import generator
-from siamese_core.text import encode_prompts
-from siamese_core.training_set import mask_hint
+from siamese_core.weights.model_file import load_model
 
 ASSETS = Path(siamese_core.__file__).parent / "assets"
 BASE, SIAMESE = ASSETS / "tiny-base.safetensors", ASSETS / "tiny-siamese.safetensors"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzzing import inputs, refusal
 from PIL import Image
 
-from siamese_core.masks import image_size, read_mask
-from siamese_core.pairs import Pair, check_pairs, load_pair, read_image
+from siamese_core.masks.mask_files import image_size, read_mask
+from siamese_core.pairs.pair_files import Pair, check_pairs, load_pair, read_image
+from tests.support.fuzzing import inputs, refusal
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 

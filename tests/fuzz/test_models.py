@@ -15,19 +15,19 @@ from typing import Any
 
 import pytest
 import torch
-from fuzzing import inputs, json_values, refusal
 from safetensors.torch import load_file, save
-from test_checkpoint import make_model
 
-from siamese_core.checkpoint import load_model, save_model
-from siamese_core.diffusers_export import write_folder
-from siamese_core.diffusers_folder import read_model as read_folder
+from siamese_core.diffusers_backend.diffusers_export import write_folder
 from siamese_core.errors import UserError
-from siamese_core.weight_files import read_metadata
-from training.metrics.features import torchscript
-from training.metrics.weights import read_tensors
+from siamese_core.weights.diffusers_folder import read_model as read_folder
+from siamese_core.weights.model_file import load_model, save_model
+from siamese_core.weights.tensor_files import read_metadata
+from tests.support.fuzzing import inputs, json_values, refusal
+from tests.support.model_files import make_model
+from training.evaluation.metrics.features import torchscript
+from training.pretrained.weight_files import read_tensors
 from training.segmentation.fitting import Segmenter, load_segmenter, save_segmenter
-from training.segmentation.networks import build_network
+from training.segmentation.networks.registry import build_network
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch")
 

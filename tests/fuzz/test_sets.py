@@ -8,15 +8,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from fuzzing import inputs, json_values, refusal
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from test_fuzz_texts import TOKENS
-from test_set_run import PLAN, Stopped, Work, run_set, stop_after
 
-from siamese_core.pair_writer import RECORD_KEY
-from siamese_core.set_lists import SetLists, stored_plan
-from siamese_core.set_store import open_store
+from siamese_core.dataset_generation.finished_pairs import SetLists, stored_plan
+from siamese_core.dataset_generation.storage import open_store
+from siamese_core.pairs.manifest import RECORD_KEY
+from tests.support.fuzzing import TOKENS, inputs, json_values, refusal
+from tests.support.generation_runs import PLAN, Stopped, Work, run_set, stop_after
 from training.regenerate import read_record
 
 SAMPLER = {

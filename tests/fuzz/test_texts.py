@@ -11,65 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzzing import inputs, json_values, refusal
-from test_formats import finished_pairs, write_set
 
-from siamese_core.formats import FORMATS
-from siamese_core.manifest import Manifest
-from siamese_core.pair_export import export_pairs, find_source
-from siamese_core.pair_folder import NewPair, add_pairs
-from siamese_core.pair_writer import PairWriter
-from siamese_core.pairs import check_pairs, find_pairs, pairs_fingerprint
+from siamese_core.pairs.formats import FORMATS
+from siamese_core.pairs.manifest import Manifest
+from siamese_core.pairs.pair_export import export_pairs, find_source
+from siamese_core.pairs.pair_files import check_pairs, find_pairs, pairs_fingerprint
+from siamese_core.pairs.pair_folder import NewPair, add_pairs
+from siamese_core.pairs.pair_writer import PairWriter
+from tests.support.fuzzing import TOKENS, inputs, json_values, refusal
+from tests.support.pair_sets import finished_pairs, write_set
+from training.command_line.options import build, field_names, read_toml, refuse_unknown
 from training.evaluate import EvaluateSettings
+from training.evaluation.metrics.image_sets import find_images, match_by_mask
 from training.export import ExportSettings
 from training.generate import GenerateSettings
 from training.make_base import MakeBaseSettings
-from training.metrics.image_sets import find_images, match_by_mask
-from training.options import build, field_names, read_toml, refuse_unknown
 from training.prepare import PrepareSettings
-from training.rating_files import read_key, read_sheet
+from training.rating.study_files import read_key, read_sheet
 from training.segment import SegmentSettings
 from training.select import SelectSettings, copy_pairs
 from training.train import TrainSettings
 
 Reader = Callable[[Path], object]
-TOKENS = tuple(
-    token.encode("utf-8", "surrogatepass")
-    for token in (
-        *(
-            "{",
-            "}",
-            "[",
-            "]",
-            ",",
-            ":",
-            '"',
-            "\\",
-            "\n",
-            "\r\n",
-            "\u2028",
-            "\ufeff",
-            "\0",
-            "null",
-            "true",
-            "NaN",
-        ),
-        *(
-            "[" * 3000,
-            '{"a":' * 3000,
-            "9" * 5000,
-            '"\\ud800"',
-            '"\\u0000"',
-            "\ud800",
-            "-",
-            "1e999",
-            "0x1",
-            "=",
-            "'",
-        ),
-        *("../", "/etc/passwd", "x" * 300, "/" * 300, '"""', "[[a]]", "a.b.c = 1", "1979-05-27", "inf"),
-    )
-)
 
 
 @pytest.fixture

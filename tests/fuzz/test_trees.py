@@ -8,15 +8,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import run_here
-from dataset_trees import isic2018, kvasir, plain, pranet
-from fuzzing import inputs, refusal, rounds
 
-from siamese_core.masks import discover_masks
+from siamese_core.masks.mask_files import discover_masks
+from tests.support.commands import run_here
+from tests.support.dataset_trees import isic2018, kvasir, plain, pranet
+from tests.support.fuzzing import inputs, refusal, rounds
 from training import export, prepare
-from training.datasets import read_dataset
-from training.metrics.image_sets import check_images, find_images
-from training.options import OptionError
+from training.command_line.options import OptionError
+from training.evaluation.metrics.image_sets import check_images, find_images
+from training.preparation.dataset_layouts import read_dataset
 
 NAMES = (
     "x.png",

@@ -1,4 +1,7 @@
-"""The host of these tests: one ComfyUI for all of them, with a copy of this checkout as its pack."""
+"""Tests inside a real ComfyUI, driven over its HTTP API as its page drives it: one host for all of them.
+
+Its pack is a copy of this checkout.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def start(comfyui: Path, pack: Path) -> None:
 
 
 def part(name: str) -> Any:
-    """A module of the pack, as ``nodes.control``."""
+    """A module of the pack, as ``nodes.host.control``."""
     return importlib.import_module(f"{NAME}.{name}")
 
 
@@ -49,8 +49,8 @@ def control_outputs(model: Path, inputs: Path, output: Path) -> dict[str, int]:
     """
     import comfy.model_management
 
-    control = part("nodes.control").build_control(
-        part("siamese_core.checkpoint").load_model(model, num_heads=4)
+    control = part("nodes.host.control").build_control(
+        part("siamese_core.weights.model_file").load_model(model, num_heads=4)
     )
     comfy.model_management.load_models_gpu([control.control_model_wrapped])
     given = load_file(inputs)
@@ -72,12 +72,12 @@ def model_management(checkpoint: Path, adapter: Path) -> dict[str, Any]:
     """Whole and partial loading of a MODEL with an adapter on it, and what is left after unloading."""
     import comfy.model_management
 
-    load_model = part("siamese_core.checkpoint").load_model
-    base = part("nodes.host_models").build_model(load_model(checkpoint))
+    load_model = part("siamese_core.weights.model_file").load_model
+    base = part("nodes.host.host_models").build_model(load_model(checkpoint))
     before = {key: value.clone() for key, value in base.model.state_dict().items()}
     file = load_model(adapter)
     patched = part("nodes.apply_adapter").apply_decoder(base, file, 1.0)
-    control = part("nodes.control").build_control(file)
+    control = part("nodes.host.control").build_control(file)
     wrapped = control.control_model_wrapped
     management, device = comfy.model_management, patched.load_device
     results: dict[str, Any] = {}

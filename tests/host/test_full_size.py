@@ -13,20 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from anonymous_memory import peak_anonymous_memory
 from PIL import Image
 from safetensors.torch import load_file
 
 from siamese_core.architecture import SD15
-from siamese_core.checkpoint import FileKind, ModelFile, save_model
-from siamese_core.layout_names import Part, entries
-from siamese_core.layouts import merge_parts
-from siamese_core.published_buffers import position_ids, schedule_buffers
+from siamese_core.weights.key_layouts import merge_parts
+from siamese_core.weights.key_names import Part, entries
+from siamese_core.weights.model_file import FileKind, ModelFile, save_model
+from siamese_core.weights.published_buffers import position_ids, schedule_buffers
+from tests.support.anonymous_memory import peak_anonymous_memory
 
-from . import graphs
 from .conftest import ROOT
 from .server import Host
-from .workflow import to_prompt
+from .support import graphs
+from .support.workflow import to_prompt
 
 _PARTS: dict[FileKind, dict[str, Part]] = {
     "base": {"unet": "unet", "vae": "vae", "text": "text"},

@@ -6,11 +6,12 @@ import random
 from pathlib import Path
 
 import pytest
-from fuzzing import odd_value, rounds
 
-from . import graphs
+from tests.support.fuzzing import odd_value, rounds
+
 from .server import Host, HostError
-from .test_generate_dataset import dataset
+from .support import graphs
+from .support.graphs import dataset
 
 COUNT = 120
 PATHS = (

@@ -13,43 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_core.formats import FORMATS
-from siamese_core.masks import read_mask
-from siamese_core.pair_writer import RECORD_KEY
+from siamese_core.masks.mask_files import read_mask
+from siamese_core.pairs.formats import FORMATS
+from siamese_core.pairs.manifest import RECORD_KEY
 
-from . import graphs
 from .conftest import PACK, ROOT
 from .server import Host, HostError, Installation, Interrupted
-from .test_nodes import example
-
-
-def dataset(folder: str, **changes: Any) -> graphs.Node:
-    settings = {
-        "model": ("1", 0),
-        "control_net": ("1", 3),
-        "positive": ("2", 0),
-        "negative": ("3", 0),
-        "vae": ("1", 2),
-        "masks": "(bundled examples)",
-        "folder": folder,
-        "format": "pairs",
-        "per_mask": 1,
-        "seed": 11,
-        "steps": 2,
-        "cfg": 3.0,
-        "sampler_name": "ddim",
-        "scheduler": "ddim_uniform",
-        "strength": 1.0,
-        "batch_size": 3,
-        "chunk_size": 6,
-        "width": 128,
-        "height": 128,
-        "resize_mode": "stretch",
-        "threshold": 127,
-        "label": 0,
-        "prompt": "a polyp",
-    }
-    return graphs.node("SiameseGenerateDataset", **{**settings, **changes})
+from .support import graphs
+from .support.examples import example
+from .support.graphs import dataset
 
 
 def graph(folder: str, **changes: Any) -> graphs.Graph:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from goldens import FOLDER, load_goldens
 from safetensors.torch import load_file, save_file
 
-from siamese_core.checkpoint import ModelFile, load_model, save_model
-from siamese_core.layouts import decoder_keys, split_parts
-from siamese_core.published_buffers import schedule_buffers
+from siamese_core.weights.key_layouts import split_parts
+from siamese_core.weights.model_file import ModelFile, save_model
+from siamese_core.weights.published_buffers import schedule_buffers
+from tests.support.goldens import FOLDER, load_goldens
 
 from .conftest import ROOT
 from .server import Installation
-
-BUNDLED = ROOT / "siamese_core" / "assets" / "tiny-siamese.safetensors"
+from .support.examples import BUNDLED, write_adapter
 
 
 def inside(installation: Installation, function: str, *files: Path) -> Any:
@@ -36,15 +34,6 @@ def inside(installation: Installation, function: str, *files: Path) -> Any:
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter for the bundled model, its decoder a little different from the model's."""
     return write_adapter(tmp_path_factory.mktemp("adapter") / "adapter.safetensors")
-
-
-def write_adapter(path: Path) -> Path:
-    full = load_model(BUNDLED)
-    unet = full.parts["unet"]
-    decoder = {key: unet[key] * 0.9 for key in decoder_keys(unet)}
-    parts = {"unet": decoder, "control": full.parts["control"]}
-    save_model(path, replace(full, kind="adapter", parts=parts, run_id="another-run"))
-    return path
 
 
 @pytest.mark.parametrize("name", ["control.safetensors", "published.pth"])

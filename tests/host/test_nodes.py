@@ -9,25 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from siamese_core.architecture import LATENT_SCALE
-from siamese_core.checkpoint import load_model
-from siamese_core.generation import controlled_noise_predictor
-from siamese_core.masks import read_mask, resize_mask
-from siamese_core.model import model_from_file
-from siamese_core.sampling import ddim_sample
-from siamese_core.schedule import alphas_cumprod, ddim_timesteps
-from siamese_core.seeds import starting_noise
-from siamese_core.text import encode_prompts
-from siamese_core.training_set import mask_hint
 
-from . import graphs
 from .conftest import PACK, ROOT
 from .server import Host, Interrupted
-from .workflow import to_prompt
+from .support import graphs
+from .support.examples import BUNDLED, example, headless_latent, latent
+from .support.workflow import to_prompt
 
 NODES = {
     "SiameseLoadCheckpoint",
@@ -39,39 +29,6 @@ NODES = {
     "SiameseSavePairs",
     "SiameseGenerateDataset",
 }
-EXAMPLES = ROOT / "siamese_core" / "assets" / "example_masks"
-BUNDLED = ROOT / "siamese_core" / "assets" / "tiny-siamese.safetensors"
-
-
-def latent(host: Host, name: str) -> torch.Tensor:
-    (path,) = host.output_dir.glob(f"{name}*.latent")
-    return load_file(path)["latent_tensor"]
-
-
-def headless_latent(checkpoint: Path, prompt: str, mask: np.ndarray, seed: int, steps: int) -> torch.Tensor:
-    """The latent (1, 4, h, w), scaled, of training.generate at guidance 3, with the host's ends of DDIM."""
-    model = model_from_file(load_model(checkpoint))
-    last: dict[str, torch.Tensor] = {}
-    height, width = (side // 8 for side in mask.shape)
-    with torch.no_grad():
-        context = encode_prompts(model.base.text_encoder, model.base.tokenizer, [prompt, ""])
-        hint = mask_hint(torch.from_numpy(mask[None]))
-        predict = controlled_noise_predictor(model.networks, [(hint, 1.0)], context[:1], context[1:], 3.0)
-
-        def recorded(latent: torch.Tensor, timestep: int) -> torch.Tensor:
-            last.update(latent=latent, noise=predict(latent, timestep), alpha=alphas_cumprod()[timestep])
-            return last["noise"]
-
-        # The host starts from noise of the first timestep's own deviation, 0.3 % below 1 ...
-        first = ddim_timesteps(steps)[0]
-        start = starting_noise(seed, height, width) * (1 - alphas_cumprod()[first]).sqrt()
-        ddim_sample(recorded, start, steps=steps)
-    # ... and ends at the clean prediction, where the published sampler ends at timestep 0's noise level.
-    return (last["latent"] - (1 - last["alpha"]).sqrt() * last["noise"]) / last["alpha"].sqrt()
-
-
-def example(number: int, side: int = 128) -> np.ndarray:
-    return resize_mask(read_mask(EXAMPLES / f"example_{number}.png").mask, (side, side))
 
 
 def test_every_node_registers_without_a_warning(host: Host) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import FLAGS, browser_or_skip
+
+from tests.support.browser import FLAGS, browser_or_skip
 
 from .conftest import PACK, ROOT
 from .server import Host

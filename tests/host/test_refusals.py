@@ -13,12 +13,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from siamese_core.architecture import Architecture, UNetArchitecture
-from siamese_core.checkpoint import ModelFile, load_model, save_model
-from siamese_core.layout_names import entries
+from siamese_core.weights.key_names import entries
+from siamese_core.weights.model_file import ModelFile, load_model, save_model
 
-from . import graphs
 from .server import Host, HostError
-from .test_inside import BUNDLED, write_adapter
+from .support import graphs
+from .support.examples import BUNDLED, write_adapter
 
 
 @pytest.fixture(autouse=True)

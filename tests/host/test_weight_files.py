@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import PROMPT, write_full
 
 from siamese_core.architecture import LATENT_SCALE
-from siamese_core.checkpoint import load_model, save_model
-from siamese_core.layouts import decoder_keys, merge_parts
-from siamese_core.published_buffers import position_ids, schedule_buffers
+from siamese_core.weights.key_layouts import decoder_keys, merge_parts
+from siamese_core.weights.model_file import load_model, save_model
+from siamese_core.weights.published_buffers import position_ids, schedule_buffers
+from tests.support.small_models import PROMPT, write_full
 
-from . import graphs
 from .server import Host
-from .test_inside import BUNDLED, write_adapter
-from .test_nodes import example, headless_latent, latent
+from .support import graphs
+from .support.examples import BUNDLED, example, headless_latent, latent, write_adapter
 
 
 def put(host: Host, kind: str, name: str) -> Path:

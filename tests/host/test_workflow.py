@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from .server import Host
-from .workflow import WorkflowError, to_prompt
+from .support.workflow import WorkflowError, to_prompt
 
 INFO: dict[str, Any] = {
     "Source": {"input": {"required": {"name": [["a.png", "b.png"], {"image_upload": True}]}}},

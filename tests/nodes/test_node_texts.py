@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS, LOCALES = ROOT / "web" / "docs", ROOT / "locales"
 LANGUAGES = ("en", "zh")
 HEADINGS = {
@@ -100,7 +100,7 @@ def read_node(tree: ast.Module) -> Node:
     return Node(texts[0], texts[1], texts[2], inputs, outputs)
 
 
-SOURCES = {path: path.read_text("utf-8") for path in sorted((ROOT / "nodes").glob("*.py"))}
+SOURCES = {path: path.read_text("utf-8") for path in sorted((ROOT / "nodes").rglob("*.py"))}
 NODES = {
     node.node_id: node
     for path, source in SOURCES.items()
@@ -160,7 +160,7 @@ def keys(value: Any) -> Iterator[str]:
 @cache
 def messages() -> str:
     """Every text in the code, values in it left out: what a refusal can say."""
-    files = [*SOURCES, *(ROOT / "siamese_core").glob("*.py")]
+    files = [*SOURCES, *(ROOT / "siamese_core").rglob("*.py")]
     trees = [ast.parse(path.read_text("utf-8"), path) for path in files]
     found = [text_of(node) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.expr)]
     return "\n".join(filter(None, found))

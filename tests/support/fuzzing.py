@@ -17,6 +17,45 @@ from typing import Any
 
 from siamese_core.errors import UserError
 
+TOKENS = tuple(
+    token.encode("utf-8", "surrogatepass")
+    for token in (
+        *(
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            '"',
+            "\\",
+            "\n",
+            "\r\n",
+            "\u2028",
+            "\ufeff",
+            "\0",
+            "null",
+            "true",
+            "NaN",
+        ),
+        *(
+            "[" * 3000,
+            '{"a":' * 3000,
+            "9" * 5000,
+            '"\\ud800"',
+            '"\\u0000"',
+            "\ud800",
+            "-",
+            "1e999",
+            "0x1",
+            "=",
+            "'",
+        ),
+        *("../", "/etc/passwd", "x" * 300, "/" * 300, '"""', "[[a]]", "a.b.c = 1", "1979-05-27", "inf"),
+    )
+)
+
+
 SECONDS = 10
 """The longest that a reader may take over one input."""
 

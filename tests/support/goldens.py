@@ -21,12 +21,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from siamese_core.architecture import Architecture, UNetArchitecture
-from siamese_core.base import build_unet
-from siamese_core.layouts import split_parts, to_diffusers, to_ldm
-from siamese_core.networks import DHIControlNet, SiameseNetworks
-from siamese_core.objective import TrainingBatch
+from siamese_core.diffusers_backend.base_model import build_unet
+from siamese_core.diffusers_backend.networks import DHIControlNet, SiameseNetworks
+from siamese_core.method.objective import TrainingBatch
+from siamese_core.weights.key_layouts import split_parts, to_diffusers, to_ldm
 
-FOLDER = Path(os.environ.get("SIAMESE_GOLDENS") or Path(__file__).parent / "data" / "goldens")
+FOLDER = Path(os.environ.get("SIAMESE_GOLDENS") or Path(__file__).parents[1] / "data" / "goldens")
 _GAMMA, _MIX1, _MIX2 = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _SMALL_GAIN = ("zero_convs.", "middle_block_out.", "input_hint_block.1.", "out_layers.3.", "proj_out.")
 

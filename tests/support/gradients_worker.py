@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from small_models import small_base
-from test_training_set import small_set
 
-from siamese_core.objective import ObjectiveSettings
-from siamese_core.siamese_training import OptimiserSettings, Trainer
-from siamese_core.training_set import BatchSettings, TrainingSet
+from siamese_core.learning.siamese_training import OptimiserSettings, Trainer
+from siamese_core.learning.training_set import BatchSettings, TrainingSet
+from siamese_core.method.objective import ObjectiveSettings
+from tests.support.small_models import small_base
+from tests.support.training_sets import small_set
 
 TOTAL_STEPS = 60
 

@@ -19,10 +19,10 @@ from siamese_core.architecture import (
     UNetArchitecture,
     VAEArchitecture,
 )
-from siamese_core.base import Base, base_file, build_base, build_unet
-from siamese_core.checkpoint import save_model
-from siamese_core.layouts import to_ldm
-from siamese_core.networks import DHIControlNet, SiameseNetworks
+from siamese_core.diffusers_backend.base_model import Base, base_file, build_base, build_unet
+from siamese_core.diffusers_backend.networks import DHIControlNet, SiameseNetworks
+from siamese_core.weights.key_layouts import to_ldm
+from siamese_core.weights.model_file import save_model
 
 SIDE = 64
 """Image side in pixels; latents are 8 x 8."""

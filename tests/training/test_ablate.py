@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import SIDE, Outcome, read_tree, run_here
 from PIL import Image
 
-from siamese_core.pairs import find_pairs
-from siamese_core.phantom import write_phantoms
+from benchmarks.many_pairs import SIDE
+from siamese_core.pairs.pair_files import find_pairs
+from siamese_core.phantoms.phantom import write_phantoms
+from tests.support.commands import Outcome, run_here
+from tests.support.folders import read_tree
 from training import ablate
 
 PLAN = f"""

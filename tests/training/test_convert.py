@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Outcome, read_tree, run_here
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,12 +21,15 @@ from siamese_core.architecture import (
     UNetArchitecture,
     VAEArchitecture,
 )
-from siamese_core.checkpoint import load_model
-from siamese_core.layout_names import Part, entries
-from siamese_core.layouts import PREFIXES, to_diffusers, to_ldm
-from siamese_core.published_buffers import position_ids, schedule_buffers
-from siamese_core.schedule import alphas_cumprod
-from siamese_core.weight_files import read_metadata
+from siamese_core.method.noise_schedule import alphas_cumprod
+from siamese_core.weights.key_layouts import to_diffusers, to_ldm
+from siamese_core.weights.key_names import entries
+from siamese_core.weights.model_file import load_model
+from siamese_core.weights.published_buffers import schedule_buffers
+from siamese_core.weights.tensor_files import read_metadata
+from tests.support.commands import Outcome, run_here
+from tests.support.folders import read_tree
+from tests.support.published import PARTS, published
 from training import convert
 
 SD1_SMALL = Architecture(
@@ -42,21 +44,6 @@ SD2_SMALL = replace(
     prediction="v_prediction",
 )
 FAMILIES = {"sd1": SD1_SMALL, "sd2": SD2_SMALL}
-PARTS: tuple[Part, ...] = ("unet", "control", "vae", "text")
-
-
-def published(architecture: Architecture) -> dict[str, Tensor]:
-    """A checkpoint as the published implementation saves it: random weights, and its constants."""
-    generator = torch.Generator().manual_seed(1)
-    tensors = {
-        PREFIXES[part] + entry.ldm: torch.randn(entry.ldm_shape, generator=generator)
-        for part in PARTS
-        for entry in entries(part, architecture)
-    }
-    tensors |= schedule_buffers()
-    if architecture.text.family == "clip":
-        tensors |= position_ids(77)
-    return tensors
 
 
 def run(*flags: object) -> Outcome:

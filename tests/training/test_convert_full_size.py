@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from anonymous_memory import peak_anonymous_memory
 from safetensors import safe_open
-from test_convert_command import published
 from torch import Tensor
 
 from siamese_core.architecture import SD15, SD21
-from siamese_core.checkpoint import load_model
+from siamese_core.weights.model_file import load_model
+from tests.support.anonymous_memory import peak_anonymous_memory
+from tests.support.published import published
 
 pytestmark = [
     pytest.mark.slow,

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Outcome, run_here
 from PIL import Image
 from torch import nn
 from torchvision.models import alexnet
 
-from siamese_core.phantom import write_phantoms
+from siamese_core.phantoms.phantom import write_phantoms
+from tests.support.commands import Outcome, run_here
 from training import evaluate
-from training.metrics.image_sets import find_images, groups_by_mask, match_by_mask
+from training.evaluation.metrics.image_sets import find_images, groups_by_mask, match_by_mask
 
 SIDE = 64
 

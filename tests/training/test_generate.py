@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MODEL_PROMPT, SIDE, Outcome, read_tree, run_here
 from numpy.typing import NDArray
 from PIL import Image
 
-from siamese_core.checkpoint import load_model, save_model
+from benchmarks.many_pairs import SIDE
 from siamese_core.files import file_digest
-from siamese_core.layouts import decoder_keys
-from siamese_core.masks import ResizeMode, read_mask, resize_mask
-from siamese_core.pairs import find_pairs
+from siamese_core.masks.mask_files import ResizeMode, read_mask, resize_mask
+from siamese_core.pairs.pair_files import find_pairs
 from siamese_core.seeds import sample_seed
+from siamese_core.weights.key_layouts import decoder_keys
+from siamese_core.weights.model_file import load_model, save_model
+from tests.support.commands import MODEL_PROMPT, Outcome, run_here
+from tests.support.folders import read_tree
 from training import generate, train
 
 STEMS = ["lesion2", "lesion10", "tall", "wide"]

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SIDE, Outcome, SignalInStep, read_tree, run_here
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.many_pairs import SIDE
 from siamese_core.architecture import LATENT_SCALE
-from siamese_core.base import Base, load_base
-from siamese_core.base_training import encode_moments
-from siamese_core.checkpoint import load_model
+from siamese_core.diffusers_backend.base_model import Base, load_base
+from siamese_core.diffusers_backend.base_training import encode_moments
+from siamese_core.weights.model_file import load_model
+from tests.support.commands import Outcome, SignalInStep, run_here
+from tests.support.folders import read_tree
 from training import make_base
 
 STEPS = 4

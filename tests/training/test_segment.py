@@ -11,19 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Outcome, read_tree, run_here
 from PIL import Image
 
-from siamese_core.phantom import write_phantoms
+from siamese_core.phantoms.phantom import write_phantoms
+from tests.support.commands import Outcome, run_here
+from tests.support.folders import read_tree
 from training import segment
-from training.metrics.crossed import crossed_mean
-from training.options import read_toml
-from training.segmentation.networks import NETWORKS
+from training.command_line.options import read_toml
+from training.segmentation.networks.registry import NETWORKS
 from training.segmentation.plan import PlanError, evenly_chosen, experiments_of_table
-from training.segmentation.sets import same_image
+from training.segmentation.training_sets import same_image
+from training.statistics.crossed import crossed_mean
 
 SIDE = 64
-TABLES = sorted((Path(segment.__file__).parent / "tables").glob("*.toml"))
+TABLES = sorted((Path(segment.__file__).parent / "recipes" / "tables").glob("*.toml"))
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Outcome, read_tree, run_here
 from PIL import Image
 
-from siamese_core.pair_writer import PairRecord, PairWriter
-from siamese_core.pairs import find_pairs, load_pair
-from siamese_core.phantom import make_phantom, write_phantoms
+from siamese_core.pairs.manifest import PairRecord
+from siamese_core.pairs.pair_files import find_pairs, load_pair
+from siamese_core.pairs.pair_writer import PairWriter
+from siamese_core.phantoms.phantom import make_phantom, write_phantoms
+from tests.support.commands import Outcome, run_here
+from tests.support.folders import read_tree
 from training import segment, select
 from training.select import Judgement, SelectionError, rejections, relative_distances
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Outcome, SignalAtPair, read_tree, run_here
 from PIL import Image
 
-from siamese_core.phantom import write_phantoms
-from siamese_core.set_store import open_store
+from siamese_core.dataset_generation.storage import open_store
+from siamese_core.phantoms.phantom import write_phantoms
+from tests.support.commands import Outcome, SignalAtPair, run_here
+from tests.support.folders import read_tree
 from training import generate, merge, regenerate
 
 FLAGS = ("--steps", 2, "--threads", 1, "--batch-size", 2, "--chunk-size", 4)

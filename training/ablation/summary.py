@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..html_page import bullets, captioned, key_values, page, picture, section, table
-from ..metrics.names import meaning_of, metric_title
+from ..evaluation.metrics.names import meaning_of, metric_title
+from ..reports.html_page import bullets, captioned, key_values, page, picture, section, table
 from ..segmentation.summary import READING, heading, score_table
 from .updates import Comparison
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from siamese_core.layouts import decoder_keys
+from siamese_core.weights.key_layouts import decoder_keys
 
 Update = Mapping[str, Tensor]
 """Difference to the weights before training, flat and float32, for each group of :data:`GROUPS`."""

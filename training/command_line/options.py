@@ -18,6 +18,8 @@ else:
 
 from siamese_core.errors import UserError
 
+from .recipes import recipe_file
+
 T = TypeVar("T")
 
 
@@ -78,12 +80,16 @@ def require_empty(output: Path, advice: str = "give a new folder") -> None:
         raise OptionError(f"{output}: not empty; {advice}")
 
 
-def read_toml(path: Path | None) -> dict[str, Any]:
-    """The flat table of settings in ``path`` ({} for None). Raises OptionError naming the file."""
+def read_toml(path: Path | None, folders: tuple[str, ...] = (".", "tables")) -> dict[str, Any]:
+    """The flat table of settings in ``path`` ({} for None), a file or a recipe that comes with the package.
+
+    ``folders`` are those of :func:`~training.command_line.recipes.recipe_file`. Raises OptionError naming the
+    file.
+    """
     if path is None:
         return {}
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(recipe_file(path, folders).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise OptionError(f"{path}: cannot be read as TOML ({error})") from error
 

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese_core.contact_sheet import outlined
-from siamese_core.masks import mask_to_uint8, read_mask, resize_image, resize_mask
-from siamese_core.pairs import read_image
+from siamese_core.masks.mask_files import mask_to_uint8, read_mask, resize_image, resize_mask
+from siamese_core.pairs.pair_files import read_image
 
-from .evaluation_report import Gallery, Strip
+from ..statistics.intervals import Floats
 from .metrics.image_sets import ImageSet
-from .metrics.intervals import Floats
 from .metrics.memorisation import Neighbours
+from .report import Gallery, Strip
 
 _SIDE = 160
 _SAMPLES = 8

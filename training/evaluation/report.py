@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from siamese_core.contact_sheet import grid
 from siamese_core.files import write_bytes_atomic, write_text_atomic
 
-from .html_page import (
+from ..reports.html_page import (
     TEXT_COLOUR,
     bullets,
     captioned,
@@ -29,7 +29,7 @@ from .html_page import (
     style_axes,
     table,
 )
-from .metrics.intervals import Estimate
+from ..statistics.intervals import Estimate
 from .metrics.memorisation import Neighbours
 from .metrics.names import meaning_of, metric_title
 from .metrics.projection import Projection

@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siamese_core.architecture import LATENT_SCALE
+from siamese_core.dataset_generation.mask_source import MaskSource, PairMask, PairSize
+from siamese_core.diffusers_backend.mask_sampling import controlled_noise_predictor, sample_latents
+from siamese_core.diffusers_backend.siamese_model import SiameseModel
+from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.files import file_digest
-from siamese_core.formats import FinishedPair
-from siamese_core.generation import controlled_noise_predictor, sample_latents
-from siamese_core.mask_source import MaskSource, PairMask, PairSize
-from siamese_core.masks import ResizeMode, resize_image
-from siamese_core.model import SiameseModel
-from siamese_core.pair_writer import PairRecord, record_text
-from siamese_core.pairs import read_image
-from siamese_core.sampling import to_uint8
+from siamese_core.learning.training_set import image_hint, mask_hint
+from siamese_core.masks.mask_files import ResizeMode, resize_image
+from siamese_core.method.ddim import to_uint8
+from siamese_core.pairs.formats import FinishedPair
+from siamese_core.pairs.manifest import PairRecord, record_text
+from siamese_core.pairs.pair_files import read_image
 from siamese_core.seeds import sample_seed
-from siamese_core.text import encode_prompts
-from siamese_core.training_set import image_hint, mask_hint
 
 
 @dataclass(frozen=True)

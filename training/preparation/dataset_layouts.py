@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from siamese_core.errors import UserError
-from siamese_core.masks import MASK_FOLDERS, first_subfolder
-from siamese_core.pairs import IMAGE_FOLDERS, PROMPT_FILE, Pair, find_pairs, pairs_of_folders
+from siamese_core.masks.mask_files import MASK_FOLDERS, first_subfolder
+from siamese_core.pairs.pair_files import IMAGE_FOLDERS, PROMPT_FILE, Pair, find_pairs, pairs_of_folders
 
 LayoutName = Literal["pranet", "isic2018", "isic2016", "cvc-clinicdb", "kvasir-seg", "plain"]
 
@@ -50,7 +50,7 @@ def read_dataset(source: Path, layout: LayoutName | None = None, prompt: str | N
 
     ``prompt`` is every pair's; without it a pair keeps its own from a ``prompt.json``, else it gets the
     layout's. Raises DatasetError when no layout or several fit, or ``layout`` does not, and PairError when
-    partners are missing and for what else :func:`~siamese_core.pairs.find_pairs` refuses.
+    partners are missing and for what else :func:`~siamese_core.pairs.pair_files.find_pairs` refuses.
     """
     if not source.exists():
         raise DatasetError(f"{source}: does not exist; check the path")

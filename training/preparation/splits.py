@@ -11,7 +11,7 @@ import torch
 
 from siamese_core.errors import UserError
 from siamese_core.files import natural_key
-from siamese_core.pairs import Pair
+from siamese_core.pairs.pair_files import Pair
 from siamese_core.seeds import generator, stream_seed
 
 Ratio = tuple[int, int, int]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from siamese_core.errors import CheckpointError, UserError
-from siamese_core.pickled_weights import check_archive
+from siamese_core.weights.pickled_files import check_archive
 
 
 class WeightsError(UserError):

@@ -15,17 +15,17 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from siamese_core.masks import ResizeMode, image_size, resize_image
-from siamese_core.pair_writer import png_bytes
-from siamese_core.pairs import read_image
+from siamese_core.masks.mask_files import ResizeMode, image_size, resize_image
+from siamese_core.pairs.pair_files import read_image
+from siamese_core.pairs.pair_writer import png_bytes
 from siamese_core.seeds import generator, stream_seed
 
-from .rating_files import RatingError
+from .study_files import RatingError
 
 SCALE = ("certainly artificial", "probably artificial", "cannot tell", "probably real", "certainly real")
 """What the ratings 1..5 mean."""
 
-_TEMPLATE = "rating_page.html"
+_TEMPLATE = "page.html"
 _DATA_MARK = "{{data}}"
 
 

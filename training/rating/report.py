@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .html_page import bullets, captioned, cards, inline_svg, page, plot, section, table
-from .metrics.crossed import Estimate
-from .rating_files import Key, Sheet
-from .rating_page import SCALE
-from .rating_scores import (
+from ..reports.html_page import bullets, captioned, cards, inline_svg, page, plot, section, table
+from ..statistics.crossed import Estimate
+from .page import SCALE
+from .scores import (
     HIGHEST,
     LOWEST,
     TAKEN_FOR_REAL,
@@ -25,6 +24,7 @@ from .rating_scores import (
     differences,
     source_scores,
 )
+from .study_files import Key, Sheet
 
 _WANTED_RATERS = 3
 _SCALE_COLOURS = ("#b2462f", "#e0a184", "#a9b0ba", "#86b3d9", "#2f6fb2")  # artificial to real

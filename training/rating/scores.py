@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from .metrics.crossed import Estimate, crossed_mean
-from .metrics.intervals import bootstrap_counts, bounds, draws
+from ..statistics.crossed import Estimate, crossed_mean
+from ..statistics.intervals import bootstrap_counts, bounds, draws
 
 LOWEST, HIGHEST = 1, 5
 TAKEN_FOR_REAL = 4

@@ -15,7 +15,7 @@ import numpy as np
 from siamese_core.errors import UserError
 from siamese_core.files import write_text_atomic
 
-from .rating_scores import HIGHEST, LOWEST, Ratings
+from .scores import HIGHEST, LOWEST, Ratings
 
 COLUMNS = ("set", "rater", "item", "rating", "seconds", "order")
 REAL = "real"

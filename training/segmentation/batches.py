@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siamese_core.masks import resize_image, resize_mask
-from siamese_core.pairs import Pair, load_pair
+from siamese_core.masks.mask_files import resize_image, resize_mask
+from siamese_core.pairs.pair_files import Pair, load_pair
 from siamese_core.seeds import epoch_order, generator, stream_seed
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -14,17 +14,17 @@ from PIL import Image
 
 from siamese_core.contact_sheet import grid, outlined
 from siamese_core.files import atomic_path, file_digest, portable_stem, write_text_atomic
-from siamese_core.masks import resize_image, resize_mask
-from siamese_core.pairs import Pair
+from siamese_core.masks.mask_files import resize_image, resize_mask
+from siamese_core.pairs.pair_files import Pair
 from siamese_core.run_record import check_record
 from siamese_core.settings import option
 
-from .data import PairReader
+from .batches import PairReader
 from .fitting import FitSettings, Segmenter, fit, fit_settings, predictions, save_segmenter
-from .networks import build_network
+from .networks.registry import build_network
 from .plan import Experiment, Plan
 from .scores import dice_scores, iou_scores
-from .sets import Folders, HeldOutSet, Sets
+from .training_sets import Folders, HeldOutSet, Sets
 
 _GIGABYTE = 10**9
 _CASE_SIDE = 160  # px, the largest tile of a picture of cases

@@ -21,13 +21,13 @@ from tqdm import tqdm
 from siamese_core.errors import UserError
 from siamese_core.files import write_bytes_atomic
 from siamese_core.json_lines import parse_json
-from siamese_core.loop import cosine_rate
-from siamese_core.pairs import Pair
+from siamese_core.learning_rate import cosine_rate
+from siamese_core.pairs.pair_files import Pair
 from siamese_core.seeds import stream_seed
 
-from .data import Example, PairReader, image_tensor, normalised, read_ahead, training_batches
-from .interface import SMALLEST_SIDE, STRIDE, SegmentationNetwork
-from .networks import NETWORKS, build_network
+from .batches import Example, PairReader, image_tensor, normalised, read_ahead, training_batches
+from .networks.interface import SMALLEST_SIDE, STRIDE, SegmentationNetwork
+from .networks.registry import NETWORKS, build_network
 
 _WARMUP_SHARE = 0.05
 _LARGEST_GRADIENT = 0.5  # element-wise, as the polyp networks of the paper are trained

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.crossed import crossed_mean
-from ..metrics.intervals import Floats
+from ..statistics.crossed import crossed_mean
+from ..statistics.intervals import Floats
 
 Masks = NDArray[np.bool_]
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..html_page import bullets, captioned, key_values, page, picture, section, table
+from ..reports.html_page import bullets, captioned, key_values, page, picture, section, table
 from .benchmark import Outcome
 from .scores import Floats, compare, over_all_sets, spread
-from .sets import Sets
+from .training_sets import Sets
 
 ALL_IMAGES = "all images"
 MEASURES = {"dice": "mDice", "iou": "mIoU"}

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from siamese_core.files import file_digest
-from siamese_core.pairs import Pair, check_pairs, find_pairs, pairs_fingerprint
+from siamese_core.pairs.pair_files import Pair, check_pairs, find_pairs, pairs_fingerprint
 
 from .plan import Experiment, PlanError, Variant, evenly_chosen, synthetic_count
 

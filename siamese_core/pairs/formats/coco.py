@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..components import component_runs
+from ...masks.connected_components import component_runs
 from .layout import Record
 from .png_pairs import PngPairs
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..pair_writer import PairRecord
+from ..manifest import PairRecord
 
 FileContent = tuple[str, bytes]
 """A file's name below the set's root, with forward slashes, and its content."""

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_set_run import COUNT, PLAN, Stopped, Work, files, manifest, run_set, stop_after
 
-from siamese_core.formats import FORMATS, FinishedPair
+from siamese_core.dataset_generation.finished_pairs import SetError, SetLists, remove_set
+from siamese_core.dataset_generation.generation_run import Shard
+from siamese_core.dataset_generation.storage import FolderStore, StoreError, open_store
+from siamese_core.pairs.formats import FORMATS, FinishedPair
 from siamese_core.run_record import ResumeError
-from siamese_core.set_lists import SetError, SetLists, remove_set
-from siamese_core.set_run import Shard
-from siamese_core.set_store import FolderStore, StoreError, open_store
+from tests.support.generation_runs import COUNT, PLAN, Stopped, Work, files, manifest, run_set, stop_after
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from small_models import ARCHITECTURE, small_base, small_networks
 from torch import Tensor
 
-from siamese_core.base import (
+from siamese_core.diffusers_backend.base_model import (
     Base,
     BaseError,
     base_file,
@@ -24,11 +23,12 @@ from siamese_core.base import (
     load_base,
     save_base,
 )
-from siamese_core.checkpoint import CheckpointError, ModelFile, load_model, save_model
-from siamese_core.layouts import decoder_keys, to_ldm
-from siamese_core.model import model_from_file
-from siamese_core.schedule import alphas_cumprod
-from siamese_core.text import tokenize
+from siamese_core.diffusers_backend.siamese_model import model_from_file
+from siamese_core.diffusers_backend.text_encoder import tokenize
+from siamese_core.method.noise_schedule import alphas_cumprod
+from siamese_core.weights.key_layouts import decoder_keys, to_ldm
+from siamese_core.weights.model_file import CheckpointError, ModelFile, load_model, save_model
+from tests.support.small_models import ARCHITECTURE, small_base, small_networks
 
 TRAINING = {"command": "make_base", "images": 3}
 

@@ -9,11 +9,10 @@ import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from diffusers.training_utils import EMAModel
-from small_models import SIDE, small_base
 from torch import Tensor
 
 from siamese_core.architecture import LATENT_SCALE
-from siamese_core.base_training import (
+from siamese_core.diffusers_backend.base_training import (
     StepFunction,
     UNetSettings,
     VAESettings,
@@ -24,6 +23,7 @@ from siamese_core.base_training import (
     vae_step_function,
 )
 from siamese_core.seeds import generator
+from tests.support.small_models import SIDE, small_base
 
 # Smooth colours that differ from image to image, so that latents have a mean and a spread.
 _COARSE = torch.rand((4, 3, 4, 4), generator=generator(1)) * 255

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc
 
 FAULTS = """
 import resource, torch
-from siamese_core.cpu_memory import keep_freed_memory, return_freed_memory
+from siamese_core.diffusers_backend.cpu_memory import keep_freed_memory, return_freed_memory
 torch.set_num_threads(1)
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -34,7 +34,7 @@ print(kept - resident())
 
 def test_kept_memory_is_not_fetched_again_and_can_be_returned() -> None:
     command = [sys.executable, "-c", FAULTS]
-    run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    run = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=True)
     fetched_anew, kept, returned_mib = map(float, run.stdout.split())
 
     assert fetched_anew > 10_000  # pages

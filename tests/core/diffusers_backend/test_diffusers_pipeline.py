@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import run_here
 from diffusers import (
     ControlNetModel,
     DPMSolverMultistepScheduler,
@@ -17,15 +16,16 @@ from diffusers import (
 )
 from numpy.typing import NDArray
 from PIL import Image
-from small_models import PROMPT, SIDE, small_networks, write_full
 from torch import nn
 
 from siamese_core.architecture import Prediction
-from siamese_core.checkpoint import load_model
-from siamese_core.diffusers_export import write_folder
-from siamese_core.layouts import decoder_keys
-from siamese_core.networks import DHIControlNet
+from siamese_core.diffusers_backend.diffusers_export import write_folder
+from siamese_core.diffusers_backend.networks import DHIControlNet
 from siamese_core.seeds import sample_seed, starting_noise
+from siamese_core.weights.key_layouts import decoder_keys
+from siamese_core.weights.model_file import load_model
+from tests.support.commands import run_here
+from tests.support.small_models import PROMPT, SIDE, small_networks, write_full
 from training import generate
 
 STEPS, GUIDANCE, SEED = 4, 3.0, 42

@@ -9,8 +9,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
-from siamese_core.guidance_passes import TextAttnProcessor, expand_passes
-from siamese_core.networks import UNetEncoder
+from siamese_core.diffusers_backend.guidance_passes import TextAttnProcessor, expand_passes
+from siamese_core.diffusers_backend.networks import UNetEncoder
 
 LATENT = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(1))
 TIMESTEPS = torch.tensor([10, 500, 900])

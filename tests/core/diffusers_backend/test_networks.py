@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import ARCHITECTURE, small_networks
 from torch import Tensor
 
 from siamese_core.architecture import Architecture
-from siamese_core.base import build_unet
-from siamese_core.networks import DHIControlNet, SiameseNetworks, UNetDecoder, UNetEncoder
+from siamese_core.diffusers_backend.base_model import build_unet
+from siamese_core.diffusers_backend.networks import DHIControlNet, SiameseNetworks, UNetDecoder, UNetEncoder
+from tests.support.small_models import ARCHITECTURE, small_networks
 
 SPARSE = replace(ARCHITECTURE, hint_block="sparse")
 RNG = torch.Generator().manual_seed(2)

@@ -10,24 +10,30 @@ import torch
 from diffusers import DDIMScheduler
 from open_clip.transformer import TextTransformer
 from safetensors.torch import load_file, save_file
-from small_models import ARCHITECTURE
 from torch import Tensor
 
 from siamese_core.architecture import SD21, Architecture, TextArchitecture
-from siamese_core.base import build_base, build_text_encoder, build_unet, load_base, save_base
-from siamese_core.checkpoint import load_model
-from siamese_core.layout_names import Part, entries
-from siamese_core.layouts import detect_architecture, merge_parts, shapes_of, to_diffusers
-from siamese_core.networks import DHIControlNet
-from siamese_core.sampling import ddim_sample
-from siamese_core.schedule import (
+from siamese_core.diffusers_backend.base_model import (
+    build_base,
+    build_text_encoder,
+    build_unet,
+    load_base,
+    save_base,
+)
+from siamese_core.diffusers_backend.networks import DHIControlNet
+from siamese_core.diffusers_backend.text_encoder import tokenize
+from siamese_core.method.ddim import ddim_sample
+from siamese_core.method.noise_schedule import (
     add_noise,
     min_snr_weights,
     predicted_noise,
     signal_to_noise,
     training_target,
 )
-from siamese_core.text import tokenize
+from siamese_core.weights.key_layouts import detect_architecture, merge_parts, shapes_of, to_diffusers
+from siamese_core.weights.key_names import Part, entries
+from siamese_core.weights.model_file import load_model
+from tests.support.small_models import ARCHITECTURE
 
 PARTS: tuple[Part, ...] = ("unet", "control", "vae", "text")
 SMALL = replace(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import small_base
 
-from siamese_core.text import MAX_TOKENS, encode_prompts, load_tokenizer, tokenize
+from siamese_core.diffusers_backend.text_encoder import MAX_TOKENS, encode_prompts, load_tokenizer, tokenize
+from tests.support.small_models import small_base
 
 START, END = 49406, 49407
 PROMPTS = ["a photo of polyps", "", "Größe 3,5 cm — it's a polyp!", "polyp " * 100]

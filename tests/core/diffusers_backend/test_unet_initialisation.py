@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from siamese_core.architecture import UNetArchitecture
-from siamese_core.base import build_unet
-from siamese_core.unet_start import start_from_identity
+from siamese_core.diffusers_backend.base_model import build_unet
+from siamese_core.diffusers_backend.unet_initialisation import start_from_identity
 
 
 @pytest.mark.parametrize("widths", [(64, 64, 64, 64), (128, 128, 256, 256)])

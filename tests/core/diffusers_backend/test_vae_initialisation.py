@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from siamese_core.architecture import VAEArchitecture
-from siamese_core.base import build_vae
-from siamese_core.phantom import make_phantom
-from siamese_core.vae_start import start_from_block_means
+from siamese_core.diffusers_backend.base_model import build_vae
+from siamese_core.diffusers_backend.vae_initialisation import start_from_block_means
+from siamese_core.phantoms.phantom import make_phantom
 
 
 def phantoms(*seeds: int) -> Tensor:

@@ -14,13 +14,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from conftest import SIDE, read_tree
-from gradients_worker import TOTAL_STEPS, training_data, write_gradients
 
-from siamese_core.processes import ProcessesError, refuse_sharded_weights
-from siamese_core.training_set import BatchSettings
+from benchmarks.many_pairs import SIDE
+from siamese_core.learning.processes import ProcessesError, refuse_sharded_weights
+from siamese_core.learning.training_set import BatchSettings
+from tests.support.folders import read_tree
+from tests.support.gradients_worker import TOTAL_STEPS, training_data, write_gradients
 
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).parents[3]
 AFTER_GATE = range(TOTAL_STEPS // 3 + 1, TOTAL_STEPS)
 
 
@@ -32,11 +33,11 @@ def launched(*arguments: object, processes: int) -> subprocess.Popen[str]:
         **os.environ,
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
+        "PYTHONPATH": str(ROOT),
     }
     return subprocess.Popen(
         [sys.executable, *launcher, *rendezvous, *map(str, arguments)],
-        cwd=TESTS.parent,
+        cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -67,7 +68,7 @@ def step_where(first: bool, second: bool) -> int:
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     before_gate = 5
     steps = [before_gate, *(step_where(*who) for who in ((True, True), (True, False), (False, True)))]
-    finish(launched(TESTS / "gradients_worker.py", 2, tmp_path, *steps, processes=2))
+    finish(launched("-m", "tests.support.gradients_worker", 2, tmp_path, *steps, processes=2))
     shares = {k: [torch.load(tmp_path / f"{k}-{process}.pt") for process in range(2)] for k in steps}
     write_gradients(4, tmp_path, steps)
 

@@ -11,20 +11,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from gradients_worker import TOTAL_STEPS, GradientRecorder, random_trainer, training_data
-from small_models import small_base
-from test_training_set import small_set
 from torch import Tensor
 
 from siamese_core.errors import UserError
-from siamese_core.objective import ObjectiveSettings
-from siamese_core.siamese_training import (
-    MOST_SKIPPED,
-    Diverged,
-    OptimiserSettings,
-    Trainer,
-)
-from siamese_core.training_set import BatchSettings, TrainingSet
+from siamese_core.learning.siamese_training import MOST_SKIPPED, Diverged, OptimiserSettings, Trainer
+from siamese_core.learning.training_set import BatchSettings, TrainingSet
+from siamese_core.method.objective import ObjectiveSettings
+from tests.support.gradients_worker import TOTAL_STEPS, GradientRecorder, random_trainer, training_data
+from tests.support.small_models import small_base
+from tests.support.training_sets import small_set
 
 Step = Callable[[int], dict[str, Tensor]]
 AFTER_GATE = TOTAL_STEPS // 2

@@ -11,19 +11,15 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import full_disk, read_tree, sigint_interrupts
 from torch import Tensor, nn
 
-from siamese_core.loop import (
-    CheckpointStore,
-    LoopSettings,
-    cosine_rate,
-    run_steps,
-    set_learning_rate,
-)
+from siamese_core.learning.step_loop import CheckpointStore, LoopSettings, run_steps
+from siamese_core.learning_rate import cosine_rate, set_learning_rate
 from siamese_core.run_record import ResumeError, check_record
 from siamese_core.seeds import generator, stream_seed
 from siamese_core.stop_requests import Interrupted
+from tests.support.commands import sigint_interrupts
+from tests.support.folders import full_disk, read_tree
 
 RECORD = {"command": "test", "widths": (32, 64), "steps": 6, "rate": 0.1}
 

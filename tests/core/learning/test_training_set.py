@@ -9,15 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_models import SIDE, small_base
 
 from siamese_core.architecture import LATENT_SCALE
-from siamese_core.base_training import encode_moments
-from siamese_core.objective import TrainingBatch
-from siamese_core.pairs import Pair, PairError
-from siamese_core.seeds import epoch_order, generator
-from siamese_core.text import encode_prompts
-from siamese_core.training_set import (
+from siamese_core.diffusers_backend.base_training import encode_moments
+from siamese_core.diffusers_backend.text_encoder import encode_prompts
+from siamese_core.learning.training_set import (
     BatchSettings,
     TrainingSet,
     encode_pairs,
@@ -25,18 +21,11 @@ from siamese_core.training_set import (
     load_training_set,
     mask_hint,
 )
-
-
-def small_set(count: int = 5, side: int = 16) -> TrainingSet:
-    """Random pairs; contexts are constants that tell which prompt they belong to, the last one is empty."""
-    rng = generator(1)
-    return TrainingSet(
-        images=torch.randint(256, (count, 3, side, side), generator=rng).to(torch.uint8),
-        masks=torch.rand((count, side, side), generator=rng) > 0.5,
-        moments=torch.rand((count, 2, 4, side // 8, side // 8), generator=rng),
-        contexts=torch.arange(3.0).view(3, 1, 1).repeat(1, 77, 4),
-        prompt_index=torch.arange(count) % 2,
-    )
+from siamese_core.method.objective import TrainingBatch
+from siamese_core.pairs.pair_files import Pair, PairError
+from siamese_core.seeds import epoch_order
+from tests.support.small_models import SIDE, small_base
+from tests.support.training_sets import small_set
 
 
 def batches(size: int, dropout: float = 0.0, **others: Any) -> BatchSettings:

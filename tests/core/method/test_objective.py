@@ -7,19 +7,23 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_models import ARCHITECTURE, recorded_calls, small_networks
 from torch import Tensor, nn
 
 from siamese_core.architecture import Architecture
-from siamese_core.networks import SiameseNetworks
-from siamese_core.objective import ObjectiveSettings, StepTerms, TrainingBatch, per_sample_error, siamese_step
-from siamese_core.schedule import add_noise, alphas_cumprod, renoise
+from siamese_core.diffusers_backend.networks import SiameseNetworks
+from siamese_core.method.noise_schedule import add_noise, alphas_cumprod, renoise
+from siamese_core.method.objective import (
+    ObjectiveSettings,
+    StepTerms,
+    TrainingBatch,
+    per_sample_error,
+    siamese_step,
+)
+from tests.support.batches import DENSE, SPARSE, make_batch
+from tests.support.small_models import recorded_calls, small_networks
 
 TIMESTEPS = (10, 200, 201, 900)
 EARLY, LATE, TOTAL = 1, 5, 6
-# Two levels allow for 2 x 2 latents: the objective does not care how deep the networks are.
-DENSE = replace(ARCHITECTURE, unet=replace(ARCHITECTURE.unet, widths=(32, 64), layers_per_block=1))
-SPARSE = replace(DENSE, hint_block="sparse")
 
 
 @pytest.fixture(scope="module")
@@ -30,23 +34,6 @@ def networks() -> SiameseNetworks:
 @pytest.fixture(scope="module")
 def batch() -> TrainingBatch:
     return make_batch(TIMESTEPS)
-
-
-def make_batch(
-    timesteps: tuple[int, ...], side: int = 2, dtype: torch.dtype = torch.float32
-) -> TrainingBatch:
-    rng = torch.Generator().manual_seed(1)
-    count = len(timesteps)
-    hints = torch.rand((2, count, 3, 8 * side, 8 * side), generator=rng, dtype=dtype)
-    latents = torch.randn((2, count, 4, side, side), generator=rng, dtype=dtype)
-    return TrainingBatch(
-        latent=latents[0],
-        noise=latents[1],
-        timesteps=torch.tensor(timesteps),
-        context=torch.randn((count, 5, 32), generator=rng, dtype=dtype),
-        mask_hint=(hints[0] > 0.5).to(dtype),
-        image_hint=hints[1],
-    )
 
 
 def run(

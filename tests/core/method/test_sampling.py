@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from small_models import recorded_calls, small_networks
 from torch import Tensor
 
-from siamese_core.generation import controlled_noise_predictor, free_noise_predictor, sample_latents
-from siamese_core.networks import SiameseNetworks
-from siamese_core.sampling import ddim_sample, guided, to_uint8
-from siamese_core.schedule import (
+from siamese_core.diffusers_backend.mask_sampling import (
+    controlled_noise_predictor,
+    free_noise_predictor,
+    sample_latents,
+)
+from siamese_core.diffusers_backend.networks import SiameseNetworks
+from siamese_core.method.ddim import ddim_sample, guided, to_uint8
+from siamese_core.method.noise_schedule import (
     BETA_END,
     BETA_SCHEDULE,
     BETA_START,
@@ -22,6 +25,7 @@ from siamese_core.schedule import (
     renoise,
 )
 from siamese_core.seeds import starting_noise
+from tests.support.small_models import recorded_calls, small_networks
 
 RNG = torch.Generator().manual_seed(4)
 LATENT = torch.randn((3, 4, 8, 8), generator=RNG)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_core.pair_folder import NewPair, add_pairs
-from siamese_core.pair_writer import PairRecord, WriteError
-from siamese_core.pairs import find_pairs
+from siamese_core.pairs.manifest import PairRecord
+from siamese_core.pairs.pair_files import find_pairs
+from siamese_core.pairs.pair_folder import NewPair, add_pairs
+from siamese_core.pairs.pair_writer import WriteError
 
 RECORD = PairRecord(0, "a", None, "a", "", "a prompt", {}, "", "")
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import full_disk
 from numpy.typing import NDArray
 from PIL import Image
 
 from siamese_core.errors import UserError
-from siamese_core.masks import read_mask
-from siamese_core.pair_writer import PairRecord, PairWriter, WriteError, pair_stem, png_bytes
-from siamese_core.pairs import find_pairs, load_pair
+from siamese_core.masks.mask_files import read_mask
+from siamese_core.pairs.manifest import PairRecord
+from siamese_core.pairs.pair_files import find_pairs, load_pair
+from siamese_core.pairs.pair_writer import PairWriter, WriteError, pair_stem, png_bytes
+from tests.support.folders import full_disk
 
 RECORD = PairRecord(
     index=0,

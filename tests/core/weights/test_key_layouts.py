@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from siamese_core.architecture import SD15, TINY, Architecture, TextArchitecture, UNetArchitecture
-from siamese_core.dhi import dense_hint_block, sparse_hint_block
-from siamese_core.layout_names import Part, entries
-from siamese_core.layouts import (
+from siamese_core.method.dhi import dense_hint_block, sparse_hint_block
+from siamese_core.weights.key_layouts import (
     PREFIXES,
     LayoutError,
     check_ldm,
@@ -28,8 +27,9 @@ from siamese_core.layouts import (
     to_diffusers,
     to_ldm,
 )
+from siamese_core.weights.key_names import Part, entries
 
-MANIFEST = Path(__file__).parent / "data" / "goldens" / "manifest.json"
+MANIFEST = Path(__file__).parents[2] / "data" / "goldens" / "manifest.json"
 RECORDING = UNetArchitecture(widths=(32, 64, 128, 128), num_heads=4, context_dim=32)
 OTHER = Architecture(
     unet=UNetArchitecture(widths=(32, 64, 128), layers_per_block=1, num_heads=4, context_dim=64),

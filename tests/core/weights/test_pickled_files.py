@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from siamese_core.errors import CheckpointError
-from siamese_core.pickled_weights import read_pickled
+from siamese_core.weights.pickled_files import read_pickled
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.float16)}
 

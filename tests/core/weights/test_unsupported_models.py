@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import run_here
 from safetensors.torch import load_file, save_file
 
-from siamese_core import base as base_module
-from siamese_core.base import BaseError, load_base, local_base
-from siamese_core.checkpoint import load_model
-from siamese_core.diffusers_folder import read_model
+from siamese_core.diffusers_backend import base_model as base_module
+from siamese_core.diffusers_backend.base_model import BaseError, load_base, local_base
 from siamese_core.errors import CheckpointError
+from siamese_core.weights.diffusers_folder import read_model
+from siamese_core.weights.model_file import load_model
+from tests.support.commands import run_here
 from training import make_base
 
 UNET = "model.diffusion_model."

@@ -11,11 +11,11 @@ from torch import Tensor
 from training import evaluate, generate, segment, train
 from training.ablation.plan import flags, plan_of_table
 from training.ablation.updates import compare_updates, starting_weights, update
-from training.options import read_toml
-from training.segmentation.networks import NETWORKS
+from training.command_line.options import read_toml
+from training.segmentation.networks.registry import NETWORKS
 
 UNET = {"input_blocks.0.0.weight": torch.tensor([3.0, 4.0]), "out.2.weight": torch.tensor([1.0, 0.0])}
-ABLATIONS = sorted((Path(__file__).parent.parent / "training" / "ablations").glob("*.toml"))
+ABLATIONS = sorted((Path(__file__).parents[3] / "training" / "recipes" / "ablations").glob("*.toml"))
 
 
 def trained(

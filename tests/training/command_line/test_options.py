@@ -9,7 +9,7 @@ import pytest
 
 from siamese_core.errors import UserError
 from siamese_core.settings import option
-from training.options import (
+from training.command_line.options import (
     OptionError,
     add_flags,
     build,

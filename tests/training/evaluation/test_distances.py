@@ -15,13 +15,13 @@ from scipy.linalg import sqrtm
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torchmetrics.image.kid import poly_mmd
 
-from training.metrics import distances
-from training.metrics.adherence import adherence_ratio
-from training.metrics.distances import TooFewImages, cmmd, fid, kid, precision_recall
-from training.metrics.evaluation import Matching, Results, measure_distances, same_mask
-from training.metrics.intervals import Estimate, mean, median, statistic_estimate
-from training.metrics.memorisation import distance_ratio, find_neighbours
-from training.metrics.paired import cosines, sample_pairs
+from training.evaluation.metrics import distances
+from training.evaluation.metrics.adherence import adherence_ratio
+from training.evaluation.metrics.all_metrics import Matching, Results, measure_distances, same_mask
+from training.evaluation.metrics.distances import TooFewImages, cmmd, fid, kid, precision_recall
+from training.evaluation.metrics.memorisation import distance_ratio, find_neighbours
+from training.evaluation.metrics.paired import cosines, sample_pairs
+from training.statistics.intervals import Estimate, mean, median, statistic_estimate
 
 Features = NDArray[np.float32]
 FEW = {"resamples": 100, "seed": 0}

@@ -15,8 +15,9 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torchvision.models import alexnet
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from siamese_core.pairs import PairError
-from training.metrics.features import (
+from siamese_core.pairs.pair_files import PairError
+from training.command_line.options import OptionError
+from training.evaluation.metrics.features import (
     Extractor,
     WeightPlaces,
     clip,
@@ -27,10 +28,9 @@ from training.metrics.features import (
     pixels,
     torchscript,
 )
-from training.metrics.image_sets import find_images
-from training.metrics.paired import load_lpips, lpips_distances
-from training.metrics.weights import WeightsError
-from training.options import OptionError
+from training.evaluation.metrics.image_sets import find_images
+from training.evaluation.metrics.paired import load_lpips, lpips_distances
+from training.pretrained.weight_files import WeightsError
 
 
 @pytest.fixture(autouse=True)
@@ -275,7 +275,7 @@ DATA = os.environ.get("SIAMESE_DATA")
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA, reason="set SIAMESE_DATA to a folder with kvasir-seg and dsb2018-sample")
 def test_the_offline_kid_separates_polyps_from_nuclei_and_not_from_polyps() -> None:
-    from training.metrics.distances import kid
+    from training.evaluation.metrics.distances import kid
 
     polyps, nuclei = (find_images(Path(str(DATA)) / name).images for name in ("kvasir-seg", "dsb2018-sample"))
     order = np.random.default_rng(0).permutation(len(polyps))[:320]

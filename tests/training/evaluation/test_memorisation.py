@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.metrics.distances import TooFewImages
-from training.metrics.memorisation import close_share, distance_ratio, find_neighbours
+from training.evaluation.metrics.distances import TooFewImages
+from training.evaluation.metrics.memorisation import close_share, distance_ratio, find_neighbours
 
 HOW = {"resamples": 200, "seed": 0, "stream": "test"}
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dataset_trees import cvc, isic2016, isic2018, kvasir, plain, plain_split, pranet
 
-from siamese_core.pairs import PairError
-from training.datasets import Dataset, DatasetError, read_dataset
+from siamese_core.pairs.pair_files import PairError
+from tests.support.dataset_trees import cvc, isic2016, isic2018, kvasir, plain, plain_split, pranet
+from training.preparation.dataset_layouts import Dataset, DatasetError, read_dataset
 
 Tree = Callable[[Path], Path]
 

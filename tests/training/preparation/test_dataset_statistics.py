@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.set_statistics import PairFacts, facts_table, pair_facts, set_facts
+from training.preparation.dataset_statistics import PairFacts, facts_table, pair_facts, set_facts
 
 
 def mask(*rows: str) -> NDArray[np.bool_]:

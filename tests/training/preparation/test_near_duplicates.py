@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from siamese_core.phantom import make_phantom
-from training.near_duplicates import (
+from siamese_core.phantoms.phantom import make_phantom
+from training.preparation.near_duplicates import (
     HASH_BITS,
     NEAR,
     Match,
@@ -94,7 +94,7 @@ def test_limit_of_near_is_inclusive() -> None:
 
 
 def test_all_are_counted_though_only_the_closest_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.near_duplicates._ROWS", 2)  # more than one block
+    monkeypatch.setattr("training.preparation.near_duplicates._ROWS", 2)  # more than one block
     sets = {"train": np.zeros((5, HASH_BITS), bool), "test": np.zeros((3, HASH_BITS), bool)}
     found = near_duplicates(sets, most=4)
     assert found.count == 15

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from siamese_core.pairs import Pair
-from training.splits import SplitError, parse_ratio, pooled, split_by_count, split_by_ratio
+from siamese_core.pairs.pair_files import Pair
+from training.preparation.splits import SplitError, parse_ratio, pooled, split_by_count, split_by_ratio
 
 
 def numbered(count: int, prefix: str = "") -> list[Pair]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import FLAGS, browser_or_skip
-from conftest import run_here
 from PIL import Image
 
+from tests.support.browser import FLAGS, browser_or_skip
+from tests.support.commands import run_here
 from training import rate
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -7,8 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from training.metrics.crossed import crossed_mean
-from training.rating_scores import (
+from training.rating.scores import (
     Ratings,
     agreement,
     differences,
@@ -17,6 +16,7 @@ from training.rating_scores import (
     permutation_p_value,
     source_scores,
 )
+from training.statistics.crossed import crossed_mean
 
 NONE = float("nan")
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from siamese_core.contact_sheet import outlined
-from training.report import Report, Sample, render_report, write_report
+from training.reports.run_report import Report, Sample, render_report, write_report
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from siamese_core.pairs import Pair, find_pairs, load_pair
-from siamese_core.phantom import write_phantoms
+from siamese_core.pairs.pair_files import Pair, find_pairs, load_pair
+from siamese_core.phantoms.phantom import write_phantoms
 from siamese_core.seeds import epoch_order, generator
-from training.segmentation.data import DRAWS, PairReader, augmented, read_ahead, training_batches
+from training.segmentation.batches import DRAWS, PairReader, augmented, read_ahead, training_batches
 from training.segmentation.fitting import (
     FitError,
     FitSettings,
@@ -23,8 +23,8 @@ from training.segmentation.fitting import (
     predictions,
     save_segmenter,
 )
-from training.segmentation.interface import SegmentationNetwork
-from training.segmentation.networks import NETWORKS, build_network
+from training.segmentation.networks.interface import SegmentationNetwork
+from training.segmentation.networks.registry import NETWORKS, build_network
 from training.segmentation.scores import dice_scores
 
 SIDE = 64

@@ -5,9 +5,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from siamese_core.phantom import make_phantom
+from siamese_core.phantoms.phantom import make_phantom
+from training.segmentation.judge import SegmenterSettings, predict_masks, train_segmenter
 from training.segmentation.scores import dice_scores
-from training.segmenter import SegmenterSettings, predict_masks, train_segmenter
 
 SHORT = SegmenterSettings(steps=3, batch_size=2)
 

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import ttest_1samp
 
-from training.metrics.crossed import crossed_mean
 from training.segmentation.scores import Comparison, compare, dice_scores, iou_scores, over_all_sets, spread
+from training.statistics.crossed import crossed_mean
 
 EMPTY = np.zeros((1, 4, 6), np.bool_)
 FULL = ~EMPTY

@@ -8,11 +8,11 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
-from siamese_core.pairs import LoadedPair, Pair, load_pair
+from siamese_core.pairs.pair_files import LoadedPair, Pair, load_pair
 
-from ..segmentation.scores import dice_scores
-from ..segmenter import SegmenterSettings, predict_masks, train_segmenter
-from .intervals import Estimate, Floats, Groups, bounds, draws, mean, resampled
+from ...segmentation.judge import SegmenterSettings, predict_masks, train_segmenter
+from ...segmentation.scores import dice_scores
+from ...statistics.intervals import Estimate, Floats, Groups, bounds, draws, mean, resampled
 
 _BATCH = 16
 

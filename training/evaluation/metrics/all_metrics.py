@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from siamese_core.pairs import Pair
+from siamese_core.pairs.pair_files import Pair
 
-from ..segmenter import SegmenterSettings
+from ...segmentation.judge import SegmenterSettings
+from ...statistics.intervals import Estimate, Floats, Groups, mean, statistic_estimate
 from .adherence import adherence_ratio, dice_of_pairs, train_judge
 from .distances import Features, TooFewImages, cmmd, fid, kid, precision_recall
 from .features import CLIP
 from .image_sets import ImageSet
-from .intervals import Estimate, Floats, Groups, mean, statistic_estimate
 from .memorisation import Neighbours, close_share, distance_ratio, find_neighbours
 from .paired import cosines, lpips_distances, sample_pairs
 

@@ -32,7 +32,16 @@ from tqdm import tqdm
 
 from siamese_core.errors import UserError
 
-from .intervals import Estimate, Floats, Groups, bootstrap_counts, bounds, draws, mean, statistic_estimate
+from ...statistics.intervals import (
+    Estimate,
+    Floats,
+    Groups,
+    bootstrap_counts,
+    bounds,
+    draws,
+    mean,
+    statistic_estimate,
+)
 
 Features = NDArray[np.floating]
 Kernel = Callable[[Floats, Floats], Floats]

@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from siamese_core.pairs import read_image
+from siamese_core.pairs.pair_files import read_image
 
-from ..options import OptionError
-from .weights import WeightsError, cached_file, read_tensors, weight_file
+from ...command_line.options import OptionError
+from ...pretrained.weight_files import WeightsError, cached_file, read_tensors, weight_file
 
 EFFICIENTNET, INCEPTION, CLIP, PIXELS = "efficientnet-lite0", "inception-v3", "clip", "pixels"
 CLIP_MODEL = "openai/clip-vit-large-patch14-336"

@@ -11,9 +11,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from siamese_core.json_lines import json_objects, text_in
-from siamese_core.masks import MASK_FOLDERS, first_subfolder, list_images
-from siamese_core.pair_writer import MANIFEST
-from siamese_core.pairs import IMAGE_FOLDERS, PROMPT_FILE, Pair, PairError, find_pairs, load_pair, read_image
+from siamese_core.masks.mask_files import MASK_FOLDERS, first_subfolder, list_images
+from siamese_core.pairs.manifest import MANIFEST
+from siamese_core.pairs.pair_files import (
+    IMAGE_FOLDERS,
+    PROMPT_FILE,
+    Pair,
+    PairError,
+    find_pairs,
+    load_pair,
+    read_image,
+)
 
 _VARIANT = re.compile(r"(.+)_\d+")
 

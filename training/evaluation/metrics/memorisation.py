@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
+from ...statistics.intervals import Estimate, Floats, Groups, mean, median, statistic_estimate
 from .distances import Features, TooFewImages
-from .intervals import Estimate, Floats, Groups, mean, median, statistic_estimate
 
 EXPECTED_SHARE = 0.05
 """Share of close images among images that are no nearer to the training images than those to each other."""

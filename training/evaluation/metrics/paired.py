@@ -13,12 +13,12 @@ from torchmetrics.functional.image.lpips import _NoTrainLpips
 from torchvision.models import AlexNet_Weights
 from tqdm import tqdm
 
-from siamese_core.masks import resize_image
-from siamese_core.pairs import read_image
+from siamese_core.masks.mask_files import resize_image
+from siamese_core.pairs.pair_files import read_image
 
+from ...pretrained.weight_files import WeightsError, read_tensors, weight_file
+from ...statistics.intervals import Floats, draws
 from .distances import Features
-from .intervals import Floats, draws
-from .weights import WeightsError, read_tensors, weight_file
 
 ALEXNET_URL = AlexNet_Weights.IMAGENET1K_V1.url
 

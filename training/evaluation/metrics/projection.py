@@ -11,8 +11,8 @@ from sklearn.manifold import TSNE
 
 from siamese_core.seeds import stream_seed
 
+from ...statistics.intervals import draws
 from .distances import Features
-from .intervals import draws
 
 FEWEST_PROJECTED = 4
 

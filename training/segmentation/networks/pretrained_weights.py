@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..metrics.weights import WeightsError, read_tensors
+from ...pretrained.weight_files import WeightsError, read_tensors
 from .interface import SegmentationNetwork
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")

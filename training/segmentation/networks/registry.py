@@ -15,9 +15,9 @@ from siamese_core.seeds import stream_seed
 from .ctnet import CTNet
 from .interface import STRIDE, SegmentationNetwork
 from .polyp_pvt import PolypPVT
+from .pretrained_weights import load_weights
 from .sanet import SANet
 from .smp_networks import segformer, small_unet, unet
-from .weights import load_weights
 
 
 class NetworkError(UserError):

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..batches import IMAGENET_MEAN, IMAGENET_STD, normalised
 from .colour_exchange import exchange_colours
-from .data import IMAGENET_MEAN, IMAGENET_STD, normalised
 from .interface import SegmentationNetwork, check_sides
 from .losses import bce_dice_loss
 

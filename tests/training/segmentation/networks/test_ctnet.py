@@ -7,9 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.segmentation.ctnet import CTNet, EmbeddingHead, InformationCollection, MultiscaleInteraction
-from training.segmentation.losses import pixel_contrast_loss, structure_loss
-from training.segmentation.networks import build_network
+from training.segmentation.networks.ctnet import (
+    CTNet,
+    EmbeddingHead,
+    InformationCollection,
+    MultiscaleInteraction,
+)
+from training.segmentation.networks.losses import pixel_contrast_loss, structure_loss
+from training.segmentation.networks.registry import build_network
 
 RNG = torch.Generator().manual_seed(1)
 SHALLOW, MIDDLE, DEEP = (torch.randn((2, 32, side, side), generator=RNG) for side in (16, 8, 4))

@@ -11,8 +11,13 @@ import torch.nn.functional as F
 from scipy.ndimage import uniform_filter
 from torch import Tensor
 
-from training.segmentation.colour_exchange import exchange_colours, lab_of_rgb, rgb_of_lab
-from training.segmentation.losses import bce_dice_loss, dice_loss, pixel_contrast_loss, structure_loss
+from training.segmentation.networks.colour_exchange import exchange_colours, lab_of_rgb, rgb_of_lab
+from training.segmentation.networks.losses import (
+    bce_dice_loss,
+    dice_loss,
+    pixel_contrast_loss,
+    structure_loss,
+)
 
 CERTAIN = 40.0  # a logit whose probability is 0 or 1 in float32
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from training.segmentation.losses import structure_loss
-from training.segmentation.networks import build_network
-from training.segmentation.polyp_pvt import CamouflageIdentification, CascadedFusion, SimilarityAggregation
+from training.segmentation.networks.losses import structure_loss
+from training.segmentation.networks.polyp_pvt import (
+    CamouflageIdentification,
+    CascadedFusion,
+    SimilarityAggregation,
+)
+from training.segmentation.networks.registry import build_network
 
 RNG = torch.Generator().manual_seed(1)
 SHALLOW, MIDDLE, DEEP = (torch.randn((2, 32, side, side), generator=RNG) for side in (16, 8, 4))

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from siamese_core.pairs import find_pairs, load_pair
-from siamese_core.phantom import make_phantom
-from training.metrics.weights import WeightsError
-from training.segmentation.data import image_tensor, normalised
-from training.segmentation.networks import NETWORKS, NetworkError, build_network
+from siamese_core.pairs.pair_files import find_pairs, load_pair
+from siamese_core.phantoms.phantom import make_phantom
+from training.pretrained.weight_files import WeightsError
+from training.segmentation.batches import image_tensor, normalised
+from training.segmentation.networks.registry import NETWORKS, NetworkError, build_network
 from training.segmentation.scores import dice_scores
 
 ALL = sorted(NETWORKS)

@@ -1,0 +1,1 @@
+"""ComfyUI's side: its models, controls, folders, graphs and tensors."""

@@ -1,0 +1,1 @@
+"""Networks, base models and training on diffusers and transformers, which ComfyUI does not ship."""

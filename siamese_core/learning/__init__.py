@@ -1,0 +1,1 @@
+"""Training the networks: the data of a step, the step, and the loop around it."""

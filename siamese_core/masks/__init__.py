@@ -1,0 +1,1 @@
+"""Masks: their files, random transforms of them, and their connected components."""

@@ -1,0 +1,1 @@
+"""Pairs of image and mask: finding, reading, writing, listing and exporting them."""

@@ -1,0 +1,1 @@
+"""Phantoms of polyps: drawn pairs that need no download and no patient."""

@@ -1,0 +1,1 @@
+"""Files of weights: reading, writing and naming what is in them, whoever wrote them."""

@@ -1,0 +1,1 @@
+"""The tests. A package, as an installed one may have the same name."""

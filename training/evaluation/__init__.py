@@ -1,0 +1,1 @@
+"""How near synthetic images are to real ones: the cases shown and the report."""

@@ -1,0 +1,1 @@
+"""Painting pairs with a trained model."""

@@ -1,0 +1,1 @@
+"""Datasets as they are published, split, checked and counted."""

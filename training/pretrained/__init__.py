@@ -1,0 +1,1 @@
+"""Weights of networks that others trained: found, fetched and read without unpickling."""

@@ -1,0 +1,1 @@
+"""Blinded ratings: the page, the files of a study, its scores and its report."""

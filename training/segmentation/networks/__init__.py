@@ -1,0 +1,1 @@
+"""The segmentation networks, their losses and their pretrained weights."""

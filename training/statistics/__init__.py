@@ -1,0 +1,1 @@
+"""Intervals of means and of other statistics, over images and over runs."""
