@@ -18,7 +18,7 @@ import argparse
 import hashlib
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from siamese_core.contact_sheet import grid
 from siamese_core.diffusers_backend import unet_initialisation, vae_initialisation
 from siamese_core.diffusers_backend.base_model import Base, build_base, load_base, save_base
 from siamese_core.diffusers_backend.base_training import (
+    Discriminator,
     UNetSettings,
     VAESettings,
     encode_moments,
@@ -49,7 +50,7 @@ from siamese_core.masks.mask_files import list_images, resize_image
 from siamese_core.method.ddim import to_uint8
 from siamese_core.pairs.pair_files import find_pairs, read_image
 from siamese_core.run_record import ResumeError
-from siamese_core.settings import option
+from siamese_core.settings import option, recorded
 from siamese_core.stop_requests import Interrupted
 
 from .command_line.options import (
@@ -63,6 +64,7 @@ from .command_line.options import (
     require_empty,
     run_command,
 )
+from .pretrained.perceptual_features import efficientnet_features
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "images_digest": hashlib.sha256(images.numpy().tobytes()).hexdigest(),
         "init": file_digest(args.init) if args.init and args.init.is_file() else str(args.init or ""),
         **{name: getattr(settings, name) for name in _IDENTITY},
-        "vae": asdict(vae_settings),
-        "unet": asdict(unet_settings),
+        "vae": recorded(vae_settings),
+        "unet": recorded(unet_settings),
     }
     try:
         if vae_settings.steps:
@@ -145,9 +147,15 @@ def _train_vae(
     trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=vae_settings.learning_rate, betas=(0.9, 0.99), weight_decay=0)
     model, prepared = accelerator.prepare(vae, optimizer)
+    features = efficientnet_features() if vae_settings.perceptual_weight else None
+    discriminator = None
+    if vae_settings.adversarial_weight:
+        discriminator = Discriminator.create(vae_settings.learning_rate, settings.seed, accelerator)
     first = store.restore(accelerator) if args.resume and store.exists() else 0
     run_steps(
-        vae_step_function(model, prepared, images, vae_settings, settings.seed, accelerator),
+        vae_step_function(
+            model, prepared, images, vae_settings, settings.seed, accelerator, features, discriminator
+        ),
         LoopSettings(vae_settings.steps, settings.save_every, is_last=is_last),
         accelerator=accelerator,
         checkpoints=store,
@@ -270,8 +278,9 @@ def _check_settings(
         raise OptionError("--vae-steps 0 with --unet-steps 0 trains nothing")
     if vae.decoder_only and not continued:
         raise OptionError("--vae-decoder-only needs --init, the base whose encoder is to stay")
-    if vae.latent_noise < 0:
-        raise OptionError(f"--vae-latent-noise must be 0 or more, not {vae.latent_noise}")
+    for name in ("latent_noise", "perceptual_weight", "adversarial_weight"):
+        if not getattr(vae, name) >= 0:
+            raise OptionError(f"--vae-{name.replace('_', '-')} must be 0 or more, not {getattr(vae, name)}")
     at_least_one = {
         "save-every": settings.save_every,
         "vae-batch-size": vae.batch_size,

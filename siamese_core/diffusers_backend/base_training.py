@@ -21,6 +21,13 @@ from ..seeds import epoch_order, generator, stream_seed
 from ..settings import option
 from .base_model import Base
 from .text_encoder import tokenize
+from .vae_critics import (
+    FeatureMaps,
+    PatchDiscriminator,
+    adversarial_loss,
+    discriminator_loss,
+    feature_distance,
+)
 
 COARSE_SIDES = (2, 4, 8)
 """Blocks, in pixels, whose mean colours the VAE's loss compares besides the pixels themselves."""
@@ -47,6 +54,16 @@ class VAESettings:
     coarse_weight: float = option(1.0, "weight of the L1 of block means; colours of regions come out first")
     kl_weight: float = option(1e-4, "weight of the posterior's divergence from a unit Gaussian")
     decoder_only: bool = option(False, "leave the encoder, and so the latents that a UNet knows, as they are")
+    perceptual_weight: float = option(
+        0.0,
+        "weight of the distance of deep features (EfficientNet-Lite1's), against blur; 0.15 is usual",
+        added_later=True,
+    )
+    adversarial_weight: float = option(
+        0.0,
+        "weight of a patch discriminator's verdict, for texture once the rest is learnt; 0.02 is usual",
+        added_later=True,
+    )
     latent_noise: float = option(
         0.0, "up to this much noise, in deviations of the latents, that the decoder learns to look through"
     )
@@ -69,6 +86,31 @@ class UNetSettings:
     ema_decay: float = option(0.999, "decay of the averaged weights that are kept")
 
 
+@dataclass
+class Discriminator:
+    """The patch discriminator of a VAE's training, and its optimiser."""
+
+    network: nn.Module
+    optimizer: Any
+
+    @classmethod
+    def create(cls, learning_rate: float, seed: int, accelerator: Accelerator) -> Discriminator:
+        """A new one, registered with ``accelerator`` for checkpoints."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = PatchDiscriminator()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.5, 0.99))
+        return cls(*accelerator.prepare(network, optimizer))
+
+    def update(self, real: Tensor, made: Tensor, accelerator: Accelerator) -> Tensor:
+        """One step on ``real`` and ``made`` images (B, 3, H, W) in [-1, 1]; returns its loss."""
+        self.optimizer.zero_grad(set_to_none=True)  # of what the decoder's loss has left here
+        loss = discriminator_loss(self.network(real), self.network(made))
+        accelerator.backward(loss)
+        self.optimizer.step()
+        return loss.detach()
+
+
 def vae_step_function(
     vae: AutoencoderKL,
     optimizer: Any,
@@ -76,8 +118,13 @@ def vae_step_function(
     settings: VAESettings,
     seed: int,
     accelerator: Accelerator,
+    features: FeatureMaps | None = None,
+    discriminator: Discriminator | None = None,
 ) -> StepFunction:
-    """One optimiser step on random crops (later whole images) of ``images`` (N, 3, R, R) uint8."""
+    """One optimiser step on random crops (later whole images) of ``images`` (N, 3, R, R) uint8.
+
+    ``features`` are those of the perceptual loss, ``discriminator`` that of the adversarial one.
+    """
     resolution = images.shape[-1]
     crop = min(settings.crop, resolution)
     last_crop_step = round(settings.steps * (1 - settings.full_size_share))
@@ -103,13 +150,25 @@ def vae_step_function(
         coarse_loss = sum(avg_pool2d(difference, side).abs().mean() for side in COARSE_SIDES)
         loss = pixel_loss + settings.gradient_weight * edge_loss + settings.coarse_weight * coarse_loss
         loss = loss + settings.kl_weight * kl
+        extra_terms = {}
+        if features is not None:
+            distance = feature_distance(features, reconstruction, pixels)
+            loss = loss + settings.perceptual_weight * distance
+            extra_terms["perceptual"] = distance.detach()
+        if discriminator is not None:
+            verdict = adversarial_loss(discriminator.network(reconstruction))
+            loss = loss + settings.adversarial_weight * verdict
+            extra_terms["adversarial"] = verdict.detach()
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(vae.parameters(), 1.0)
         set_learning_rate(optimizer, cosine_rate(settings.learning_rate, k, settings.steps, settings.warmup))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if discriminator is not None:
+            made = reconstruction.detach()
+            extra_terms["discriminator"] = discriminator.update(pixels, made, accelerator)
         psnr = -10.0 * torch.log10(difference.detach().square().mean() / 4.0)
-        return {"l1": pixel_loss.detach(), "kl": kl.detach(), "psnr": psnr}
+        return {"l1": pixel_loss.detach(), "kl": kl.detach(), "psnr": psnr, **extra_terms}
 
     return step
 

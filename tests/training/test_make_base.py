@@ -133,6 +133,22 @@ def test_a_decoder_alone_can_be_improved(made: Path, pairs: Path, tmp_path: Path
         assert all(torch.equal(after[part][key], weight) for key, weight in before[part].items())
 
 
+def test_a_decoder_with_critics_is_resumed_exactly(
+    made: Path, pairs: Path, signal_in_step: SignalInStep, tmp_path: Path
+) -> None:
+    flags: tuple[object, ...] = ("--init", made / "base.safetensors", "--vae-decoder-only", "--unet-steps", 0)
+    flags += ("--vae-perceptual-weight", 0.2, "--vae-adversarial-weight", 0.05)
+    assert make(pairs, tmp_path / "whole", *flags).status == 0
+    signal_in_step(make_base, "vae", 1, signal.SIGINT)
+    assert make(pairs, tmp_path / "run", *flags).status == 128 + signal.SIGINT
+
+    assert make(pairs, tmp_path / "run", *flags, "--resume").status == 0
+
+    whole, run = ((tmp_path / name / "vae.jsonl").read_text() for name in ("whole", "run"))
+    assert run == whole
+    assert {"perceptual", "adversarial", "discriminator"} <= json.loads(whole.splitlines()[-1]).keys()
+
+
 @pytest.mark.slow
 def test_a_run_stopped_in_either_training_repeats_the_uninterrupted_one(
     made: Path,

