@@ -32,7 +32,7 @@ from .command_line.options import OptionError, command_parser, require_empty, ru
 from .generation.pair_sampling import PairJob, SamplerSettings, Texts, paint, versions
 
 # A record may come from anyone: nothing that it asks for may take the whole memory.
-_RANGES = {"steps": (1, 1000), "resolution": (64, 4096), "batch_size": (1, 1024), "threads": (1, 1024)}
+_RANGES = {"steps": (1, 999), "resolution": (64, 4096), "batch_size": (1, 1024), "threads": (1, 1024)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,24 +30,16 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from siamese_core.architecture import LATENT_SCALE, HintBlock
-from siamese_core.contact_sheet import grid, outlined
+from siamese_core.architecture import HintBlock
 from siamese_core.diffusers_backend.base_model import load_base, local_base
 from siamese_core.diffusers_backend.cpu_memory import return_freed_memory
-from siamese_core.diffusers_backend.mask_sampling import controlled_noise_predictor, sample_latents
+from siamese_core.diffusers_backend.mask_sampling import Sampler
 from siamese_core.files import file_digest, write_text_atomic
 from siamese_core.learning.processes import refuse_sharded_weights, wait_for
 from siamese_core.learning.siamese_training import Diverged, ExecutionSettings, OptimiserSettings, Trainer
 from siamese_core.learning.step_loop import CheckpointStore, LoopSettings, run_steps
-from siamese_core.learning.training_set import (
-    BatchSettings,
-    TrainingSet,
-    encode_pairs,
-    load_training_set,
-    mask_hint,
-)
+from siamese_core.learning.training_set import BatchSettings, TrainingSet, encode_pairs, load_training_set
 from siamese_core.masks.mask_files import ResizeMode
-from siamese_core.method.ddim import to_uint8
 from siamese_core.method.objective import ObjectiveSettings
 from siamese_core.pairs.pair_files import Pair, check_pairs, find_pairs, pairs_fingerprint
 from siamese_core.run_record import check_record
@@ -67,6 +59,7 @@ from .command_line.options import (
     require_empty,
     run_command,
 )
+from .generation.sample_pictures import sample_sheet
 
 
 @dataclass(frozen=True)
@@ -90,6 +83,7 @@ class TrainSettings:
     log_every: int = option(10, "steps between reads of the losses")
     sample_every: int = option(500, "steps between sample pictures, 0 for none")
     sample_count: int = option(4, "fixed masks in a sample picture")
+    sampler: Sampler = option("ddim", "of sample pictures: 20 steps of ddim, or 15 of dpmpp-2m")
     sample_guidance: float = option(9.0, "guidance scale of sample pictures; small bases want 2 to 3")
     threads: int = option(0, "CPU threads, 0 leaves torch's choice")
     export: Literal["full", "adapter", "both"] = option("full", "what the finished run writes")
@@ -307,28 +301,15 @@ def _sampler(trainer: Trainer, data: TrainingSet, settings: TrainSettings) -> Ca
         if not due or not trainer.accelerator.is_main_process:
             return
         folder.mkdir(exist_ok=True)
-        device = trainer.accelerator.device
-        with (
-            torch.no_grad(),
-            trainer.averaged_weights(),
-            trainer.frozen_on_device() as base,
-            trainer.accelerator.autocast(),
-        ):
-            predict = controlled_noise_predictor(
-                trainer.networks,
-                [(mask_hint(data.masks[chosen]).to(device), 1.0)],
-                data.contexts[data.prompt_index[chosen]].to(device),
-                data.contexts[-1:].expand(len(chosen), -1, -1).to(device),
-                guidance_scale=settings.sample_guidance,
-            )
-            side = settings.resolution
-            seeds = range(settings.seed, settings.seed + len(chosen))
-            latents = sample_latents(predict, seeds, side, side, steps=20, device=device)
-            images = to_uint8(base.vae.decode(latents / LATENT_SCALE).sample)
-        masks = data.masks[chosen].numpy()
-        real = data.images[chosen].permute(0, 2, 3, 1).numpy()
-        over = [outlined(image, mask) for image, mask in zip(images, masks, strict=True)]
-        sheet = grid([[mask.astype(np.uint8) * 255 for mask in masks], list(real), list(images), over])
+        sheet = sample_sheet(
+            trainer,
+            data,
+            chosen,
+            settings.resolution,
+            sampler=settings.sampler,
+            guidance=settings.sample_guidance,
+            seed=settings.seed,
+        )
         Image.fromarray(sheet).save(folder / f"step-{done:08d}.png")
         tracker = trainer.accelerator.get_tracker("tensorboard", unwrap=True)
         tracker.add_image("samples", sheet, done, dataformats="HWC")

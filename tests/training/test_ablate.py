@@ -185,6 +185,7 @@ def test_a_plan_that_makes_no_sense_is_refused_before_anything_runs(
     [
         (("[segment]", "[segment]\nnetwrok = 1"), "unrecognized arguments: --netwrok 1"),
         (("[generate]\nsteps = 2", "[generate]\nsteps = 'few'"), "invalid int value: 'few'"),
+        (("[generate]\nsteps = 2", "[generate]\nsampler = 'euler'"), "invalid choice: 'euler'"),
         (('["small-unet"]', '["u-net"]'), "network 'u-net' is not known; take some of"),
     ],
 )

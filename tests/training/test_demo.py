@@ -36,6 +36,14 @@ def test_the_demo_leaves_pairs_a_report_and_a_summary(tmp_path: Path) -> None:
     assert Image.open(output / "contact_sheet.png").size[0] > 128
 
 
+@pytest.mark.parametrize(
+    ("flags", "steps"),
+    [([], 25), (["--sampler", "dpmpp-2m"], 15), (["--sampler", "dpmpp-2m", "--sampling-steps", "8"], 8)],
+)
+def test_a_sampler_brings_its_own_number_of_steps(flags: list[str], steps: int) -> None:
+    assert demo._parse(flags)[1].sampling_steps == steps
+
+
 def test_the_demo_replaces_an_earlier_demo_and_nothing_else(tmp_path: Path) -> None:
     own, foreign = tmp_path / "demo", tmp_path / "thesis"
     (own / "phantoms").mkdir(parents=True)

@@ -225,6 +225,27 @@ def test_a_pair_made_again_from_its_record_equals_the_original(
     assert files(tmp_path / "pair") == {name: (whole / name).read_bytes() for name in (image, mask)}
 
 
+def test_the_record_tells_the_sampler_that_a_pair_is_made_again_with(
+    full_model: Path, masks: Path, tmp_path: Path
+) -> None:
+    places = ("--checkpoint", full_model, "--masks", masks)
+    made, again = tmp_path / "made", tmp_path / "again"
+    flags = ("--sampler", "dpmpp-2m", "--batch-size", 2, "--threads", 1)
+    assert run_here(generate.main, *places, "--output", made, *flags).status == 0
+    line = manifest(made)[0]
+    assert (line["sampler"]["name"], line["sampler"]["steps"]) == ("dpmpp-2m", 15)
+
+    record = (made / "manifest.jsonl", "--pair", line["stem"])
+    outcome = run_here(regenerate.main, *record, *places, "--output", again)
+    assert "equal to the original, byte for byte" in outcome.output
+
+    line["sampler"]["name"] = "euler"
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(line))
+    record = (tmp_path / "manifest.jsonl", "--pair", line["stem"])
+    outcome = run_here(regenerate.main, *record, *places, "--output", tmp_path / "none")
+    assert "has 'euler' as its 'name'" in outcome.refusal
+
+
 def test_a_pair_of_a_device_that_is_not_here_is_made_again_on_the_cpu(
     whole: Path, full_model: Path, masks: Path, tmp_path: Path
 ) -> None:

@@ -48,7 +48,7 @@ def assert_same_training(run: Path, reference: Path) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory, train: Train) -> tuple[Path, Outcome]:
     """A run that nothing interrupted, and what it printed."""
     output = tmp_path_factory.mktemp("train") / "run"
-    pictures = ("--sample-every", STEPS, "--sample-count", 2)
+    pictures = ("--sample-every", STEPS, "--sample-count", 2, "--sampler", "dpmpp-2m")
     outcome = train(output, "--prompt", "a photo", "--export", "both", *pictures)
     assert outcome.status == 0, outcome.errors
     return output, outcome

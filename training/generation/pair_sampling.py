@@ -18,7 +18,11 @@ from torch import Tensor
 
 from siamese_core.architecture import LATENT_SCALE
 from siamese_core.dataset_generation.mask_source import MaskSource, PairMask, PairSize
-from siamese_core.diffusers_backend.mask_sampling import controlled_noise_predictor, sample_latents
+from siamese_core.diffusers_backend.mask_sampling import (
+    Sampler,
+    controlled_noise_predictor,
+    sample_latents,
+)
 from siamese_core.diffusers_backend.siamese_model import SiameseModel
 from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.files import file_digest
@@ -46,7 +50,7 @@ class SamplerSettings:
     image_weight: float | None
     shares_text: bool
     threads: int
-    name: str = "ddim"
+    name: Sampler = "ddim"
     batch_size: int = 0
     image_digest: str | None = None
     device: str = "cpu"
@@ -162,7 +166,16 @@ def paint(model: SiameseModel, jobs: Sequence[PairJob], texts: Texts) -> list[Fi
     )
     seeds = [record.seed or 0 for record in records]
     height, width = masks.shape[-2:]
-    latents = sample_latents(predict, seeds, height, width, sampler.steps, model.device)
+    latents = sample_latents(
+        predict,
+        seeds,
+        height,
+        width,
+        sampler.steps,
+        model.device,
+        sampler=sampler.name,
+        prediction=model.networks.prediction,
+    )
     pixels_of = to_uint8(model.base.vae.decode(latents / LATENT_SCALE).sample)
     return [
         _finished(record, job.mask.written, image)

@@ -1,0 +1,68 @@
+"""Pictures of what a model that is being trained makes of a few fixed masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from siamese_core.architecture import LATENT_SCALE
+from siamese_core.contact_sheet import grid, outlined
+from siamese_core.diffusers_backend.mask_sampling import (
+    DEFAULT_STEPS,
+    Sampler,
+    controlled_noise_predictor,
+    sample_latents,
+)
+from siamese_core.learning.siamese_training import Trainer
+from siamese_core.learning.training_set import TrainingSet, mask_hint
+from siamese_core.method.ddim import to_uint8
+
+_STEPS: dict[Sampler, int] = {**DEFAULT_STEPS, "ddim": 20}
+
+
+def sample_sheet(
+    trainer: Trainer,
+    data: TrainingSet,
+    chosen: Sequence[int],
+    side: int,
+    *,
+    sampler: Sampler,
+    guidance: float,
+    seed: int,
+) -> NDArray[np.uint8]:
+    """A row each of masks, their real images, images sampled with ``seed`` on, and those with outlines.
+
+    ``chosen``: indices of the pairs of ``data``, which were encoded at ``side`` pixels.
+    """
+    device = trainer.accelerator.device
+    with (
+        torch.no_grad(),
+        trainer.averaged_weights(),
+        trainer.frozen_on_device() as base,
+        trainer.accelerator.autocast(),
+    ):
+        predict = controlled_noise_predictor(
+            trainer.networks,
+            [(mask_hint(data.masks[chosen]).to(device), 1.0)],
+            data.contexts[data.prompt_index[chosen]].to(device),
+            data.contexts[-1:].expand(len(chosen), -1, -1).to(device),
+            guidance_scale=guidance,
+        )
+        latents = sample_latents(
+            predict,
+            range(seed, seed + len(chosen)),
+            side,
+            side,
+            steps=_STEPS[sampler],
+            device=device,
+            sampler=sampler,
+            prediction=trainer.networks.prediction,
+        )
+        images = to_uint8(base.vae.decode(latents / LATENT_SCALE).sample)
+    masks = data.masks[chosen].numpy()
+    real = data.images[chosen].permute(0, 2, 3, 1).numpy()
+    over = [outlined(image, mask) for image, mask in zip(images, masks, strict=True)]
+    return grid([[mask.astype(np.uint8) * 255 for mask in masks], list(real), list(images), over])
