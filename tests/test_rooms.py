@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from training.command_line.options import read_toml
+
 ROOT = Path(__file__).parents[1]
 CORE, TRAINING, NODES, TESTS = (
     sorted((ROOT / name).rglob("*.py")) for name in ("siamese_core", "training", "nodes", "tests")
@@ -126,3 +128,9 @@ def test_no_folder_outgrows_15_files(folder: Path) -> None:
 def test_no_test_file_imports_another() -> None:
     found = {path: [name for _, name in imports(path) if ".test_" in f".{name}"] for path in TESTS}
     assert not {name_of(path): names for path, names in found.items() if names}
+
+
+def test_every_package_is_installed() -> None:
+    listed = read_toml(ROOT / "pyproject.toml")["tool"]["setuptools"]["packages"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (*CORE, *TRAINING)}
+    assert sorted(listed) == sorted({*found, "siamese_core.assets"})

@@ -15,7 +15,7 @@ from siamese_core.dataset_generation.finished_pairs import SetLists, stored_plan
 from siamese_core.dataset_generation.storage import open_store
 from siamese_core.pairs.manifest import RECORD_KEY
 from tests.support.fuzzing import TOKENS, inputs, json_values, refusal
-from tests.support.generation_runs import PLAN, Stopped, Work, run_set, stop_after
+from tests.support.sets.generation_runs import PLAN, Stopped, Work, run_set, stop_after
 from training.regenerate import read_record
 
 SAMPLER = {

@@ -17,9 +17,9 @@ from siamese_core.pairs.formats import FORMATS
 from siamese_core.pairs.pair_export import find_source
 from siamese_core.pairs.pair_files import find_pairs, load_pair
 from tests.support.commands import Outcome, run_here
-from tests.support.dataset_trees import kvasir, plain
 from tests.support.folders import full_disk, read_tree
-from tests.support.pair_sets import finished_pairs, write_set
+from tests.support.sets.dataset_trees import kvasir, plain
+from tests.support.sets.pair_sets import finished_pairs, write_set
 from training import export
 
 OF_TWO_FILES = [name for name, kind in FORMATS.items() if not kind.chunk_is_a_file]

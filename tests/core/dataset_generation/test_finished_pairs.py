@@ -14,7 +14,16 @@ from siamese_core.dataset_generation.generation_run import Shard
 from siamese_core.dataset_generation.storage import FolderStore, StoreError, open_store
 from siamese_core.pairs.formats import FORMATS, FinishedPair
 from siamese_core.run_record import ResumeError
-from tests.support.generation_runs import COUNT, PLAN, Stopped, Work, files, manifest, run_set, stop_after
+from tests.support.sets.generation_runs import (
+    COUNT,
+    PLAN,
+    Stopped,
+    Work,
+    files,
+    manifest,
+    run_set,
+    stop_after,
+)
 
 
 @pytest.fixture(scope="module")

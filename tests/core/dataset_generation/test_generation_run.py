@@ -16,7 +16,7 @@ from siamese_core.dataset_generation.storage import FolderStore, open_store
 from siamese_core.pairs.formats import FORMATS, FinishedPair
 from siamese_core.run_record import ResumeError
 from tests.support.folders import full_disk, read_tree
-from tests.support.generation_runs import (
+from tests.support.sets.generation_runs import (
     COUNT,
     PLAN,
     Stopped,

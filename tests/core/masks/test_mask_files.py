@@ -17,7 +17,7 @@ from siamese_core.masks.mask_files import (
     discover_masks,
     read_mask,
 )
-from tests.support.half_masks import LEFT, SHAPE
+from tests.support.sets.half_masks import LEFT, SHAPE
 
 
 def columns(*values: Any, dtype: Any = np.uint8) -> np.ndarray:

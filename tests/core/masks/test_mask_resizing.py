@@ -11,7 +11,7 @@ from siamese_core.masks.mask_files import (
     resize_image,
     resize_mask,
 )
-from tests.support.half_masks import LEFT, SHAPE
+from tests.support.sets.half_masks import LEFT, SHAPE
 
 MODES: tuple[ResizeMode, ...] = ("stretch", "crop", "pad")
 

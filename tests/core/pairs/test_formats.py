@@ -19,7 +19,7 @@ from siamese_core.pairs.formats import FORMATS, FinishedPair
 from siamese_core.pairs.formats.coco import compressed, objects
 from siamese_core.pairs.pair_files import find_pairs, load_pair
 from tests.support.folders import read_tree
-from tests.support.pair_sets import finished_pairs, write_set
+from tests.support.sets.pair_sets import finished_pairs, write_set
 from training.preparation.dataset_layouts import read_dataset
 
 

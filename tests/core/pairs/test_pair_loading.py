@@ -17,7 +17,7 @@ from siamese_core.pairs.pair_files import (
     pairs_fingerprint,
     read_image,
 )
-from tests.support.pair_files import FOREGROUND, SHAPE, save, save_image, save_mask
+from tests.support.sets.pair_files import FOREGROUND, SHAPE, save, save_image, save_mask
 
 
 @pytest.fixture
