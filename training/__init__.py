@@ -1,4 +1,4 @@
-"""Headless commands: ``python -m training.<command> --help``."""
+"""Headless commands: ``python -m training`` lists them, and each has a manual behind ``--help``."""
 
 import os
 

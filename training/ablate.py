@@ -1,4 +1,4 @@
-"""What does each part of the method add? Train variants of the generative model and compare what they paint.
+"""What does each part of the method add? Train variants of the generative model and compare their images.
 
     python -m training.ablate PLAN.toml --pairs DIR --test [NAME=]DIR --base PATH --output DIR
 

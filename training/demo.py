@@ -1,4 +1,4 @@
-"""The main job in one command, on generated data: train, paint, export, report.
+"""The main job in one command: train, generate a dataset, measure, report.
 
     python -m training.demo [--output demo_output]
 

@@ -1,4 +1,4 @@
-"""Write a set of pairs anew in the layout that a trainer reads.
+"""Write a dataset anew in the layout that a trainer reads.
 
     python -m training.export SOURCE --output DIR --format NAME
 

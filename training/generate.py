@@ -1,4 +1,4 @@
-"""Paint an image for every mask of a folder, or for random masks drawn after them: a labelled pair for each.
+"""Generate an image for every mask of a folder, or for random masks drawn after them: labelled pairs.
 
     python -m training.generate --checkpoint FILE --masks DIR --output DIR
 

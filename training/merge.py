@@ -1,4 +1,4 @@
-"""Check a set that training.generate has written, and write its lists: manifest.jsonl and the format's index.
+"""Check a dataset that training.generate has written, and write its manifest.jsonl and its format's index.
 
     python -m training.merge SET [--deep] [--partial]
 

@@ -1,4 +1,4 @@
-"""Paint one pair again from its record, and compare it with what the record says.
+"""Generate one pair again from its record, and compare it with what the record says.
 
     python -m training.regenerate RECORD --pair NAME --checkpoint FILE --masks DIR --output DIR
 

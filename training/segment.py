@@ -1,4 +1,4 @@
-"""Does synthetic data help? Train segmentation networks on sets of pairs and compare them on test sets.
+"""Does synthetic data help? Train segmentation networks with and without it and compare them on test sets.
 
     python -m training.segment --real DIR --synthetic DIR --times 1 2 4 --test DIR --network unet --output DIR
     python -m training.segment --train real=DIR both=DIR,DIR --test A=DIR B=DIR --network unet --output DIR
