@@ -28,6 +28,7 @@ import torch
 from siamese_core.architecture import Architecture
 from siamese_core.diffusers_backend.base_model import local_base
 from siamese_core.diffusers_backend.diffusers_export import write_folder
+from siamese_core.settings import Range, check_range
 from siamese_core.weights.diffusers_folder import read_model
 from siamese_core.weights.foreign_keys import explain_dropped
 from siamese_core.weights.key_layouts import decoder_keys, merge_parts
@@ -51,6 +52,7 @@ _FOLDER_MARKS = ("model_index.json", "config.json")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
+    check_range("--heads", args.heads, Range(1, 1024))
     _check_output(args)
     model = read_model(args.source, num_heads=args.heads, prediction=args.prediction)
     print(f"{args.source}: {KIND_NAMES[model.kind]}, {_described(model)}")

@@ -31,7 +31,7 @@ from siamese_core.files import write_bytes_atomic, write_text_atomic
 from siamese_core.pairs.pair_files import Pair, find_pairs, load_pair
 from siamese_core.pairs.pair_writer import png_bytes
 from siamese_core.phantoms.phantom import write_phantoms
-from siamese_core.settings import option
+from siamese_core.settings import COUNT, GUIDANCE, SAMPLING_STEPS, SEED, Range, option
 
 from . import generate, train
 from .command_line.options import OptionError, add_flags, build, command_parser, run_command
@@ -50,18 +50,24 @@ _OWN_FILES = {"phantoms", "training", "pairs", "report.html", "contact_sheet.png
 class DemoSettings:
     """Size of the demo; the defaults take a few minutes on two CPU cores."""
 
-    pairs: int = option(200, "phantoms to train on")
-    held_out: int = option(16, "held-out masks to paint")
-    steps: int = option(105, "steps of the Siamese training")
-    batch_size: int = option(4, "pairs a training step; the rest is in training/recipes/small_base.toml")
+    pairs: int = option(200, "phantoms to train on", COUNT)
+    held_out: int = option(16, "held-out masks to paint", COUNT)
+    steps: int = option(105, "steps of the Siamese training", COUNT)
+    batch_size: int = option(
+        4, "pairs a training step; the rest is in training/recipes/small_base.toml", COUNT
+    )
     sampler: Sampler = option("ddim", "the paper's ddim, or dpmpp-2m, which needs fewer steps")
     sampling_steps: int | None = option(
-        None, "sampling steps; default: 25 of ddim (the paper's 50 take twice the time), 15 of dpmpp-2m"
+        None,
+        "sampling steps; default: 25 of ddim (the paper's 50 take twice the time), 15 of dpmpp-2m",
+        SAMPLING_STEPS,
     )
-    guidance: float = option(3.0, "guidance scale; the paper's 9 is for SD 1.5")
-    segmenter_steps: int = option(SegmenterSettings().steps, "steps of the judging segmentation network")
-    seed: int = option(7, "seed of phantoms, training and sampling")
-    threads: int = option(2, "CPU threads")
+    guidance: float = option(3.0, "guidance scale; the paper's 9 is for SD 1.5", GUIDANCE)
+    segmenter_steps: int = option(
+        SegmenterSettings().steps, "steps of the judging segmentation network", COUNT
+    )
+    seed: int = option(7, "seed of phantoms, training and sampling", SEED)
+    threads: int = option(2, "CPU threads", Range(1, 1024))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

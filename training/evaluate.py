@@ -40,7 +40,7 @@ from torch import nn
 
 from siamese_core.files import write_text_atomic
 from siamese_core.pairs.pair_files import Pair, find_pairs
-from siamese_core.settings import option
+from siamese_core.settings import CLASS, COUNT, GREY_LEVEL, SEED, THREADS, Range, option
 
 from .command_line.options import (
     OptionError,
@@ -91,16 +91,18 @@ class EvaluateSettings:
     download: bool = option(False, "fetch weights that are missing")
     segmenter_train: Path | None = option(None, "real pairs to train the judge of mask adherence on")
     real_test: Path | None = option(None, "real pairs apart from those, for comparison")
-    segmenter_steps: int = option(1500, "training steps of that network")
-    segmenter_resolution: int = option(128, "side of its images in pixels, a multiple of 16")
-    resolution: int = option(256, "side in pixels for LPIPS and TorchScript extractors")
-    bootstrap: int = option(1000, "resamples of the intervals (FID: at most 100)")
-    batch_size: int = option(16, "images computed at once")
-    seed: int = option(42, "seed of resamples, subsets and the segmentation network")
+    segmenter_steps: int = option(1500, "training steps of that network", COUNT)
+    segmenter_resolution: int = option(
+        128, "side of its images in pixels, a multiple of 16", Range(16, 16384, multiple_of=16)
+    )
+    resolution: int = option(256, "side in pixels for LPIPS and TorchScript extractors", Range(64, 16384))
+    bootstrap: int = option(1000, "resamples of the intervals (FID: at most 100)", Range(100))
+    batch_size: int = option(16, "images computed at once", COUNT)
+    seed: int = option(42, "seed of resamples, subsets and the segmentation network", SEED)
     skip_corrupt: bool = option(False, "leave out files that cannot be read, and list them")
-    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)")
-    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks")
-    threads: int = option(0, "CPU threads, 0 leaves torch's choice")
+    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)", GREY_LEVEL)
+    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
+    threads: int = option(0, "CPU threads, 0 leaves torch's choice", THREADS)
 
 
 @dataclass(frozen=True)
@@ -325,13 +327,6 @@ def _check_settings(settings: EvaluateSettings) -> None:
         if getattr(settings, name) == Path():
             raise OptionError(f"--{name} is needed")
     require_empty(settings.output, "give a new folder for the results")
-    for name, least in (("batch_size", 1), ("bootstrap", 100), ("resolution", 64), ("segmenter_steps", 1)):
-        if getattr(settings, name) < least:
-            flag = f"--{name.replace('_', '-')}"
-            raise OptionError(f"{flag} must be at least {least}, not {getattr(settings, name)}")
-    side = settings.segmenter_resolution
-    if side < 16 or side % 16:
-        raise OptionError(f"--segmenter-resolution must be a positive multiple of 16, not {side}")
     if settings.real_test and not settings.segmenter_train:
         raise OptionError("--real-test compares mask adherence: it needs --segmenter-train")
 

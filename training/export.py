@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from siamese_core.pairs.formats import FORMATS
 from siamese_core.pairs.pair_export import Reading, export_pairs, find_source
-from siamese_core.settings import option
+from siamese_core.settings import CLASS, COUNT, GREY_LEVEL, option
 
 from .command_line.options import (
     OptionError,
@@ -47,10 +47,10 @@ class ExportSettings:
 
     output: Path = option(Path(), "folder for the set, new or empty")
     format: str = option("", f"layout of the set: {', '.join(FORMATS)}")
-    pairs_per_tar: int = option(100, "pairs in a tar of webdataset; so many are in memory at a time")
+    pairs_per_tar: int = option(100, "pairs in a tar of webdataset; so many are in memory at a time", COUNT)
     prompt: str = option("", "prompt of pairs that have none")
-    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)")
-    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks")
+    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)", GREY_LEVEL)
+    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,8 +82,6 @@ def _check_settings(settings: ExportSettings) -> None:
             raise OptionError(f"--{name} is needed")
     if settings.format not in FORMATS:
         raise OptionError(f"--format {settings.format} is not known; take one of {', '.join(FORMATS)}")
-    if settings.pairs_per_tar < 1:
-        raise OptionError(f"--pairs-per-tar must be at least 1, not {settings.pairs_per_tar}")
     require_empty(settings.output)
 
 

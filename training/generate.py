@@ -42,10 +42,20 @@ from siamese_core.diffusers_backend.siamese_model import SiameseModel, model_fro
 from siamese_core.files import file_digest
 from siamese_core.masks.mask_files import ResizeMode, discover_masks, list_images
 from siamese_core.masks.random_transforms import TransformSettings
-from siamese_core.method.noise_schedule import ddim_timesteps
 from siamese_core.pairs.formats import FORMATS, FinishedPair
 from siamese_core.pairs.pair_files import PROMPT_FILE, find_pairs
-from siamese_core.settings import option
+from siamese_core.settings import (
+    CLASS,
+    COUNT,
+    GREY_LEVEL,
+    GUIDANCE,
+    SAMPLING_STEPS,
+    SEED,
+    SIDE,
+    THREADS,
+    Range,
+    option,
+)
 from siamese_core.stop_requests import Interrupted, stop_requests
 from siamese_core.weights.model_file import ModelFile, load_model
 
@@ -73,27 +83,31 @@ class GenerateSettings:
     masks: Path = option(Path(), "folder of masks, or one mask file")
     output: str = option("", "folder for the pairs, new or empty, or an address that fsspec knows")
     format: Literal[tuple(FORMATS)] = option("pairs", "layout of the written set")  # type: ignore[valid-type]
-    per_mask: int = option(1, "images per mask")
+    per_mask: int = option(1, "images per mask", COUNT)
     random_masks: bool = option(False, "draw every mask anew: move, turn and scale it as --mask-... says")
     prompt: str | None = option(
         None, "prompt; default: the mask's in a prompt.json beside masks/, else the checkpoint's"
     )
     negative_prompt: str = option("", "prompt of the unconditional pass")
     sampler: Sampler = option("ddim", "the paper's ddim, or dpmpp-2m (DPM-Solver++), which needs fewer steps")
-    steps: int | None = option(None, "sampling steps; default: 50 of ddim, 15 of dpmpp-2m")
-    guidance: float = option(9.0, "guidance scale; 1 switches guidance off")
-    resolution: int | None = option(None, "side in pixels, a multiple of 64; without it the checkpoint's")
+    steps: int | None = option(None, "sampling steps; default: 50 of ddim, 15 of dpmpp-2m", SAMPLING_STEPS)
+    guidance: float = option(9.0, "guidance scale; 1 switches guidance off", GUIDANCE)
+    resolution: int | None = option(
+        None, "side in pixels, a multiple of 64; without it the checkpoint's", SIDE
+    )
     resize_mode: ResizeMode = option("stretch", "how masks are brought to it")
     size: PairSize = option("model", "size of the written pair: the model's or the mask file's")
-    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)")
-    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks")
+    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)", GREY_LEVEL)
+    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
     images: Path | None = option(None, "folder of images of the masks' stems, for the image prior")
-    image_weight: float = option(1.0, "weight w_i of the image prior's control")
-    batch_size: int = option(4, "samples computed at once")
-    chunk_size: int = option(64, "pairs that are listed together, and a worker's share; of WebDataset a file")
+    image_weight: float = option(1.0, "weight w_i of the image prior's control", Range(0, 100))
+    batch_size: int = option(4, "samples computed at once", COUNT)
+    chunk_size: int = option(
+        64, "pairs that are listed together, and a worker's share; of WebDataset a file", COUNT
+    )
     shard: str = option("0/1", "this machine's share: number/count, numbers from 0")
-    seed: int = option(42, "seed of the first sample; the others' are derived")
-    threads: int = option(0, "CPU threads, 0 leaves torch's choice")
+    seed: int = option(42, "seed of the first sample; the others' are derived", SEED)
+    threads: int = option(0, "CPU threads, 0 leaves torch's choice", THREADS)
 
     @property
     def sampling_steps(self) -> int:
@@ -273,11 +287,6 @@ def _check_settings(settings: GenerateSettings) -> None:
     for name in ("checkpoint", "masks", "output"):
         if getattr(settings, name) in (Path(), ""):
             raise OptionError(f"--{name} is needed")
-    for name in ("per_mask", "batch_size", "chunk_size"):
-        if getattr(settings, name) < 1:
-            raise OptionError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(settings, name)}")
-    if settings.resolution is not None and (settings.resolution <= 0 or settings.resolution % 64):
-        raise OptionError(f"--resolution must be a positive multiple of 64, not {settings.resolution}")
     if settings.size == "source" and settings.resize_mode != "stretch":
         raise OptionError(
             f"--size source cannot undo --resize-mode {settings.resize_mode}: image and mask would no longer "
@@ -285,10 +294,6 @@ def _check_settings(settings: GenerateSettings) -> None:
         )
     if settings.random_masks and settings.images:
         raise OptionError("--images shows what the masks were drawn on; it does not go with --random-masks")
-    try:
-        ddim_timesteps(settings.sampling_steps)
-    except ValueError as error:
-        raise OptionError(f"--steps: {error}") from error
 
 
 def parse(

@@ -50,7 +50,7 @@ from siamese_core.masks.mask_files import list_images, resize_image
 from siamese_core.method.ddim import to_uint8
 from siamese_core.pairs.pair_files import find_pairs, read_image
 from siamese_core.run_record import ResumeError
-from siamese_core.settings import option, recorded
+from siamese_core.settings import COUNT, SEED, SIDE, Range, option, recorded
 from siamese_core.stop_requests import Interrupted
 
 from .command_line.options import (
@@ -72,15 +72,19 @@ class MakeBaseSettings:
     """Settings of the command besides those of the two trainings."""
 
     prompt: str = option("", "prompt of images that have none of their own")
-    resolution: int = option(128, "image side in pixels, a multiple of 64; images are stretched to it")
-    unet_widths: tuple[int, ...] = option(TINY.unet.widths, "UNet widths, multiples of 32 and of the first")
+    resolution: int = option(128, "image side in pixels, a multiple of 64; images are stretched to it", SIDE)
+    unet_widths: tuple[int, ...] = option(
+        TINY.unet.widths, "UNet widths, multiples of 32 and of the first", Range(32, 4096, multiple_of=32)
+    )
     vae_widths: tuple[int, ...] = option(
-        TINY.vae.widths, "VAE widths, multiples of 32; below 64 colours are slow to come out"
+        TINY.vae.widths,
+        "VAE widths, multiples of 32; below 64 colours are slow to come out",
+        Range(32, 4096, multiple_of=32),
     )
     restart_unet: bool = option(False, "with --init: take its VAE only; UNet and text encoder start anew")
-    seed: int = option(42, "seed of weights, data order and noise")
-    save_every: int = option(500, "steps between checkpoints")
-    threads: int = option(1, "CPU threads; small models are fastest with one")
+    seed: int = option(42, "seed of weights, data order and noise", SEED)
+    save_every: int = option(500, "steps between checkpoints", COUNT)
+    threads: int = option(1, "CPU threads; small models are fastest with one", Range(1, 1024))
 
 
 # Settings that decide the result: a run can be resumed only with the same ones.
@@ -253,7 +257,7 @@ def _check_settings(
     settings: MakeBaseSettings, vae: VAESettings, unet: UNetSettings, continued: bool
 ) -> None:
     for name, widths in (("unet-widths", settings.unet_widths), ("vae-widths", settings.vae_widths)):
-        if len(widths) != 4 or any(width % 32 or width <= 0 for width in widths):
+        if len(widths) != 4 or any(width % 32 for width in widths):
             raise OptionError(
                 f"--{name} needs four positive multiples of 32, not {' '.join(map(str, widths))}"
             )
@@ -264,31 +268,16 @@ def _check_settings(
             f"--unet-widths: the last must be at least 64, not {settings.unet_widths[-1]}: one channel per "
             "normalisation group has no variance on a 1 x 1 feature map"
         )
-    if settings.resolution % 64 or settings.resolution <= 0:
-        raise OptionError(f"--resolution must be a positive multiple of 64, not {settings.resolution}")
-    if vae.crop <= 0 or vae.crop % 8:
-        raise OptionError(f"--vae-crop must be a positive multiple of 8, not {vae.crop}")
     if settings.restart_unet and not continued:
         raise OptionError("--restart-unet needs --init, the base whose VAE is to be taken")
-    if vae.steps < 0 or (vae.steps == 0 and not continued):
+    if vae.steps == 0 and not continued:
         raise OptionError(f"--vae-steps must be at least 1, or 0 with --init, not {vae.steps}")
-    if unet.steps < 0 or (unet.steps == 0 and (not continued or settings.restart_unet)):
+    if unet.steps == 0 and (not continued or settings.restart_unet):
         raise OptionError(f"--unet-steps must be at least 1, or 0 with --init and its UNet, not {unet.steps}")
     if vae.steps == unet.steps == 0:
         raise OptionError("--vae-steps 0 with --unet-steps 0 trains nothing")
     if vae.decoder_only and not continued:
         raise OptionError("--vae-decoder-only needs --init, the base whose encoder is to stay")
-    for name in ("latent_noise", "perceptual_weight", "adversarial_weight"):
-        if not getattr(vae, name) >= 0:
-            raise OptionError(f"--vae-{name.replace('_', '-')} must be 0 or more, not {getattr(vae, name)}")
-    at_least_one = {
-        "save-every": settings.save_every,
-        "vae-batch-size": vae.batch_size,
-        "unet-batch-size": unet.batch_size,
-    }
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise OptionError(f"--{name} must be at least 1, not {value}")
 
 
 def _find_images(source: Path, prompt: str) -> tuple[list[Path], list[str]]:

@@ -36,7 +36,7 @@ from siamese_core.files import whole_folder, write_text_atomic
 from siamese_core.masks.mask_files import mask_to_uint8
 from siamese_core.pairs.pair_files import PROMPT_FILE, Pair, load_pair
 from siamese_core.pairs.pair_writer import png_bytes
-from siamese_core.settings import option
+from siamese_core.settings import CLASS, COUNT, GREY_LEVEL, SEED, option
 
 from .command_line.options import (
     OptionError,
@@ -74,10 +74,10 @@ class PrepareSettings:
     split: str | None = option(
         None, f"training:validation:test; without it the data's own split, else {DEFAULT_RATIO}"
     )
-    train: int | None = option(None, "take so many pairs for training and all others for testing")
-    seed: int = option(42, "seed of the draw")
-    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)")
-    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks")
+    train: int | None = option(None, "take so many pairs for training and all others for testing", COUNT)
+    seed: int = option(42, "seed of the draw", SEED)
+    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)", GREY_LEVEL)
+    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from siamese_core.files import write_text_atomic
 from siamese_core.masks.mask_files import ResizeMode
-from siamese_core.settings import option
+from siamese_core.settings import SEED, Range, option
 
 from .command_line.options import OptionError, add_flags, build, command_parser, run_command
 from .evaluation.metrics.image_sets import find_images
@@ -43,12 +43,14 @@ class PageSettings:
 
     real: Path = option(Path(), "folder of real images, or of pairs")
     output: Path = option(Path(), "the page to write, .html")
-    count: int = option(25, "images of each source")
+    count: int = option(25, "images of each source", Range(_FEWEST))
     resolution: int | None = option(
-        None, "side of the shown images in pixels; default: the shortest side among them, so none is enlarged"
+        None,
+        "side of the shown images in pixels; default: the shortest side among them, so none is enlarged",
+        Range(_SMALLEST_SIDE, _LARGEST_SIDE),
     )
     resize_mode: ResizeMode = option("stretch", "how images are brought to it")
-    seed: int = option(42, "seed of the choice and of the order")
+    seed: int = option(42, "seed of the choice and of the order", SEED)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class ScoreSettings:
     key: Path = option(Path(), "the .key.json that was written beside the page")
     output: Path = option(Path(), "folder for the results, new or empty")
     allow_missing: bool = option(False, "leave out the images that not every rater rated")
-    seed: int = option(42, "seed of resamples and permutations")
+    seed: int = option(42, "seed of resamples and permutations", SEED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -164,11 +166,6 @@ def _check_page_settings(settings: PageSettings) -> None:
         raise OptionError("--output is needed")
     if settings.output.suffix.lower() not in (".html", ".htm") or settings.output.is_dir():
         raise OptionError(f"--output must be an .html file, not {settings.output}")
-    if settings.count < _FEWEST:
-        raise OptionError(f"--count must be at least {_FEWEST}, not {settings.count}")
-    side = settings.resolution
-    if side is not None and not _SMALLEST_SIDE <= side <= _LARGEST_SIDE:
-        raise OptionError(f"--resolution must be {_SMALLEST_SIDE} to {_LARGEST_SIDE}, not {side}")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -33,7 +33,7 @@ import torch
 from accelerate import Accelerator
 
 from siamese_core.files import write_text_atomic
-from siamese_core.settings import option
+from siamese_core.settings import THREADS, option
 
 from .command_line.options import (
     OptionError,
@@ -69,12 +69,12 @@ class SegmentSettings:
 
     output: Path = option(Path(), "folder for the results, new or empty")
     data: Path = option(Path(), "folder below which the relative folders of --config lie")
-    threads: int = option(0, "CPU threads, 0 leaves torch's choice")
+    threads: int = option(0, "CPU threads, 0 leaves torch's choice", THREADS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args, settings, runs, table = parse(arguments)
-    _check_settings(settings, runs)
+    _check_settings(settings)
     plan = _plan(args, settings, table)
     check_plan(plan, list(NETWORKS))
     if runs.weights is not None and len({name for one in plan.experiments for name in one.networks}) > 1:
@@ -128,14 +128,9 @@ def _plan(args: argparse.Namespace, settings: SegmentSettings, table: Mapping[st
     return Plan(title, note, (Experiment("data", networks, tests, variants),))
 
 
-def _check_settings(settings: SegmentSettings, runs: RunSettings) -> None:
+def _check_settings(settings: SegmentSettings) -> None:
     if settings.output == Path():
         raise OptionError("--output is needed")
-    if runs.seeds < 1:
-        raise OptionError(f"--seeds must be at least 1, not {runs.seeds}")
-    for name in ("cases", "cache_gb"):
-        if getattr(runs, name) < 0:
-            raise OptionError(f"--{name.replace('_', '-')} must be 0 or more, not {getattr(runs, name):g}")
 
 
 def parse(

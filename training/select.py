@@ -36,7 +36,7 @@ from siamese_core.files import whole_folder
 from siamese_core.json_lines import json_objects, text_in
 from siamese_core.pairs.manifest import MANIFEST
 from siamese_core.pairs.pair_files import PROMPT_FILE, Pair, check_pairs, find_pairs
-from siamese_core.settings import option
+from siamese_core.settings import CLASS, COUNT, GREY_LEVEL, SEED, SHARE, THREADS, Range, option
 
 from .command_line.options import (
     OptionError,
@@ -70,19 +70,23 @@ class SelectSettings:
     pairs: Path = option(Path(), "synthetic pairs: a folder, or a prompt.json")
     real: Path = option(Path(), "real pairs to judge them by")
     output: Path = option(Path(), "folder for the pairs that are kept, new or empty")
-    min_dice: float = option(0.7, "least Dice of the segmenter's mask and the pair's")
-    max_distance: float = option(1.3, "farthest from real images, 1 is usual among them")
+    min_dice: float = option(0.7, "least Dice of the segmenter's mask and the pair's", SHARE)
+    max_distance: float = option(
+        1.3, "farthest from real images, 1 is usual among them", Range(0, open_low=True)
+    )
     segmenter: Path | None = option(None, "trained segmentation network, instead of training one")
     network: str = option("small-unet", "network to train")
-    steps: int | None = option(None, "its optimiser steps; without it its epochs on the real pairs")
-    batch_size: int | None = option(None, "its pairs a step")
-    resolution: int | None = option(None, "side in pixels that images are stretched to for it")
-    neighbours: int = option(3, "nearest real images that count for realism")
+    steps: int | None = option(None, "its optimiser steps; without it its epochs on the real pairs", COUNT)
+    batch_size: int | None = option(None, "its pairs a step", COUNT)
+    resolution: int | None = option(
+        None, "side in pixels that images are stretched to for it", Range(32, 16384)
+    )
+    neighbours: int = option(3, "nearest real images that count for realism", COUNT)
     extractor: str = option(EFFICIENTNET, "features for realism; also inception, clip or a TorchScript file")
-    seed: int = option(42, "seed of the network's training")
-    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)")
-    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks")
-    threads: int = option(0, "CPU threads, 0 leaves torch's choice")
+    seed: int = option(42, "seed of the network's training", SEED)
+    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)", GREY_LEVEL)
+    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
+    threads: int = option(0, "CPU threads, 0 leaves torch's choice", THREADS)
 
 
 @dataclass(frozen=True)
@@ -287,12 +291,6 @@ def _check_settings(settings: SelectSettings) -> None:
         if getattr(settings, name) == Path():
             raise OptionError(f"--{name} is needed")
     require_empty(settings.output)
-    if not 0 <= settings.min_dice <= 1:
-        raise OptionError(f"--min-dice must lie in 0..1, not {settings.min_dice:g}")
-    if settings.max_distance <= 0:
-        raise OptionError(f"--max-distance must be above 0, not {settings.max_distance:g}")
-    if settings.neighbours < 1:
-        raise OptionError(f"--neighbours must be at least 1, not {settings.neighbours}")
     if settings.network not in NETWORKS:
         raise OptionError(f"--network {settings.network} is not known; take one of {', '.join(NETWORKS)}")
 

@@ -43,7 +43,17 @@ from siamese_core.masks.mask_files import ResizeMode
 from siamese_core.method.objective import ObjectiveSettings
 from siamese_core.pairs.pair_files import Pair, check_pairs, find_pairs, pairs_fingerprint
 from siamese_core.run_record import check_record
-from siamese_core.settings import option
+from siamese_core.settings import (
+    CLASS,
+    COUNT,
+    COUNT_OR_NONE,
+    GREY_LEVEL,
+    GUIDANCE,
+    SEED,
+    SIDE,
+    THREADS,
+    option,
+)
 from siamese_core.stop_requests import Interrupted
 from siamese_core.weights.diffusers_folder import weight_files
 from siamese_core.weights.model_file import save_model
@@ -70,22 +80,24 @@ class TrainSettings:
     base: Path = option(Path(), "base model: single file, diffusers folder or hub name")
     output: Path = option(Path(), "folder for the run, new or empty")
     prompt: str = option("", "prompt of pairs that have none of their own, e.g. 'a photo of polyps'")
-    steps: int = option(3000, "N, optimiser steps; w_i = k / N depends on it")
-    resolution: int = option(384, "image side in pixels, a multiple of 64")
+    steps: int = option(3000, "N, optimiser steps; w_i = k / N depends on it", COUNT)
+    resolution: int = option(384, "image side in pixels, a multiple of 64", SIDE)
     resize_mode: ResizeMode = option("stretch", "how pairs are brought to it")
-    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)")
-    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks")
+    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)", GREY_LEVEL)
+    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
     hint_block: HintBlock = option("dense", "DHI, or ControlNet's own sparse block for the ablation")
-    seed: int = option(42, "seed of weights, data order and noise")
+    seed: int = option(42, "seed of weights, data order and noise", SEED)
     mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "autocast of the training step")
-    save_every: int = option(500, "steps between checkpoints")
-    keep_checkpoints: int = option(2, "newest checkpoints kept")
-    log_every: int = option(10, "steps between reads of the losses")
-    sample_every: int = option(500, "steps between sample pictures, 0 for none")
-    sample_count: int = option(4, "fixed masks in a sample picture")
+    save_every: int = option(500, "steps between checkpoints", COUNT)
+    keep_checkpoints: int = option(2, "newest checkpoints kept", COUNT)
+    log_every: int = option(10, "steps between reads of the losses", COUNT)
+    sample_every: int = option(500, "steps between sample pictures, 0 for none", COUNT_OR_NONE)
+    sample_count: int = option(4, "fixed masks in a sample picture", COUNT)
     sampler: Sampler = option("ddim", "of sample pictures: 20 steps of ddim, or 15 of dpmpp-2m")
-    sample_guidance: float = option(9.0, "guidance scale of sample pictures; small bases want 2 to 3")
-    threads: int = option(0, "CPU threads, 0 leaves torch's choice")
+    sample_guidance: float = option(
+        9.0, "guidance scale of sample pictures; small bases want 2 to 3", GUIDANCE
+    )
+    threads: int = option(0, "CPU threads, 0 leaves torch's choice", THREADS)
     export: Literal["full", "adapter", "both"] = option("full", "what the finished run writes")
     export_precision: Literal["fp16", "fp32"] = option("fp16", "number format of the exported file")
 
@@ -105,7 +117,7 @@ _IDENTITY = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args, settings, objective, batches, optimiser, execution = parse(arguments)
-    _check_settings(settings, objective, batches, optimiser, execution)
+    _check_settings(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     accelerator = Accelerator(
@@ -172,39 +184,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check_settings(
-    settings: TrainSettings,
-    objective: ObjectiveSettings,
-    batches: BatchSettings,
-    optimiser: OptimiserSettings,
-    execution: ExecutionSettings,
-) -> None:
+def _check_settings(settings: TrainSettings) -> None:
     for name in ("pairs", "base", "output"):
         if getattr(settings, name) == Path():
             raise OptionError(f"--{name} is needed")
-    if settings.resolution <= 0 or settings.resolution % 64:
-        raise OptionError(f"--resolution must be a positive multiple of 64, not {settings.resolution}")
-    counts = {
-        "batch_size": batches.batch_size,
-        "draws_per_pair": batches.draws_per_pair,
-        "micro_batches": execution.micro_batches,
-    }
-    for name in ("steps", "save_every", "keep_checkpoints", "log_every", "sample_count"):
-        counts[name] = getattr(settings, name)
-    for name, value in counts.items():
-        if value < 1:
-            raise OptionError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-    if optimiser.warmup < 0:
-        raise OptionError(f"--warmup must be at least 0, not {optimiser.warmup}")
-    for name in ("snr_exponent", "min_snr_gamma"):
-        if getattr(objective, name) < 0:
-            raise OptionError(
-                f"--{name.replace('_', '-')} must be 0 or more, not {getattr(objective, name):g}"
-            )
-    if not 0 <= objective.lesion_balance <= 1:
-        raise OptionError(f"--lesion-balance must lie in 0..1, not {objective.lesion_balance:g}")
-    if not 0 <= optimiser.ema_decay < 1:
-        raise OptionError(f"--ema-decay must lie in 0..1 and below 1, not {optimiser.ema_decay:g}")
 
 
 def _run_record(

@@ -18,7 +18,7 @@ from ..architecture import LATENT_SCALE
 from ..learning_rate import cosine_rate, set_learning_rate
 from ..method.noise_schedule import add_noise, snr_weights, stratified_timesteps
 from ..seeds import epoch_order, generator, stream_seed
-from ..settings import option
+from ..settings import COUNT, COUNT_OR_NONE, DECAY, RATE, SHARE, WEIGHT, Range, option
 from .base_model import Base
 from .text_encoder import tokenize
 from .vae_critics import (
@@ -42,30 +42,36 @@ class VAESettings:
     """Settings of the VAE's training; the loss is the L1 of pixels, of their
     neighbours' differences and of block means, plus the KL divergence."""
 
-    steps: int = option(4000, "optimiser steps")
-    batch_size: int = option(16, "crops a step; of whole images as many as cost the same")
-    crop: int = option(64, "side of the random crops, in pixels")
-    full_size_share: float = option(0.25, "the last share of the steps runs on whole images")
-    learning_rate: float = option(1e-3, "peak of AdamW's rate, which then falls along a half cosine")
-    warmup: int = option(100, "steps of linear warm-up")
+    steps: int = option(4000, "optimiser steps", COUNT_OR_NONE)
+    batch_size: int = option(16, "crops a step; of whole images as many as cost the same", COUNT)
+    crop: int = option(64, "side of the random crops, in pixels", Range(8, 16384, multiple_of=8))
+    full_size_share: float = option(0.25, "the last share of the steps runs on whole images", SHARE)
+    learning_rate: float = option(1e-3, "peak of AdamW's rate, which then falls along a half cosine", RATE)
+    warmup: int = option(100, "steps of linear warm-up", COUNT_OR_NONE)
     gradient_weight: float = option(
-        1.0, "weight of the L1 of differences of neighbouring pixels; keeps edges"
+        1.0, "weight of the L1 of differences of neighbouring pixels; keeps edges", WEIGHT
     )
-    coarse_weight: float = option(1.0, "weight of the L1 of block means; colours of regions come out first")
-    kl_weight: float = option(1e-4, "weight of the posterior's divergence from a unit Gaussian")
+    coarse_weight: float = option(
+        1.0, "weight of the L1 of block means; colours of regions come out first", WEIGHT
+    )
+    kl_weight: float = option(1e-4, "weight of the posterior's divergence from a unit Gaussian", WEIGHT)
     decoder_only: bool = option(False, "leave the encoder, and so the latents that a UNet knows, as they are")
     perceptual_weight: float = option(
         0.0,
         "weight of the distance of deep features (EfficientNet-Lite1's), against blur; 0.15 is usual",
+        WEIGHT,
         added_later=True,
     )
     adversarial_weight: float = option(
         0.0,
         "weight of a patch discriminator's verdict, for texture once the rest is learnt; 0.02 is usual",
+        WEIGHT,
         added_later=True,
     )
     latent_noise: float = option(
-        0.0, "up to this much noise, in deviations of the latents, that the decoder learns to look through"
+        0.0,
+        "up to this much noise, in deviations of the latents, that the decoder learns to look through",
+        WEIGHT,
     )
 
     def full_size_batch(self, resolution: int) -> int:
@@ -77,13 +83,13 @@ class VAESettings:
 class UNetSettings:
     """Settings of the joint training of UNet and text encoder (noise prediction)."""
 
-    steps: int = option(6000, "optimiser steps")
-    batch_size: int = option(16, "samples a step")
-    learning_rate: float = option(1e-3, "peak of AdamW's rate, which then falls along a half cosine")
-    warmup: int = option(100, "steps of linear warm-up")
-    weight_decay: float = option(1e-2, "AdamW's weight decay")
-    prompt_dropout: float = option(0.1, "share of samples trained on the empty prompt, for guidance")
-    ema_decay: float = option(0.999, "decay of the averaged weights that are kept")
+    steps: int = option(6000, "optimiser steps", COUNT_OR_NONE)
+    batch_size: int = option(16, "samples a step", COUNT)
+    learning_rate: float = option(1e-3, "peak of AdamW's rate, which then falls along a half cosine", RATE)
+    warmup: int = option(100, "steps of linear warm-up", COUNT_OR_NONE)
+    weight_decay: float = option(1e-2, "AdamW's weight decay", WEIGHT)
+    prompt_dropout: float = option(0.1, "share of samples trained on the empty prompt, for guidance", SHARE)
+    ema_decay: float = option(0.999, "decay of the averaged weights that are kept", DECAY)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from ..diffusers_backend.networks import DHIControlNet, SiameseNetworks
 from ..errors import UserError
 from ..learning_rate import cosine_rate
 from ..method.objective import ObjectiveSettings, siamese_step
-from ..settings import option
+from ..settings import COUNT, COUNT_OR_NONE, DECAY, RATE, WEIGHT, option
 from ..weights.key_layouts import decoder_keys, to_ldm
 from ..weights.model_file import FileKind, ModelFile
 from .processes import average, refuse_sharded_weights
@@ -33,20 +33,24 @@ MOST_SKIPPED = 8
 class OptimiserSettings:
     """AdamW; the defaults are the paper's."""
 
-    learning_rate: float = option(1e-5, "AdamW's rate, or its peak when it decays")
+    learning_rate: float = option(1e-5, "AdamW's rate, or its peak when it decays", RATE)
     hint_learning_rate: float | None = option(
-        None, "rate of the hint block, when another; its wide convolutions die at rates that suit small bases"
+        None,
+        "rate of the hint block, when another; its wide convolutions die at rates that suit small bases",
+        RATE,
     )
     rate_decay: Literal["none", "cosine"] = option(
         "none", "down to 0 along a half cosine; the paper has none"
     )
-    warmup: int = option(0, "steps in which the rates rise to their value; the paper has none")
-    weight_decay: float = option(1e-2, "AdamW's weight decay")
+    warmup: int = option(0, "steps in which the rates rise to their value; the paper has none", COUNT_OR_NONE)
+    weight_decay: float = option(1e-2, "AdamW's weight decay", WEIGHT)
     optimiser: Literal["adamw", "adamw8bit"] = option(
         "adamw", "adamw8bit keeps its state in 8 bits (needs the extra 'eightbit')"
     )
     ema_decay: float = option(
-        0.0, "keep, sample from and export a moving average of the weights (0.999 is usual); 0 leaves it out"
+        0.0,
+        "keep, sample from and export a moving average of the weights (0.999 is usual); 0 leaves it out",
+        DECAY,
     )
 
     def rate_factor(self, step: int, total_steps: int) -> float:
@@ -61,7 +65,7 @@ class ExecutionSettings:
     """How a step is computed; the result is the same within rounding."""
 
     micro_batches: int = option(
-        1, "parts in which a process works through its batch, one after the other: less memory"
+        1, "parts in which a process works through its batch, one after the other: less memory", COUNT
     )
     gradient_checkpointing: bool = option(
         False, "repeat forward passes in the backward pass: a third slower, a third of the memory"

@@ -25,7 +25,7 @@ from ..method.noise_schedule import TRAIN_TIMESTEPS, stratified_timesteps
 from ..method.objective import TrainingBatch
 from ..pairs.pair_files import Pair, load_pair
 from ..seeds import epoch_order, generator, stream_seed
-from ..settings import option
+from ..settings import COUNT, SHARE, option
 
 _KEY_FILE = "made_from.json"
 _CHUNK = 8  # pairs, or prompts, encoded at a time
@@ -35,14 +35,16 @@ _CHUNK = 8  # pairs, or prompts, encoded at a time
 class BatchSettings:
     """What one step trains on; the defaults are the paper's, per device."""
 
-    batch_size: int = option(6, "pairs a step (the paper's global batch is 48 = 8 x 6)")
+    batch_size: int = option(6, "pairs a step (the paper's global batch is 48 = 8 x 6)", COUNT)
     draws_per_pair: int = option(
-        1, "timesteps and noises a step draws for each pair; its hints are computed once for all of them"
+        1,
+        "timesteps and noises a step draws for each pair; its hints are computed once for all of them",
+        COUNT,
     )
     timestep_sampling: Literal["independent", "stratified"] = option(
         "independent", "stratified: a step's timesteps lie evenly over 0..999; same expectation, less noise"
     )
-    prompt_dropout: float = option(0.05, "share of samples trained on the empty prompt")
+    prompt_dropout: float = option(0.05, "share of samples trained on the empty prompt", SHARE)
 
 
 @dataclass(frozen=True)

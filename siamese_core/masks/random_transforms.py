@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..seeds import stream_seed
-from ..settings import option
+from ..settings import SHARE, Range, option
 from .connected_components import component_runs
 
 Mask = NDArray[np.bool_]
@@ -43,30 +43,35 @@ class TransformSettings:
     The defaults move and turn shapes without bending them. Raises UserError for a value out of range.
     """
 
-    scale: tuple[float, float] = option((0.7, 1.3), "least and most magnification, 0.1 to 10")
-    translate: float = option(0.15, "farthest move along each axis, as a fraction of that side, 0 to 1")
-    rotate: float = option(30.0, "largest turn either way in degrees, 0 to 180")
+    scale: tuple[float, float] = option((0.7, 1.3), "least and most magnification", Range(0.1, 10))
+    translate: float = option(0.15, "farthest move along each axis, as a fraction of that side", SHARE)
+    rotate: float = option(30.0, "largest turn either way in degrees", Range(0, 180))
     flip: str = option("both", "which mirrorings may happen: none, horizontal (left-right), vertical or both")
-    shear: float = option(0.0, "largest slant either way in degrees, 0 to 60")
-    elastic: float = option(0.0, "farthest bending of a point, as a fraction of the shorter side, 0 to 0.12")
-    morph: int = option(0, "pixels by which shapes may grow or shrink at most, 0 to 64")
-    area: tuple[float, float] = option((0.005, 0.6), "least and most foreground as a fraction of the frame")
+    shear: float = option(0.0, "largest slant either way in degrees", Range(0, 60))
+    elastic: float = option(
+        0.0, "farthest bending of a point, as a fraction of the shorter side", Range(0, _MOST_ELASTIC)
+    )
+    morph: int = option(0, "pixels by which shapes may grow or shrink at most", Range(0, 64))
+    area: tuple[float, float] = option(
+        (0.005, 0.6), "least and most foreground as a fraction of the frame", SHARE
+    )
     inside: bool = option(False, "foreground must neither touch the frame's border nor leave the frame")
-    components: tuple[int, int] = option((0, 0), "fewest and most separate objects; 0 is no limit")
-    attempts: int = option(50, "draws per mask before giving up on the constraints, 1 to 10000")
+    components: tuple[int, int] = option((0, 0), "fewest and most separate objects; 0 is no limit", Range(0))
+    attempts: int = option(50, "draws per mask before giving up on the constraints", Range(1, 10_000))
 
     def __post_init__(self) -> None:
-        _check_pair("scale", self.scale, 0.1, 10)
-        _check_number("translate", self.translate, 0, 1)
-        _check_number("rotate", self.rotate, 0, 180)
         if self.flip not in FLIPS:
             raise UserError(f"flip is '{self.flip}'; use one of {', '.join(FLIPS[:-1])} and {FLIPS[-1]}.")
-        _check_number("shear", self.shear, 0, 60)
-        _check_number("elastic", self.elastic, 0, _MOST_ELASTIC)
-        _check_number("morph", self.morph, 0, 64, whole=True)
-        _check_pair("area", self.area, 0, 1)
         _check_components(self.components)
-        _check_number("attempts", self.attempts, 1, 10_000, whole=True)
+        for item in fields(self):
+            within, value = item.metadata["range"], getattr(self, item.name)
+            if within is None or item.name == "components":
+                continue
+            if isinstance(item.default, tuple):
+                _check_pair(item.name, value, within.low, within.high)
+            else:
+                whole = isinstance(item.default, int)
+                _check_number(item.name, value, within.low, within.high, whole=whole)
 
 
 @dataclass(frozen=True)

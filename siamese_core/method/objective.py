@@ -12,8 +12,16 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from ..architecture import LATENT_STRIDE, Prediction
-from ..settings import option
-from .noise_schedule import add_noise, min_snr_weights, predicted_noise, renoise, snr_weights, training_target
+from ..settings import SHARE, WEIGHT, Range, option
+from .noise_schedule import (
+    TRAIN_TIMESTEPS,
+    add_noise,
+    min_snr_weights,
+    predicted_noise,
+    renoise,
+    snr_weights,
+    training_target,
+)
 
 
 @dataclass(frozen=True)
@@ -29,18 +37,28 @@ class ObjectiveSettings:
     branches: Literal["siamese", "mask", "image"] = option(
         "siamese", "siamese, or mask or image alone (ablation)"
     )
-    mask_weight: float = option(1.0, "w_m, weight of the mask's control in the mix")
-    consistency_weight: float = option(1.0, "w_c, weight of the noise consistency; 0 leaves it out")
-    augmentation_weight: float = option(1.0, "w_a, weight of the online augmentation; 0 leaves it out")
-    augmentation_start: float = option(1 / 3, "K_tau as a share of N: augmentation runs after it")
-    augmentation_max_timestep: int = option(200, "T_tau: augmentation takes samples up to this timestep")
+    mask_weight: float = option(1.0, "w_m, weight of the mask's control in the mix", WEIGHT)
+    consistency_weight: float = option(1.0, "w_c, weight of the noise consistency; 0 leaves it out", WEIGHT)
+    augmentation_weight: float = option(
+        1.0, "w_a, weight of the online augmentation; 0 leaves it out", WEIGHT
+    )
+    augmentation_start: float = option(1 / 3, "K_tau as a share of N: augmentation runs after it", SHARE)
+    augmentation_max_timestep: int = option(
+        200, "T_tau: augmentation takes samples up to this timestep", Range(0, TRAIN_TIMESTEPS - 1)
+    )
 
     snr_exponent: float = option(
-        0.0, "weigh samples by (SNR + 0.01) ** -this: 0 is the paper, 0.5 what small latents want"
+        0.0,
+        "weigh samples by (SNR + 0.01) ** -this: 0 is the paper, 0.5 what small latents want",
+        Range(0, 10),
     )
-    min_snr_gamma: float = option(0.0, "min-SNR weighting with this gamma (5 is usual); 0 leaves it out")
+    min_snr_gamma: float = option(
+        0.0, "min-SNR weighting with this gamma (5 is usual); 0 leaves it out", WEIGHT
+    )
     lesion_balance: float = option(
-        0.0, "weigh pixels so that lesion and background count alike (1), or part of the way; 0 is the paper"
+        0.0,
+        "weigh pixels so that lesion and background count alike (1), or part of the way; 0 is the paper",
+        SHARE,
     )
 
     def image_weight(self, step: int, total_steps: int) -> float:

@@ -222,7 +222,7 @@ def test_a_folder_without_images_is_refused_and_leaves_the_output_folder_unused(
     ("flags", "message"),
     [
         (("--unet-widths", 32, 64), "--unet-widths needs four positive multiples of 32, not 32 64"),
-        (("--vae-widths", 32, 32, 40, 64), "--vae-widths needs four positive multiples of 32"),
+        (("--vae-widths", 32, 32, 40, 64), "--vae-widths must be a positive multiple of 32, not 40"),
         (
             ("--unet-widths", 64, 64, 96, 128),
             "--unet-widths: every width must be a multiple of the first, 64",

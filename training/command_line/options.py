@@ -17,6 +17,7 @@ else:
     import tomli as tomllib
 
 from siamese_core.errors import UserError
+from siamese_core.settings import check_range
 
 from .recipes import recipe_file
 
@@ -104,7 +105,9 @@ def build(settings: type[T], args: argparse.Namespace, table: Mapping[str, Any],
         if given is None and name in table:
             given = _checked(name, table[name], _scalar_type(hints[item.name]))
         if given is not None:
-            values[item.name] = tuple(given) if isinstance(given, list) else given
+            value = tuple(given) if isinstance(given, list) else given
+            check_range(f"--{name.replace('_', '-')}", value, item.metadata.get("range"))
+            values[item.name] = value
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise OptionError(f"--{name.replace('_', '-')} is needed (or {name} in the TOML file)")
     return settings(**values)
@@ -137,7 +140,10 @@ def run_command(main: Callable[[], int]) -> None:
 
 def _help_text(item: dataclasses.Field[Any]) -> str:
     text = str(item.metadata.get("help", ""))
-    shown = "" if item.default in (dataclasses.MISSING, None, Path(), "") else f"(default: {item.default})"
+    notes = [] if item.default in (dataclasses.MISSING, None, Path(), "") else [f"default: {item.default}"]
+    if within := item.metadata.get("range"):
+        notes.append(str(within))
+    shown = f"({'; '.join(notes)})" if notes else ""
     return f"{text} {shown}".strip().replace("%", "%%")
 
 

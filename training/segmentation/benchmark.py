@@ -17,7 +17,7 @@ from siamese_core.files import atomic_path, file_digest, portable_stem, write_te
 from siamese_core.masks.mask_files import resize_image, resize_mask
 from siamese_core.pairs.pair_files import Pair
 from siamese_core.run_record import check_record
-from siamese_core.settings import option
+from siamese_core.settings import CLASS, COUNT, COUNT_OR_NONE, GREY_LEVEL, RATE, SEED, WEIGHT, Range, option
 
 from .batches import PairReader
 from .fitting import FitSettings, Segmenter, fit, fit_settings, predictions, save_segmenter
@@ -34,19 +34,23 @@ _CASE_SIDE = 160  # px, the largest tile of a picture of cases
 class RunSettings:
     """How every run trains and scores; without a number a network keeps its paper's."""
 
-    seeds: int = option(3, "runs per variant, with the seeds SEED, SEED + 1, ...")
-    seed: int = option(42, "first seed: weights, order, augmentation")
-    steps: int | None = option(None, "optimiser steps; without it the network's epochs on the baseline")
-    batch_size: int | None = option(None, "pairs a step")
-    resolution: int | None = option(None, "side in pixels that images are stretched to")
-    learning_rate: float | None = option(None, "peak learning rate")
+    seeds: int = option(3, "runs per variant, with the seeds SEED, SEED + 1, ...", COUNT)
+    seed: int = option(42, "first seed: weights, order, augmentation", SEED)
+    steps: int | None = option(
+        None, "optimiser steps; without it the network's epochs on the baseline", COUNT
+    )
+    batch_size: int | None = option(None, "pairs a step", COUNT)
+    resolution: int | None = option(None, "side in pixels that images are stretched to", Range(32, 16384))
+    learning_rate: float | None = option(None, "peak learning rate", RATE)
     pretrained: bool = option(False, "start from a backbone trained on ImageNet, which may be downloaded")
     weights: Path | None = option(None, "file of backbone weights to start from; for a single network")
-    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)")
-    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks")
-    cases: int = option(6, "worst and best cases shown of each variant, 0 for none")
+    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)", GREY_LEVEL)
+    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
+    cases: int = option(6, "worst and best cases shown of each variant, 0 for none", COUNT_OR_NONE)
     save_networks: bool = option(False, "keep the trained networks (.safetensors, in runs/)")
-    cache_gb: float = option(2.0, "memory for decoded pairs; what exceeds it is decoded anew each time")
+    cache_gb: float = option(
+        2.0, "memory for decoded pairs; what exceeds it is decoded anew each time", WEIGHT
+    )
 
 
 @dataclass(frozen=True)

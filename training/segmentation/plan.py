@@ -187,7 +187,9 @@ def _check_variant(variant: Variant) -> None:
         raise PlanError(f"{where}: has neither real nor synthetic folders")
     if variant.times is not None and variant.count is not None:
         raise PlanError(f"{where}: times and count exclude each other")
-    if variant.times is not None and not (variant.real and variant.synthetic and variant.times > 0):
+    if variant.times is not None and not (
+        variant.real and variant.synthetic and 0 < variant.times < math.inf
+    ):
         raise PlanError(f"{where}: times must be above 0 and needs real and synthetic folders")
     if variant.count is not None and not (variant.synthetic and variant.count > 0):
         raise PlanError(f"{where}: count must be above 0 and needs synthetic folders")

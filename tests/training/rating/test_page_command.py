@@ -163,7 +163,7 @@ def test_a_damaged_image_is_named(pairs: Path, synthetic: Path, tmp_path: Path) 
     [
         (("--count", 5), "'synthetic' has 4 images, fewer than --count 5"),
         (("--count", 1), "--count must be at least 2, not 1"),
-        (("--resolution", 4), "--resolution must be 8 to 2048, not 4"),
+        (("--resolution", 4), "--resolution must lie in 8..2048, not 4"),
         (("--output", "page.txt"), "--output must be an .html file, not page.txt"),
         (("--real", "nowhere"), "'nowhere' does not exist"),
     ],
