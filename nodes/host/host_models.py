@@ -32,7 +32,7 @@ def build_model(model: ModelFile) -> Any:
     """MODEL of a ``full`` file."""
     prefix = PREFIXES["unet"]
     weights = {prefix + key: value for key, value in model.parts["unet"].items()}
-    config = _unet_config(model.architecture, weights, prefix)
+    config = unet_config(model.architecture, weights, prefix)
     management = comfy.model_management
     load_device = management.get_torch_device()
     parameters = comfy.utils.calculate_parameters(weights, prefix)
@@ -94,7 +94,7 @@ def core_model_patcher() -> Any:
     return getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
 
 
-def _unet_config(architecture: Architecture, weights: dict[str, Tensor], prefix: str) -> Any:
+def unet_config(architecture: Architecture, weights: dict[str, Tensor], prefix: str) -> Any:
     """The host's configuration of a UNet, made directly: it would look for Stable Diffusion's own widths."""
     unet = architecture.unet
     family = comfy.supported_models.SD20 if unet.linear_projection else comfy.supported_models.SD15

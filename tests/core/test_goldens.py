@@ -21,11 +21,10 @@ from siamese_core.weights.key_layouts import PREFIXES
 from siamese_core.weights.key_names import entries
 from siamese_core.weights.model_file import load_model
 from siamese_core.weights.published_buffers import position_ids, schedule_buffers
-from tests.support.goldens import TrainingCase, load_goldens, named_gradients, signs
+from tests.support.goldens import TERMS, TrainingCase, check_gradients, load_goldens, named_gradients
 
 GOLDENS = load_goldens()
 SETTINGS = ObjectiveSettings()
-TERMS = {"mask": "mask", "image": "image", "consistency": "consistency", "aug": "augmentation"}
 
 
 @pytest.fixture(scope="module")
@@ -63,23 +62,7 @@ def test_losses_and_gradients_equal_the_recording(networks: SiameseNetworks, cas
         close(terms.noise_mask, case.predictions["eps_mask"])
         close(terms.noise_image, case.predictions["eps_image"])
     if case.gradient_norms is not None:
-        check_gradients(networks, case)
-
-
-def check_gradients(networks: SiameseNetworks, case: TrainingCase) -> None:
-    gradients = named_gradients(networks, GOLDENS.architecture())
-    names = GOLDENS.manifest["grad_param_names"]
-    assert sorted(gradients) == sorted(names)
-    total = case.gradient_norms.double().norm().item()
-    for name, norm, projections in zip(names, case.gradient_norms, case.gradient_projections, strict=True):
-        flat = gradients[name].double().flatten()
-        tolerance = 1e-4 * float(norm) + 1e-6 * total
-        assert abs(float(flat.norm()) - float(norm)) <= tolerance, name
-        for stream, projection in enumerate(projections):
-            assert abs(float(flat @ signs(len(flat), stream)) - float(projection)) <= 4 * tolerance, name
-        if name in case.gradients:
-            expected = case.gradients[name].double().flatten()
-            assert float((flat - expected).norm()) <= tolerance, name
+        check_gradients(GOLDENS, named_gradients(networks, GOLDENS.architecture()), case)
 
 
 def test_the_frozen_encoder_and_the_shadow_decoder_receive_no_gradient(networks: SiameseNetworks) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,18 +13,9 @@ from siamese_core.weights.model_file import ModelFile, save_model
 from siamese_core.weights.published_buffers import schedule_buffers
 from tests.support.goldens import FOLDER, load_goldens
 
-from .conftest import ROOT
 from .server import Installation
 from .support.examples import BUNDLED, write_adapter
-
-
-def inside(installation: Installation, function: str, *files: Path) -> Any:
-    """The result of a function of inside.py."""
-    script = Path(__file__).with_name("inside.py")
-    command = [installation.python, script, installation.comfyui, ROOT, function, *files]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=files[0].parent)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+from .support.processes import inside
 
 
 @pytest.fixture(scope="module")

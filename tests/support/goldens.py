@@ -30,6 +30,9 @@ FOLDER = Path(os.environ.get("SIAMESE_GOLDENS") or Path(__file__).parents[1] / "
 _GAMMA, _MIX1, _MIX2 = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _SMALL_GAIN = ("zero_convs.", "middle_block_out.", "input_hint_block.1.", "out_layers.3.", "proj_out.")
 
+TERMS = {"mask": "mask", "image": "image", "consistency": "consistency", "aug": "augmentation"}
+"""The recordings' names of the losses' terms, and ours."""
+
 
 @dataclass(frozen=True)
 class TrainingCase:
@@ -117,6 +120,22 @@ def named_gradients(networks: SiameseNetworks, architecture: Architecture) -> di
         if name.startswith(("output_blocks.", "out.")):
             result[f"model.diffusion_model.{name}"] = grad
     return result
+
+
+def check_gradients(goldens: Goldens, gradients: Mapping[str, Tensor], case: TrainingCase) -> None:
+    """Assert that ``gradients``, by the recording's key names, are those of ``case``."""
+    names = goldens.manifest["grad_param_names"]
+    assert sorted(gradients) == sorted(names)
+    total = case.gradient_norms.double().norm().item()
+    for name, norm, projections in zip(names, case.gradient_norms, case.gradient_projections, strict=True):
+        flat = gradients[name].double().flatten()
+        tolerance = 1e-4 * float(norm) + 1e-6 * total
+        assert abs(float(flat.norm()) - float(norm)) <= tolerance, name
+        for stream, projection in enumerate(projections):
+            assert abs(float(flat @ signs(len(flat), stream)) - float(projection)) <= 4 * tolerance, name
+        if name in case.gradients:
+            expected = case.gradients[name].double().flatten()
+            assert float((flat - expected).norm()) <= tolerance, name
 
 
 @cache

@@ -1,0 +1,1 @@
+"""Training inside the host: its own networks behind the method's objective, and the node."""
