@@ -21,9 +21,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from siamese_core import shipped
 from siamese_core.architecture import SD15
 from siamese_core.diffusers_backend.base_model import build_base, save_base
-from siamese_core.phantoms.phantom import write_phantoms
 
 from .measure import argument_parser, note
 
@@ -33,6 +33,13 @@ SIDE = 64
 def write_random_base(folder: Path) -> None:
     """Both layouts of a base of random weights; in a process of its own, whose memory is then free."""
     save_base(build_base(SD15), folder, {}, "random")
+
+
+def copy_one_pair(folder: Path) -> None:
+    """One of the shipped pairs, as a folder of its own."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+        shutil.copy(shipped.TRAIN / kind / "fluorescence_1.png", folder / kind)
 
 
 def one_step(base: Path, pairs: Path, output: Path, threads: int) -> dict[str, float]:
@@ -54,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_phantoms(folder / "pairs", 1, size=SIDE)
+        copy_one_pair(folder / "pairs")
         code = f"from benchmarks.full_size import *; write_random_base(Path({str(folder / 'base')!r}))"
         subprocess.run([sys.executable, "-c", code], check=True)
         note("base written")

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-import siamese_core
+from siamese_core import shipped
 from siamese_core.dataset_generation.finished_pairs import SetPlan
 from siamese_core.dataset_generation.generation_run import PairMaker, SetRun, Shard
 from siamese_core.dataset_generation.mask_source import MaskSource, MaskUse
@@ -38,14 +38,12 @@ from training import generate
 
 from .measure import argument_parser, note
 
-_ASSETS = Path(siamese_core.__file__).parent / "assets"
-_MASKS = _ASSETS / "example_masks"
 _SIDE = 64
 
 
 def make_with_stand_in(folder: Path, count: int) -> dict[str, float]:
     """Make ``count`` pairs of random masks and noise; what it took of this process."""
-    files = discover_masks(_MASKS)
+    files = discover_masks(shipped.EXAMPLE_MASKS)
     use = MaskUse((_SIDE, _SIDE), transforms=TransformSettings())
     masks = MaskSource(files, use, -(-count // len(files)), seed=1)
 
@@ -103,8 +101,15 @@ def write_share(folder: Path, count: int, threads: int) -> float:
         return pairs
 
     generate.Painter.paint = timed  # type: ignore[method-assign]
-    places = ["--checkpoint", _ASSETS / "tiny-siamese.safetensors", "--masks", _MASKS, "--output", folder]
-    numbers = ["--per-mask", -(-count // len(discover_masks(_MASKS))), "--guidance", 3, "--threads", threads]
+    places = ["--checkpoint", shipped.MODEL, "--masks", shipped.EXAMPLE_MASKS, "--output", folder]
+    numbers = [
+        "--per-mask",
+        -(-count // len(discover_masks(shipped.EXAMPLE_MASKS))),
+        "--guidance",
+        3,
+        "--threads",
+        threads,
+    ]
     generate.main([str(word) for word in (*places, *numbers, "--random-masks")])
     return (time.perf_counter() - begun[0]) / painting - 1
 

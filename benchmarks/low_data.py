@@ -3,7 +3,7 @@
     python -m benchmarks.low_data --source KVASIR-SEG --output DIR
 
 200 pairs are drawn for training and all others kept for testing. A small base is trained on those 200 images
-(it starts from the pack's, which has seen generated phantoms only), then mask-only and Siamese models on the
+(it starts from the pack's), then mask-only and Siamese models on the
 200 pairs, as training/recipes/ablations/small.toml says; each paints the 200 training masks. DIR/ablation has
 the metrics, the mask adherence and the segmentation benchmark: real pairs alone against real + synthetic
 ones, three seeds. Three hours on one CPU core; --resume goes on after an interruption.
@@ -15,12 +15,11 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import siamese_core
+from siamese_core import shipped
 from training import ablate, make_base, prepare
 from training.command_line.options import run_command
 
 _PLAN = Path(ablate.__file__).parent / "recipes" / "ablations" / "small.toml"
-_TINY_BASE = Path(siamese_core.__file__).parent / "assets" / "tiny-base.safetensors"
 _BASE_FLAGS = (
     *("--prompt", "a photo of polyps", "--resolution", "128"),
     *("--vae-steps", "250", "--vae-batch-size", "8", "--vae-learning-rate", "5e-4"),
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(prepare.main, [str(args.source), "--output", str(data), *split])
     single_file = args.base or base / "base.safetensors"
     if not args.base and not (args.resume and single_file.exists()):
-        places = ["--images", str(data / "train"), "--output", str(base), "--init", str(_TINY_BASE)]
+        places = ["--images", str(data / "train"), "--output", str(base), "--init", str(shipped.BASE)]
         _run(make_base.main, [*places, *_BASE_FLAGS, *(resume if base.exists() else [])])
     places = ["--pairs", str(data / "train"), "--test", str(data / "test"), "--base", str(single_file)]
     _run(

@@ -16,7 +16,6 @@ from benchmarks.many_pairs import SIDE
 from benchmarks.many_pairs import SMALL as SMALLEST
 from siamese_core.diffusers_backend.base_model import Base, base_file, build_base, save_base
 from siamese_core.diffusers_backend.networks import DHIControlNet
-from siamese_core.phantoms.phantom import write_phantoms
 from siamese_core.weights.key_layouts import to_ldm
 from siamese_core.weights.model_file import save_model
 from tests.support.commands import (
@@ -24,6 +23,7 @@ from tests.support.commands import (
     SignalAtPair,
     SignalInStep,
 )
+from tests.support.phantoms.phantom import write_phantoms
 from training import generate
 
 

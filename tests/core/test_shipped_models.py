@@ -16,9 +16,9 @@ from siamese_core.diffusers_backend.siamese_model import SiameseModel, model_fro
 from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.learning.training_set import mask_hint
 from siamese_core.method.noise_schedule import add_noise
-from siamese_core.phantoms.phantom import Phantom, make_phantom
 from siamese_core.seeds import generator
 from siamese_core.weights.model_file import load_model
+from tests.support.phantoms.phantom import Phantom, make_phantom
 
 ASSETS = Path(siamese_core.__file__).parent / "assets"
 BASE, SIAMESE = ASSETS / "tiny-base.safetensors", ASSETS / "tiny-siamese.safetensors"

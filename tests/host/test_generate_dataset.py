@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siamese_core import shipped
 from siamese_core.masks.mask_files import read_mask
 from siamese_core.pairs.formats import FORMATS
 from siamese_core.pairs.manifest import RECORD_KEY
@@ -82,7 +83,7 @@ def test_random_masks_are_those_of_the_transform_node(host: Host) -> None:
         }
     )
     ours = sorted((host.output_dir / "drawn" / "masks").iterdir(), key=lambda path: path.name)
-    assert len(ours) == 4 * len(list((ROOT / "siamese_core" / "assets" / "example_masks").iterdir()))
+    assert len(ours) == 4 * len(list((shipped.EXAMPLE_MASKS).iterdir()))
     wanted = {path.read_bytes() for path in (host.output_dir / "transformed" / "masks").iterdir()}
     assert {path.read_bytes() for path in ours} == wanted
 
@@ -91,7 +92,7 @@ def test_random_masks_are_those_of_the_transform_node(host: Host) -> None:
 def test_every_format_is_written_from_the_graph(host: Host, kind: str) -> None:
     host.run(graph(f"as_{kind}", format=kind))
     folder = host.output_dir / f"as_{kind}"
-    assert len(manifest(folder)) == len(list((ROOT / "siamese_core" / "assets" / "example_masks").iterdir()))
+    assert len(manifest(folder)) == len(list((shipped.EXAMPLE_MASKS).iterdir()))
     assert all((folder / file["name"]).is_file() for line in manifest(folder) for file in line["files"])
 
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from siamese_core import shipped
 from siamese_core.weights.key_layouts import split_parts
 from siamese_core.weights.model_file import ModelFile, save_model
 from siamese_core.weights.published_buffers import schedule_buffers
 from tests.support.goldens import FOLDER, load_goldens
 
 from .server import Installation
-from .support.examples import BUNDLED, write_adapter
+from .support.examples import write_adapter
 from .support.processes import inside
 
 
@@ -67,7 +68,7 @@ def test_the_control_equals_the_recording(name: str, installation: Installation,
 def test_partial_loading_and_unloading_leave_the_model_as_it_was(
     installation: Installation, adapter: Path
 ) -> None:
-    result = inside(installation, "model_management", BUNDLED, adapter)
+    result = inside(installation, "model_management", shipped.MODEL, adapter)
 
     assert {"BaseModel", "DHIControlNet"} <= set(result["managed"])
     assert result["decoder_error"] <= 1e-6

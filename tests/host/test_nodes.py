@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siamese_core import shipped
 from siamese_core.architecture import LATENT_SCALE
 
 from .conftest import PACK, ROOT
 from .server import Host, Interrupted
 from .support import graphs
-from .support.examples import BUNDLED, example, headless_latent, latent
+from .support.examples import example, headless_latent, latent
 from .support.workflow import to_prompt
 
 NODES = {
@@ -127,7 +128,8 @@ def test_a_sample_equals_that_of_the_headless_command_but_for_the_ends_of_the_ho
             "6": graphs.saved_latent(("5", 2), "fifty"),
         }
     )
-    wanted = headless_latent(BUNDLED, graphs.model()["2"]["inputs"]["text"], example(1), seed=5, steps=50)
+    prompt = graphs.model()["2"]["inputs"]["text"]
+    wanted = headless_latent(shipped.MODEL, prompt, example(1), seed=5, steps=50)
     found = latent(host, "fifty") * LATENT_SCALE  # the host divides by it
     assert float((found - wanted).norm() / wanted.norm()) <= 1e-4
 

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from siamese_core import shipped
 from siamese_core.architecture import Architecture, UNetArchitecture
 from siamese_core.weights.key_names import entries
 from siamese_core.weights.model_file import ModelFile, load_model, save_model
 
 from .server import Host, HostError
 from .support import graphs
-from .support.examples import BUNDLED, write_adapter
+from .support.examples import write_adapter
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +171,7 @@ def test_an_adapter_is_applied_and_a_control_alone_says_so(host: Host) -> None:
     (note,) = host.run(graph)["outputs"]["8"]["text"]
     assert "tuned decoder at strength 1" in note
 
-    full = load_model(BUNDLED)
+    full = load_model(shipped.MODEL)
     control = ModelFile("control", full.architecture, {"step": 1}, "x", {"control": full.parts["control"]})
     save_model(put(host, "controlnet", "control.safetensors"), control)
     graph = {**adapter_graph("control.safetensors"), "8": graphs.node("PreviewAny", source=("7", 2))}
@@ -179,7 +180,7 @@ def test_an_adapter_is_applied_and_a_control_alone_says_so(host: Host) -> None:
 
 
 def test_an_ordinary_controlnet(host: Host) -> None:
-    sparse = Architecture(unet=load_model(BUNDLED).architecture.unet, hint_block="sparse")
+    sparse = Architecture(unet=load_model(shipped.MODEL).architecture.unet, hint_block="sparse")
     weights = {entry.ldm: torch.zeros(entry.ldm_shape) for entry in entries("control", sparse)}
     save_file(weights, put(host, "controlnet", "ordinary.safetensors"))
     refused(host, adapter_graph("ordinary.safetensors"), r"is an ordinary ControlNet, not a Siamese one")
@@ -238,7 +239,7 @@ def test_a_pickle_that_runs_code(host: Host, tmp_path: Path, kind: str) -> None:
 
 def test_a_base_where_a_full_model_is_wanted(host: Host) -> None:
     target = put(host, "checkpoints", "base.safetensors")
-    target.write_bytes((BUNDLED.parent / "tiny-base.safetensors").read_bytes())
+    target.write_bytes(shipped.BASE.read_bytes())
     graph = {**graphs.model(), "4": graphs.masks(count=1), "5": graphs.sampler(("4", 0))}
     graph["1"]["inputs"]["checkpoint"] = "base.safetensors"
     graph["6"] = graphs.saved_latent(("5", 2), "refused")

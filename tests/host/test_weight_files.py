@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from siamese_core import shipped
 from siamese_core.architecture import LATENT_SCALE
 from siamese_core.weights.key_layouts import decoder_keys, merge_parts
 from siamese_core.weights.model_file import load_model, save_model
@@ -16,7 +17,7 @@ from tests.support.small_models import PROMPT, write_full
 
 from .server import Host
 from .support import graphs
-from .support.examples import BUNDLED, example, headless_latent, latent, write_adapter
+from .support.examples import example, headless_latent, latent, write_adapter
 
 
 def put(host: Host, kind: str, name: str) -> Path:
@@ -46,10 +47,10 @@ def sampled(host: Host, graph: graphs.Graph, name: str, **sampler: object) -> to
 
 
 def test_the_authors_file_gives_what_ours_gives(host: Host) -> None:
-    merged = {key: value.float() for key, value in merge_parts(load_model(BUNDLED).parts).items()}
+    merged = {key: value.float() for key, value in merge_parts(load_model(shipped.MODEL).parts).items()}
     content = {"state_dict": {**merged, **schedule_buffers(), **position_ids(77)}, "epoch": 9}
     torch.save(content, put(host, "checkpoints", "authors.pth"))
-    save_model(put(host, "checkpoints", "ours.safetensors"), load_model(BUNDLED), dtype=torch.float32)
+    save_model(put(host, "checkpoints", "ours.safetensors"), load_model(shipped.MODEL), dtype=torch.float32)
 
     theirs = sampled(host, loaded("authors.pth", heads=4), "authors")
 
@@ -78,7 +79,7 @@ def test_a_model_paints_what_it_paints_in_the_headless_command(host: Host, predi
 
 def test_an_adapter_at_strength_1_is_the_merged_file_and_at_0_nothing(host: Host) -> None:
     path = write_adapter(put(host, "controlnet", "nine_tenths.safetensors"))
-    adapter, full = load_model(path), load_model(BUNDLED)
+    adapter, full = load_model(path), load_model(shipped.MODEL)
     unet = {**full.parts["unet"], **adapter.parts["unet"]}
     assert decoder_keys(unet) == list(adapter.parts["unet"])
     merged = put(host, "checkpoints", "merged.safetensors")

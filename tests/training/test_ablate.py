@@ -11,9 +11,9 @@ from PIL import Image
 
 from benchmarks.many_pairs import SIDE
 from siamese_core.pairs.pair_files import find_pairs
-from siamese_core.phantoms.phantom import write_phantoms
 from tests.support.commands import Outcome, run_here
 from tests.support.folders import read_tree
+from tests.support.phantoms.phantom import write_phantoms
 from training import ablate
 
 PLAN = f"""

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import nn
 from torchvision.models import alexnet
 
-from siamese_core.phantoms.phantom import write_phantoms
 from tests.support.commands import Outcome, run_here
+from tests.support.phantoms.phantom import write_phantoms
 from training import evaluate
 from training.evaluation.metrics.image_sets import find_images, groups_by_mask, match_by_mask
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_core.phantoms.phantom import write_phantoms
 from tests.support.commands import Outcome, run_here
 from tests.support.folders import read_tree
+from tests.support.phantoms.phantom import write_phantoms
 from training import segment
 from training.command_line.options import read_toml
 from training.segmentation.networks.registry import NETWORKS

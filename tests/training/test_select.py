@@ -15,9 +15,9 @@ from PIL import Image
 from siamese_core.pairs.manifest import PairRecord
 from siamese_core.pairs.pair_files import find_pairs, load_pair
 from siamese_core.pairs.pair_writer import PairWriter
-from siamese_core.phantoms.phantom import make_phantom, write_phantoms
 from tests.support.commands import Outcome, run_here
 from tests.support.folders import read_tree
+from tests.support.phantoms.phantom import make_phantom, write_phantoms
 from training import segment, select
 from training.select import Judgement, SelectionError, rejections, relative_distances
 

@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from siamese_core.dataset_generation.storage import open_store
-from siamese_core.phantoms.phantom import write_phantoms
 from tests.support.commands import Outcome, SignalAtPair, run_here
 from tests.support.folders import read_tree
+from tests.support.phantoms.phantom import write_phantoms
 from training import generate, merge, regenerate
 
 FLAGS = ("--steps", 2, "--threads", 1, "--batch-size", 2, "--chunk-size", 4)

@@ -19,10 +19,10 @@ from PIL import Image
 
 from benchmarks.many_pairs import SIDE
 from siamese_core.pairs.pair_files import find_pairs, pairs_fingerprint
-from siamese_core.phantoms.phantom import write_phantoms
 from siamese_core.weights.model_file import load_model
 from tests.support.commands import Outcome, SignalInStep, run_here
 from tests.support.folders import read_tree
+from tests.support.phantoms.phantom import write_phantoms
 from tests.support.train_runs import STEPS, Train, flags
 from training import train as train_command
 

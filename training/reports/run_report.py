@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from .html_page import (
     picture,
     plot,
     section,
+    table,
 )
 
 # Readable on white and on near-black alike. The total takes the colour of the text.
@@ -50,7 +52,8 @@ class Sample:
 
     mask: (H, W), true on the lesion that was asked for. real: (H, W, 3) RGB, the image that the mask was
     drawn on, or None. synthetic: (H, W, 3) RGB. adherence: Dice in [0, 1] of the segmentation network's
-    prediction on ``synthetic`` against ``mask``, or None when it was not measured.
+    prediction on ``synthetic`` against ``mask``, or None when it was not measured. nearest: (H, W, 3) RGB,
+    the training image most like ``synthetic``, or None when it was not looked for.
     """
 
     stem: str
@@ -59,6 +62,16 @@ class Sample:
     synthetic: NDArray[np.uint8]
     prompt: str
     adherence: float | None
+    nearest: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under ``header``; the columns named in ``numeric`` are set flush right."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -67,13 +80,14 @@ class Report:
 
     summary: the headline facts, in order. loss_log: the rows of a run's JSONL log, each with ``step`` and
     the terms ``loss``, ``mask``, ``image``, ``consistency`` and ``augmentation``; a term that is missing or
-    0 throughout is not drawn. timings: seconds by stage, in order.
+    0 throughout is not drawn. tables: more figures, by heading. timings: seconds by stage, in order.
     """
 
     title: str
     summary: Mapping[str, str | float | int] = field(default_factory=dict)
     loss_log: Sequence[Mapping[str, float]] = ()
     samples: Sequence[Sample] = ()
+    tables: Mapping[str, Table] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -88,6 +102,10 @@ def render_report(report: Report) -> str:
     """``report`` as one HTML document. All its text is escaped: stems and prompts are the user's data."""
     sections = (
         cards(report.summary),
+        *(
+            section(heading, table(content.header, content.rows, content.numeric))
+            for heading, content in report.tables.items()
+        ),
         section("Samples", _contact_sheet(report.samples)),
         section("Mask adherence", _adherence(report.samples)),
         section("Training loss", _losses(report.loss_log)),
@@ -101,19 +119,28 @@ def render_report(report: Report) -> str:
 def _contact_sheet(samples: Sequence[Sample]) -> str:
     if not samples:
         return ""
-    header = "".join(f"<span>{name}</span>" for name in ("mask", "real", "synthetic", "mask on synthetic"))
-    rows = "\n".join(_sample_row(sample) for sample in samples)
-    return f'<div class="sample header" aria-hidden="true"><span></span>{header}</div>\n{rows}'
+    names = ["mask", "real", "synthetic", "mask on synthetic"]
+    if any(sample.nearest is not None for sample in samples):
+        names.append("nearest real")
+    header = "".join(f"<span>{name}</span>" for name in names)
+    rows = "\n".join(_sample_row(sample, len(names)) for sample in samples)
+    return (
+        f'<div style="--pictures: {len(names)}">'
+        f'<div class="sample header" aria-hidden="true"><span></span>{header}</div>\n{rows}</div>'
+    )
 
 
-def _sample_row(sample: Sample) -> str:
-    pictures = {
+def _sample_row(sample: Sample, pictures: int) -> str:
+    shown = {
         "mask": np.where(sample.mask, 255, 0).astype(np.uint8),
         "real image": sample.real,
         "synthetic image": sample.synthetic,
         "synthetic image with the mask's outline": outlined(sample.synthetic, sample.mask),
+        "nearest real image": sample.nearest,
     }
-    cells = "".join(picture(pixels, f"{name}, {sample.stem}") for name, pixels in pictures.items())
+    cells = "".join(
+        picture(pixels, f"{name}, {sample.stem}") for name, pixels in islice(shown.items(), pictures)
+    )
     dice = "" if sample.adherence is None else f'<span class="dice">Dice {sample.adherence:.3f}</span>'
     text = f"<b>{escape(sample.stem)}</b>{dice}<span>{escape(sample.prompt)}</span>"
     return f'<div class="sample"><div class="about">{text}</div>{cells}</div>'
@@ -191,7 +218,7 @@ def _timings(timings: Mapping[str, float]) -> str:
 
 
 _STYLE = """
-.sample { display: grid; grid-template-columns: 1.2fr repeat(4, minmax(0, 1fr)); gap: 0.75rem;
+.sample { display: grid; grid-template-columns: 1.2fr repeat(var(--pictures), minmax(0, 1fr)); gap: 0.75rem;
   margin: 0 0 0.75rem; }
 .header { color: var(--quiet); font-size: 0.85rem; margin: 0 0 0.3rem; }
 .about { display: flex; flex-direction: column; gap: 0.2rem; font-size: 0.9rem; overflow-wrap: anywhere; }
@@ -199,7 +226,8 @@ _STYLE = """
 .about .dice { color: var(--accent); font-weight: 600; font-variant-numeric: tabular-nums; }
 .sample img { display: block; width: 100%; height: auto; border-radius: 4px; }
 @media (max-width: 640px) {
-  .sample { grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 0.4rem; margin-bottom: 1.25rem; }
+  .sample { grid-template-columns: repeat(var(--pictures), minmax(0, 1fr)); gap: 0.4rem;
+    margin-bottom: 1.25rem; }
   .sample .about { grid-column: 1 / -1; }
   .header > :first-child { display: none; }
   .header span { font-size: 0.72rem; }

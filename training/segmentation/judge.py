@@ -1,8 +1,8 @@
 """A small segmentation network, the judge of mask adherence.
 
 Trained on real pairs only, it marks the lesions in synthetic images; its Dice against the masks that were
-asked for says how faithfully those were painted. It starts from random weights and learns a simple domain
-such as the phantoms in about a minute on two CPU cores.
+asked for says how faithfully those were followed. It starts from random weights and learns a simple domain
+such as nuclei in about a minute on two CPU cores.
 """
 
 from __future__ import annotations

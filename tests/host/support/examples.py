@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from siamese_core import shipped
 from siamese_core.diffusers_backend.mask_sampling import controlled_noise_predictor
 from siamese_core.diffusers_backend.siamese_model import model_from_file
 from siamese_core.diffusers_backend.text_encoder import encode_prompts
@@ -20,21 +21,16 @@ from siamese_core.seeds import starting_noise
 from siamese_core.weights.key_layouts import decoder_keys
 from siamese_core.weights.model_file import load_model, save_model
 
-from ..conftest import ROOT
 from ..server import Host
 
 
 def write_adapter(path: Path) -> Path:
-    full = load_model(BUNDLED)
+    full = load_model(shipped.MODEL)
     unet = full.parts["unet"]
     decoder = {key: unet[key] * 0.9 for key in decoder_keys(unet)}
     parts = {"unet": decoder, "control": full.parts["control"]}
     save_model(path, replace(full, kind="adapter", parts=parts, run_id="another-run"))
     return path
-
-
-EXAMPLES = ROOT / "siamese_core" / "assets" / "example_masks"
-BUNDLED = ROOT / "siamese_core" / "assets" / "tiny-siamese.safetensors"
 
 
 def latent(host: Host, name: str) -> torch.Tensor:
@@ -65,4 +61,4 @@ def headless_latent(checkpoint: Path, prompt: str, mask: np.ndarray, seed: int, 
 
 
 def example(number: int, side: int = 128) -> np.ndarray:
-    return resize_mask(read_mask(EXAMPLES / f"example_{number}.png").mask, (side, side))
+    return resize_mask(read_mask(shipped.EXAMPLE_MASKS / f"example_{number}.png").mask, (side, side))

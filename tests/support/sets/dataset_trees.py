@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from siamese_core.phantoms.phantom import write_phantoms
+from tests.support.phantoms.phantom import write_phantoms
 
 SIDE = 64
 

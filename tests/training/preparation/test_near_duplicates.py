@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from siamese_core.phantoms.phantom import make_phantom
+from tests.support.phantoms.phantom import make_phantom
 from training.preparation.near_duplicates import (
     HASH_BITS,
     NEAR,

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from siamese_core.contact_sheet import outlined
-from training.reports.run_report import Report, Sample, render_report, write_report
+from training.reports.run_report import Report, Sample, Table, render_report, write_report
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
 
@@ -138,6 +138,23 @@ def test_a_sample_is_shown_as_mask_real_synthetic_and_outlined_in_its_own_pixels
     assert len(pictures) == 4
     for picture, pixels in zip(pictures.values(), wanted, strict=True):
         np.testing.assert_array_equal(picture, pixels)
+
+
+def test_the_nearest_real_image_has_a_column_of_its_own_where_it_was_looked_for() -> None:
+    nearest = np.full((16, 24, 3), 77, np.uint8)
+    samples = [replace(sample("near"), nearest=nearest), sample("not looked for")]
+
+    page = _Page(render_report(Report("A run", samples=samples)))
+
+    np.testing.assert_array_equal(page.pictures()["nearest real image, near"], nearest)
+    assert len(page.pictures()) == 9 and "nearest real" in page.text
+    assert "nearest real" not in _Page(full_page()).text
+
+
+def test_tables_stand_under_their_headings() -> None:
+    table = Table(("prompt", "Dice"), [("a <b>", "0.91")], numeric=("Dice",))
+    page = _Page(render_report(Report("A run", tables={"By prompt": table})))
+    assert "By prompt" in page.text and "a <b>" in page.text and "0.91" in page.text
 
 
 def test_text_of_the_user_stays_text() -> None:

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from siamese_core.pairs.pair_files import Pair, find_pairs, load_pair
-from siamese_core.phantoms.phantom import write_phantoms
 from siamese_core.seeds import epoch_order, generator
+from tests.support.phantoms.phantom import write_phantoms
 from training.segmentation.batches import DRAWS, PairReader, augmented, read_ahead, training_batches
 from training.segmentation.fitting import (
     FitError,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from siamese_core.phantoms.phantom import make_phantom
+from tests.support.phantoms.phantom import make_phantom
 from training.segmentation.judge import SegmenterSettings, predict_masks, train_segmenter
 from training.segmentation.scores import dice_scores
 

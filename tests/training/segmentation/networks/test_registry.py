@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from siamese_core.pairs.pair_files import find_pairs, load_pair
-from siamese_core.phantoms.phantom import make_phantom
+from tests.support.phantoms.phantom import make_phantom
 from training.pretrained.weight_files import WeightsError
 from training.segmentation.batches import image_tensor, normalised
 from training.segmentation.networks.registry import NETWORKS, NetworkError, build_network

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from siamese_core.phantoms.phantom import Phantom, make_phantom, write_phantoms
+from tests.support.phantoms.phantom import Phantom, make_phantom, write_phantoms
 
 SEEDS = range(60)
 

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..files import write_bytes_atomic, write_text_atomic
+from siamese_core.files import write_bytes_atomic, write_text_atomic
+
 from .noise import (
     Blob,
     Field,

@@ -1,1 +1,0 @@
-"""Phantoms of polyps: drawn pairs that need no download and no patient."""
