@@ -76,7 +76,7 @@ def make_with_stand_in(folder: Path, count: int) -> dict[str, float]:
             times.append(time.perf_counter())
 
     plan = SetPlan(FORMATS["pairs"], count, batch_size=4, chunk_size=64, settings={})
-    maker = PairMaker[PairRecord](job, stand_in, lambda error: False, lambda size: None)
+    maker = PairMaker[PairRecord](job, stand_in, lambda error: False, lambda size: None, masks.stem, files)
     SetRun(open_store(str(folder)), plan, maker, Shard(), on_pairs).run()
     tenths = np.diff(times)
     return {

@@ -17,6 +17,7 @@ from ..siamese_core.dataset_generation.mask_source import MaskSource, MaskUse
 from ..siamese_core.dataset_generation.storage import open_store
 from ..siamese_core.errors import UserError
 from ..siamese_core.masks.mask_files import ResizeMode, discover_masks
+from ..siamese_core.overlap import places_of
 from ..siamese_core.pairs.formats import FORMATS
 from .dataset_painter import (
     DatasetPainter,
@@ -206,7 +207,10 @@ class GenerateDataset(io.ComfyNode):
         settings = {**painter.identity, **nodes_before(cls.hidden)}
         plan = SetPlan(FORMATS[format], len(source), batch_size, chunk_size, settings)
         progress = DatasetProgress(len(source))
-        maker = PairMaker[Job](painter.job, painter.paint, is_out_of_memory, on_smaller_batch)
+        reads = files if mask_folder(masks).is_file() else places_of(files)
+        maker = PairMaker[Job](
+            painter.job, painter.paint, is_out_of_memory, on_smaller_batch, source.stem, reads
+        )
         run = SetRun(open_store(str(root), Shard().name), plan, maker, Shard(), progress.on_pairs)
         try:
             run.run(resume=True)

@@ -82,17 +82,22 @@ def replace_folder(temporary: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path, replace: bool = True) -> Iterator[Path]:
     """Yield an empty sibling of the folder ``target`` that replaces it when the block succeeds.
 
     When the block raises, the sibling is removed and ``target`` is as it was; so is what a killed process
-    left of an earlier one. Raises OSError as :func:`replace_folder`.
+    left of an earlier one. Raises OSError as :func:`replace_folder` and, unless ``replace``, when there is
+    anything in ``target`` by then.
     """
+    if not replace:
+        target = Path(os.path.realpath(target))  # a link cannot be removed as a folder
     temporary = target.with_name(f".tmp-{target.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        if not replace and target.exists():
+            target.rmdir()
         replace_folder(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

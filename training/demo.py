@@ -9,8 +9,9 @@ a synthetic image and the mask that was asked for is the mask adherence, to be r
 real held-out images. The report shows beside each synthetic image the real training image nearest to it.
 
 Written: OUTPUT/pairs and OUTPUT/random_pairs (the synthetic pairs of held-out and of random masks),
-OUTPUT/report.html, OUTPUT/contact_sheet.png, OUTPUT/summary.json, and the real pairs in OUTPUT/real.
---checkpoint FILE skips the training and reports on a finished model for 128 px.
+OUTPUT/report.html, OUTPUT/contact_sheet.png, OUTPUT/summary.json, the real pairs in OUTPUT/real, and
+OUTPUT/demo.json, the list of what a later demo there replaces. --checkpoint FILE skips the training and
+reports on a finished model for 128 px.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from siamese_core import shipped
 from siamese_core.contact_sheet import grid, outlined
 from siamese_core.diffusers_backend.mask_sampling import DEFAULT_STEPS, Sampler
 from siamese_core.files import write_bytes_atomic, write_text_atomic
+from siamese_core.json_lines import parse_json
+from siamese_core.overlap import require_apart
 from siamese_core.pairs.pair_files import PROMPT_FILE, find_pairs, load_pair
 from siamese_core.pairs.pair_writer import png_bytes
 from siamese_core.settings import COUNT, COUNT_OR_NONE, GUIDANCE, SAMPLING_STEPS, SEED, Range, option
@@ -50,11 +53,7 @@ _RANDOM_MASKS = (
 )
 _SAMPLING_STEPS: dict[Sampler, int] = {**DEFAULT_STEPS, "ddim": 25}
 _SHOWN = 8  # columns of the contact sheet
-# "phantoms": of demos of earlier versions, which may be replaced too.
-_OWN_FILES = {
-    *("real", "phantoms", "training", "pairs", "random_pairs"),
-    *("report.html", "contact_sheet.png", "summary.json"),
-}
+_LIST = "demo.json"
 
 
 @dataclass(frozen=True)
@@ -85,13 +84,22 @@ class DemoSettings:
 def main(arguments: Sequence[str] | None = None) -> int:
     args, settings = _parse(arguments)
     output: Path = args.output
+    if args.checkpoint is not None:
+        require_apart([output], [args.checkpoint])
     _prepare(output)
+    try:
+        return _run(output, args.checkpoint, settings)
+    finally:
+        _note_files(output)
+
+
+def _run(output: Path, given: Path | None, settings: DemoSettings) -> int:
     torch.set_num_threads(settings.threads)
     timings: dict[str, float] = {}
     train_folder, held_out_folder = output / "real" / "train", output / "real" / "held_out"
     _copy_pairs(shipped.TRAIN, train_folder, settings.pairs)
     _copy_pairs(shipped.HELD_OUT, held_out_folder, settings.held_out)
-    checkpoint: Path | None = args.checkpoint
+    checkpoint = given
     if checkpoint is None:
         with timed(timings, "siamese training"):
             checkpoint = _train(output, settings)
@@ -113,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     summary = {
         "seconds": round(sum(timings.values()), 1),
         **findings.figures(),
-        "settings": {**asdict(settings), "checkpoint": str(args.checkpoint or "trained by this run")},
+        "settings": {**asdict(settings), "checkpoint": str(given or "trained by this run")},
         "training": _read_json(output / "training" / "run.json"),
         "timings": {name: round(seconds, 1) for name, seconds in timings.items()},
     }
@@ -278,12 +286,34 @@ def _contact_sheet(samples: Sequence[Sample]) -> NDArray[np.uint8]:
 
 def _prepare(output: Path) -> None:
     """Make room: a folder that holds an earlier demo and nothing else is replaced, any other refused."""
-    found = {path.name for path in output.iterdir()} if output.exists() else set()
+    found = _files(output)
     if found:
-        if foreign := sorted(found - _OWN_FILES):
-            raise OptionError(f"{output}: holds {foreign[0]}, which no demo wrote; give another --output")
-        shutil.rmtree(output)
+        path = output / _LIST
+        try:
+            listed = {_LIST, *parse_json(path.read_text("utf-8"))["files"]} if path.is_file() else set()
+        except (ValueError, KeyError, TypeError) as error:
+            raise OptionError(f"{path}: damaged; give another --output") from error
+        if foreign := sorted(found - listed):
+            raise OptionError(
+                f"{output}: holds {foreign[0]}, which is on no list of an earlier demo ({_LIST}); give "
+                "another --output, or move away what is there"
+            )
+        for part in output.iterdir():
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part)
+            else:
+                part.unlink()
     output.mkdir(parents=True, exist_ok=True)
+
+
+def _note_files(output: Path) -> None:
+    """List what this demo has written, so that the next one may replace that and nothing else."""
+    write_text_atomic(output / _LIST, json.dumps({"files": sorted(_files(output))}, indent=1) + "\n")
+
+
+def _files(output: Path) -> set[str]:
+    found = output.rglob("*") if output.exists() else ()
+    return {path.relative_to(output).as_posix() for path in found if path.is_symlink() or not path.is_dir()}
 
 
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, DemoSettings]:

@@ -42,6 +42,7 @@ from siamese_core.diffusers_backend.siamese_model import SiameseModel, model_fro
 from siamese_core.files import file_digest
 from siamese_core.masks.mask_files import ResizeMode, discover_masks, list_images
 from siamese_core.masks.random_transforms import TransformSettings
+from siamese_core.overlap import places_of
 from siamese_core.pairs.formats import FORMATS, FinishedPair
 from siamese_core.pairs.pair_files import PROMPT_FILE, find_pairs
 from siamese_core.settings import (
@@ -173,7 +174,18 @@ def _run(
             )
             release_memory()
 
-        maker = PairMaker[PairJob](painter.job, painter.paint, should_reduce_batch_size, on_smaller_batch)
+        files = painter.masks.files
+        maker = PairMaker[PairJob](
+            painter.job,
+            painter.paint,
+            should_reduce_batch_size,
+            on_smaller_batch,
+            stem=painter.masks.stem,
+            reads=[
+                *(files if settings.masks.is_file() else places_of(files)),
+                *places_of(painter.images or ()),
+            ],
+        )
         run = SetRun(store, plan, maker, shard, on_pairs)
         try:
             complete = run.run(resume=args.resume, replace=args.overwrite)
@@ -303,7 +315,7 @@ def parse(
     parser = command_parser("generate", __doc__)
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace the pairs of a folder that has some"
+        "--overwrite", action="store_true", help="replace the set of an earlier run; other files stay"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the set in --output")
     add_flags(parser, GenerateSettings)

@@ -34,6 +34,7 @@ from tqdm import tqdm
 from siamese_core.errors import UserError
 from siamese_core.files import whole_folder, write_text_atomic
 from siamese_core.masks.mask_files import mask_to_uint8
+from siamese_core.overlap import places_of, require_apart
 from siamese_core.pairs.pair_files import PROMPT_FILE, Pair, load_pair
 from siamese_core.pairs.pair_writer import png_bytes
 from siamese_core.settings import CLASS, COUNT, GREY_LEVEL, SEED, option
@@ -94,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _check_settings(settings)
     source: Path = args.source
     dataset = read_dataset(source, settings.layout, settings.prompt)
+    pairs = [pair for part in dataset.sets.values() for pair in part]
+    require_apart([settings.output], places_of(file for pair in pairs for file in (pair.image, pair.mask)))
     sets, division = divide(dataset, settings)
     told = ", ".join(f"{name} {value}" for name, value in division.items())
     print(f"{source}: {sum(map(len, sets.values()))} pairs, layout {dataset.layout}, {told}")
@@ -215,7 +218,7 @@ def _print_report(report: Mapping[str, Any], facts: Mapping[str, SetFacts]) -> N
 def _output_folder(output: Path) -> Iterator[Path]:
     """:func:`whole_folder`, whose errors say what to do."""
     try:
-        with whole_folder(output) as temporary:
+        with whole_folder(output, replace=False) as temporary:
             yield temporary
     except OSError as error:
         raise PrepareError(

@@ -24,6 +24,7 @@ from siamese_core.files import contained_path, file_digest, write_bytes_atomic
 from siamese_core.json_lines import json_objects, parse_json, text_in
 from siamese_core.masks.mask_files import read_mask
 from siamese_core.masks.random_transforms import TransformSettings
+from siamese_core.overlap import places_of, require_apart
 from siamese_core.pairs.formats import FORMATS, FinishedPair
 from siamese_core.pairs.manifest import RECORD_KEY, PairRecord, record_of, typed_fields
 from siamese_core.weights.model_file import load_model
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise OptionError(f"{record.stem}: painted with --images; such a pair cannot be painted again")
     _check_digest(args.checkpoint, record.checkpoint_digest, "checkpoint")
     job = PairJob(record, _mask(args.masks, record, sampler), None)
+    require_apart([args.output], places_of([job.mask.file]))
     for name, own in versions().items():
         if record.versions.get(name) != own:
             print(f"note: painted with {name} {record.versions.get(name)}, this is {own}")

@@ -34,6 +34,7 @@ from tqdm import tqdm
 from siamese_core.errors import UserError
 from siamese_core.files import whole_folder
 from siamese_core.json_lines import json_objects, text_in
+from siamese_core.overlap import places_of, require_apart
 from siamese_core.pairs.manifest import MANIFEST
 from siamese_core.pairs.pair_files import PROMPT_FILE, Pair, check_pairs, find_pairs
 from siamese_core.settings import CLASS, COUNT, GREY_LEVEL, SEED, SHARE, THREADS, Range, option
@@ -104,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     pairs, real = (find_pairs(folder, default_prompt="") for folder in (settings.pairs, settings.real))
+    files = (file for pair in (*pairs, *real) for file in (pair.image, pair.mask))
+    require_apart([settings.output], places_of(files))
     for folder, found in ((settings.pairs, pairs), (settings.real, real)):
         for note in check_pairs(found, threshold=settings.mask_threshold, label=settings.mask_label):
             print(f"note: {folder}: {note}")
@@ -234,7 +237,7 @@ def _write(
     distributions: Mapping[str, Mapping[str, float]],
 ) -> None:
     """Write the kept pairs and the two files about the choice; the folder appears whole or not at all."""
-    with whole_folder(settings.output) as temporary:
+    with whole_folder(settings.output, replace=False) as temporary:
         (temporary / "images").mkdir()
         (temporary / "masks").mkdir()
         kept = [pair for pair, reason in zip(pairs, reasons, strict=True) if not reason]

@@ -8,8 +8,9 @@ and the format's own index are made of them, as often as need be, and never read
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +18,16 @@ from ..errors import UserError
 from ..json_lines import parse_json
 from ..pairs.formats import FORMATS, PairFormat
 from ..pairs.formats.layout import json_line
-from ..pairs.manifest import MANIFEST, record_of
+from ..pairs.manifest import MANIFEST, RUN_FOLDER, record_of
 from ..run_record import check_record
 from .storage import SetStore
 
 Line = dict[str, Any]
 """Of a finished pair its record and ``files``; of one that cannot be made, ``index`` and ``skipped``: why."""
 
-RUN_FOLDER = ".run"
 SKIPPED = "skipped.jsonl"
-_SETTINGS, _PARTS, _WRITING, _LOCK = (
-    f"{RUN_FOLDER}/{name}" for name in ("settings.json", "parts", "writing", "lists.lock")
+_SETTINGS, _PARTS, _WRITING, _INDEXES, _LOCK = (
+    f"{RUN_FOLDER}/{name}" for name in ("settings.json", "parts", "writing", "indexes.json", "lists.lock")
 )
 _PARTIAL = ".partial"
 _MOST_CHUNKS = 1_000_000  # each has a file
@@ -104,24 +104,16 @@ def remove_set(store: SetStore) -> None:
     """Remove the set at the place, if there is one: what its lists name, and the lists; all else stays.
 
     Files that a killed run had written, but not yet listed, go too.
-
-    Raises SetError where a manifest is left of a set, but nothing that tells which files are its pairs'.
     """
     if store.size(_SETTINGS) is None:
-        if store.size(MANIFEST) is not None:
-            raise SetError(
-                f"{store.place}: its {MANIFEST} tells of pairs, and '{_SETTINGS}' is missing, without which "
-                "no set is replaced; remove the files yourself, or give another folder"
-            )
         return
-    plan = stored_plan(store)
-    lists = SetLists(store, plan)
-    listed = (file["name"] for line in lists.lines() for file in line.get("files", ()))
-    for name in (*lists.announced(), *listed):
+    lists = SetLists(store, stored_plan(store))
+    for name in (*lists.pair_files(), *lists.indexes()):
         store.remove(name)
-    indexes = (name for name, _ in plan.form.index_files(lambda: (), store.read))
+    for folder in (_WRITING, _PARTS):
+        store.remove(folder, True)
     # The settings come last: a run that is killed before has left a set, which is removed the next time.
-    for name in (*indexes, SKIPPED, MANIFEST, _WRITING, _PARTS, _SETTINGS):
+    for name in (_INDEXES, _SETTINGS):
         store.remove(name)
 
 
@@ -131,6 +123,19 @@ class SetLists:
 
     store: SetStore
     plan: SetPlan
+
+    def check_files(self, stem: Callable[[int], str]) -> None:
+        """Raise SetError when a file that the set may write is there, and no list of ours names it.
+
+        Such a file is somebody else's, whatever the run is asked to do. ``stem(i)`` is the name of pair i.
+        """
+        strangers = [*(self._strange_pairs(stem) if self.store.holds_others(RUN_FOLDER) else ())]
+        strangers += self._strange_indexes([*_index_names(self.plan.form, self.store), SKIPPED, MANIFEST])
+        lists = next(self.store.taken([[_SETTINGS, _INDEXES]]))
+        lists += [f"{_PARTS}/{name}" for name in self.store.names(_PARTS)]
+        if self.store.size(_SETTINGS) is None:
+            strangers += lists
+        self._refuse(strangers)
 
     def check_place(self, may_go_on: bool) -> None:
         """Raise unless the place is new or, with ``may_go_on``, holds the same set half-finished.
@@ -146,7 +151,8 @@ class SetLists:
                 )
             self._check_record()
         elif self.store.holds_others(RUN_FOLDER):
-            raise SetError(f"{place}: not empty; give another folder, or --overwrite to replace its pairs")
+            advice = "" if may_go_on else ", or --overwrite to write beside what is there, which stays"
+            raise SetError(f"{place}: not empty; give another folder{advice}")
 
     def begin(self) -> None:
         """Note the plan. Raises ResumeError when another worker has just noted a different one."""
@@ -154,6 +160,11 @@ class SetLists:
             if self.store.size(_SETTINGS) is None:
                 self.store.write(_SETTINGS, [json_line(self.plan.record)])
             self._check_record()
+
+    def remove_torn(self) -> None:
+        """Remove what this worker left half written when it was killed, if there is a set of ours."""
+        if self.store.size(_SETTINGS) is not None:
+            self.store.remove_torn()
 
     def whole_lines(self, chunk: int) -> dict[int, Line]:
         """Of ``chunk`` the lines, by index, whose files are there at their sizes; others are struck out."""
@@ -164,12 +175,15 @@ class SetLists:
         if self.plan.form.chunk_is_a_file:
             lines = {}
         if len(lines) < len(found):
+            # Their files stay ours, also when this run is killed before they are made again.
+            struck = (name for index, line in found.items() if index not in lines for name in _files(line))
+            self.announce(f"struck-{chunk:08d}", dict.fromkeys((*self.announced(), *struck)))
             self.write(chunk, list(lines.values()))
             self.store.remove(_part(chunk, is_full=True))
         return lines
 
     def _listed(self, chunk: int) -> dict[int, Line]:
-        for is_full in (True, False):
+        for is_full in (True, False, True):  # another worker may just have written the full list
             if self.store.size(_part(chunk, is_full)) is not None:
                 return {line["index"]: line for line in self._parsed(_part(chunk, is_full))}
         return {}
@@ -186,21 +200,84 @@ class SetLists:
         self.store.write(f"{_WRITING}/{worker}.json", [json_line({"files": [*names]})])
 
     def announced(self) -> Iterator[str]:
-        """The names of the files that each worker has written last, or was about to."""
+        """The names of the files that each worker has written last, or was about to; of struck ones, too."""
         for name in self.store.names(_WRITING):
-            try:
-                found = parse_json(self.store.read(f"{_WRITING}/{name}").decode("utf-8"))["files"]
-                fits = all(_FILE.fullmatch(file) for file in found)
-            except (ValueError, KeyError, TypeError):
-                fits = False
-            if not fits:
-                raise SetError(f"{self.store.place}/{_WRITING}/{name}: damaged; remove the file")
-            yield from found
+            yield from self._names_in(f"{_WRITING}/{name}", _FILE.fullmatch)
+
+    def pair_files(self) -> Iterator[str]:
+        """The names of all files of pairs, listed or announced."""
+        yield from self.announced()
+        for line in self.lines():
+            yield from _files(line)
+
+    def indexes(self) -> list[str]:
+        """The names of the lists for the user that :meth:`finish` has written, or was about to."""
+        known = {name for form in FORMATS.values() for name in _index_names(form, self.store)}
+        if self.store.size(_INDEXES) is not None:
+            return list(self._names_in(_INDEXES, {*known, SKIPPED, MANIFEST}.__contains__))
+        if self.store.size(MANIFEST) is None:
+            return []
+        return [*_index_names(self.plan.form, self.store), SKIPPED, MANIFEST]  # a set of an older version
+
+    def _names_in(self, name: str, fits: Callable[[str], object]) -> Iterator[str]:
+        try:
+            found = parse_json(self.store.read(name).decode("utf-8"))["files"]
+            is_whole = all(type(file) is str and fits(file) for file in found)
+        except (ValueError, KeyError, TypeError):
+            is_whole = False
+        if not is_whole:
+            raise SetError(f"{self.store.place}/{name}: damaged; remove the file")
+        yield from found
+
+    def _stored(self) -> SetLists | None:
+        """The lists of the set that is there, which may be another one."""
+        if self.store.size(_SETTINGS) is None:
+            return None
+        return SetLists(self.store, stored_plan(self.store))
+
+    def _strange_pairs(self, stem: Callable[[int], str]) -> list[str]:
+        """The files of pairs that are there and that no list of ours names."""
+        stored, found = None, dict[str, None]()
+        every = (
+            [name for index in self.plan.indices(chunk) for name in self.plan.form.names(index, stem(index))]
+            for chunk in range(self.plan.chunks)
+        )
+        # Files are looked at before the lists: what another worker writes meanwhile is on one by then.
+        for chunk, there in enumerate(self.store.taken(every)):
+            if there and stored is None:
+                stored = self._stored()
+            lines = stored._listed(chunk).values() if there and stored else ()
+            own = {name for line in lines for name in _files(line)}
+            found |= dict.fromkeys(name for name in there if name not in own)
+        if found and stored:
+            alike = defaultdict(list)
+            for name in found:
+                alike[_folded(name)].append(name)
+            for listed in stored.pair_files():
+                for name in alike.get(_folded(listed), ()):
+                    if name in found and self.store.is_same(name, listed):
+                        del found[name]
+        return list(found)
+
+    def _strange_indexes(self, names: Sequence[str]) -> list[str]:
+        there, stored = next(self.store.taken([names])), self._stored()
+        own = {*stored.indexes()} if there and stored else set()
+        return [name for name in there if name not in own]
+
+    def _refuse(self, strangers: Sequence[str]) -> None:
+        if strangers:
+            several = f"{len(strangers)} files of the set are" if strangers[1:] else "a file of the set is"
+            raise SetError(
+                f"{self.store.place}: {several} there already and on no list of an earlier run, the first is "
+                f"'{strangers[0]}'; what others wrote is never replaced: give another folder, or move away "
+                "what is in the way"
+            )
 
     def finish(self, incomplete: bool = False) -> bool:
         """Write the manifest and the format's index; whether they are there.
 
         Unless ``incomplete``, only when no chunk is missing. The manifest comes last: with it, all is there.
+        Raises SetError, too, when somebody else's file has the name of one of them.
         """
         with self.store.lock(_LOCK, wait=True):
             if not incomplete and self._missing():
@@ -210,6 +287,11 @@ class SetLists:
                 return (line for line in self.lines() if "skipped" not in line)
 
             skipped = [line for line in self.lines() if "skipped" in line]
+            own = _index_names(self.plan.form, self.store)
+            names = [*([SKIPPED] if skipped else []), *own, MANIFEST]
+            self._refuse(self._strange_indexes(names))
+            known = dict.fromkeys((*self.indexes(), *names))
+            self.store.write(_INDEXES, [json_line({"files": [*known]})])
             if skipped:
                 self.store.write(SKIPPED, map(json_line, skipped))
             for name, pieces in self.plan.form.index_files(records, self.store.read):
@@ -246,8 +328,8 @@ class SetLists:
                 fits = False
             if not fits:
                 raise SetError(
-                    f"{self.store.place}/{name}: line {number} is damaged; remove the file (its pairs are "
-                    "then made again), or the line"
+                    f"{self.store.place}/{name}: line {number} is damaged; restore the file, or move it away "
+                    "with the files of its pairs, which are then made again"
                 )
             yield line
 
@@ -263,6 +345,20 @@ class SetLists:
 
     def _is_whole(self, line: Line) -> bool:
         return all(self.store.size(file["name"]) == file["bytes"] for file in line.get("files", ()))
+
+
+def _files(line: Line) -> list[str]:
+    return [file["name"] for file in line.get("files", ())]
+
+
+def _index_names(form: PairFormat, store: SetStore) -> list[str]:
+    """The files that describe a whole set in this format."""
+    return [name for name, _ in form.index_files(lambda: (), store.read)]
+
+
+def _folded(name: str) -> str:
+    """``name`` as disks see it that do not tell A from a, or two ways of writing an accent."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _part(chunk: int, is_full: bool) -> str:

@@ -10,13 +10,16 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Generic, TypeVar
 
 from ..masks.random_transforms import TransformError
+from ..overlap import require_apart
 from ..pairs.formats import FinishedPair, StoredFile
 from ..pairs.formats.layout import stored_file
-from .finished_pairs import RUN_FOLDER, Line, SetError, SetLists, SetPlan, remove_set
-from .storage import SetStore
+from ..pairs.manifest import RUN_FOLDER
+from .finished_pairs import Line, SetError, SetLists, SetPlan, remove_set
+from .storage import FolderStore, SetStore
 
 Job = TypeVar("Job")
 
@@ -47,12 +50,15 @@ class PairMaker(Generic[Job]):
     ``job(i)`` says what pair i is to be, and raises TransformError when no mask for it can be drawn.
     ``paint(jobs)`` computes as many pairs at once as there are jobs. ``is_out_of_memory`` tells whether an
     error of it means that fewer at once may do; ``on_smaller_batch(n)`` is called when n are tried next.
+    ``stem(i)`` is the name of pair i, and ``reads`` are the folders and files that pairs are made of.
     """
 
     job: Callable[[int], Job]
     paint: Callable[[Sequence[Job]], Sequence[FinishedPair]]
     is_out_of_memory: Callable[[Exception], bool]
     on_smaller_batch: Callable[[int], None]
+    stem: Callable[[int], str]
+    reads: Sequence[Path]
 
 
 @dataclass
@@ -82,8 +88,13 @@ class SetRun(Generic[Job]):
         With ``replace`` a set that is there is removed first. Returns whether the set is complete. Raises
         SetError when the place holds something else or another run is at it, when it cannot be written, and
         when one sample is too much for the memory; ResumeError when the settings differ from those that the
-        set was begun with.
+        set was begun with; OverlapError when it would be written where it is read.
         """
+        if isinstance(self.store, FolderStore):
+            names = self.plan.form.names(0, self.maker.stem(0))
+            written = {self.store.root / PurePosixPath(name).parent for name in names}
+            require_apart(sorted(written), self.maker.reads)
+        self.lists.check_files(self.maker.stem)
         if not replace:  # of several workers, any may have begun the set
             self.lists.check_place(may_go_on=resume or self.shard.count > 1)
         lock = f"{RUN_FOLDER}/shard-{self.shard.name}.lock"
@@ -93,7 +104,7 @@ class SetRun(Generic[Job]):
                     f"{self.store.place}: another run is making shard {self.shard.name} of this set; wait "
                     "for it to end, or give another folder"
                 )
-            self.store.remove_torn()
+            self.lists.remove_torn()
             if replace:
                 remove_set(self.store)
             self.lists.begin()

@@ -97,6 +97,11 @@ class MaskSource:
         """The place of pair ``index``'s file among ``files``."""
         return index // self.per_mask
 
+    def stem(self, index: int) -> str:
+        """The name of pair ``index``."""
+        number, variant = divmod(index, self.per_mask)
+        return pair_stem(self.files[number].stem, variant, self.per_mask)
+
     def mask(self, index: int) -> PairMask:
         """The mask of pair ``index``; raises TransformError as :meth:`MaskUse.apply`."""
         number, variant = divmod(index, self.per_mask)
@@ -105,7 +110,7 @@ class MaskSource:
         written, for_model = self.use.apply(self._read(number), seed)
         transforms = self.use.transforms
         return PairMask(
-            stem=pair_stem(path.stem, variant, self.per_mask),
+            stem=self.stem(index),
             file=path,
             digest=digest,
             written=written,

@@ -6,8 +6,8 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import filelock
@@ -56,8 +56,19 @@ class SetStore(Protocol):
         """Whether there is anything besides ``folder``."""
         ...
 
-    def remove(self, name: str) -> None:
-        """Remove a file or a folder with all that it holds; nothing happens when it is not there."""
+    def taken(self, groups: Iterable[Sequence[str]]) -> Iterator[list[str]]:
+        """Of each group of names those at which anything is, and whatever is no folder where one has to be.
+
+        What appears in the meantime may be left out. Raises UserError for folders that lead out of the root.
+        """
+        ...
+
+    def is_same(self, name: str, other: str) -> bool:
+        """Whether two names are those of one file, as where A and a are the same."""
+        ...
+
+    def remove(self, name: str, tree: bool = False) -> None:
+        """Remove a file or, as a ``tree``, a folder with all that it holds, if it is there."""
         ...
 
     def lock(self, name: str, wait: bool) -> contextlib.AbstractContextManager[bool]:
@@ -101,7 +112,7 @@ class FolderStore:
         self._scratch = f".tmp-{worker}-" if worker else ".tmp-"
 
     def write(self, name: str, pieces: Iterable[bytes]) -> None:
-        path = self._path(name)
+        path = self._entry(name)
         if not path.parent.is_dir():
             if not self.root.is_dir():  # never made anew: a set that was removed while running stays removed
                 raise FileNotFoundError(f"the folder '{self.root}' is no longer there")
@@ -115,7 +126,7 @@ class FolderStore:
     def size(self, name: str) -> int | None:
         try:
             return self._path(name).stat().st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def lines(self, name: str) -> Iterator[bytes]:
@@ -135,10 +146,23 @@ class FolderStore:
             raise StoreError(f"{self.root}: is a file; give a folder for the pairs")
         return self.root.exists() and any(path.name != folder for path in self.root.iterdir())
 
-    def remove(self, name: str) -> None:
-        path = self._path(name)
-        if path.is_dir():
-            shutil.rmtree(path)
+    def taken(self, groups: Iterable[Sequence[str]]) -> Iterator[list[str]]:
+        for names in groups:
+            folders = dict.fromkeys(str(parent) for name in names for parent in PurePosixPath(name).parents)
+            blocked = [folder for folder in folders if self._is_blocked(folder)]
+            # A link that leads nowhere is somebody's, too.
+            yield [*blocked, *(name for name in names if os.path.lexists(self.root / name))]
+
+    def is_same(self, name: str, other: str) -> bool:
+        with contextlib.suppress(OSError):
+            return name == other or (self.root / name).samefile(self.root / other)
+        return False
+
+    def remove(self, name: str, tree: bool = False) -> None:
+        path = self._entry(name)
+        if tree:
+            if path.is_dir():
+                shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
@@ -159,7 +183,17 @@ class FolderStore:
 
     def remove_torn(self) -> None:
         for torn in self.root.rglob(f"{self._scratch}*"):
-            torn.unlink(missing_ok=True)
+            if torn.is_file():
+                torn.unlink(missing_ok=True)
+
+    def _entry(self, name: str) -> Path:
+        """The path of ``name`` that is written or removed: of a link the link, never what it leads to."""
+        self._path(name)
+        return self._path(str(PurePosixPath(name).parent)) / PurePosixPath(name).name
+
+    def _is_blocked(self, folder: str) -> bool:
+        path = self.root / folder
+        return os.path.lexists(path) and not self._path(folder).is_dir()
 
     def _path(self, name: str) -> Path:
         return contained_path(self.root, name)
@@ -219,9 +253,19 @@ class ObjectStore:
             return False
         return any(name.rstrip("/").rpartition("/")[2] != folder for name in found)
 
-    def remove(self, name: str) -> None:
+    def taken(self, groups: Iterable[Sequence[str]]) -> Iterator[list[str]]:
+        found: dict[str, set[str]] = {}
+        for names in groups:
+            for folder in {name.rpartition("/")[0] for name in names} - found.keys():
+                found[folder] = set(self.names(folder))  # a question for each name would take hours
+            yield [name for name in names if name.rpartition("/")[2] in found[name.rpartition("/")[0]]]
+
+    def is_same(self, name: str, other: str) -> bool:
+        return name == other
+
+    def remove(self, name: str, tree: bool = False) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self._system.rm(self._path(name), recursive=True)
+            self._system.rm(self._path(name), recursive=tree)
 
     @contextlib.contextmanager
     def lock(self, name: str, wait: bool) -> Iterator[bool]:

@@ -19,6 +19,8 @@ from ..json_lines import json_object_at, json_objects
 from .pair_files import Pair
 
 MANIFEST = "manifest.jsonl"
+RUN_FOLDER = ".run"
+"""Where a dataset's folder keeps the lists of its generation, hidden."""
 RECORD_KEY = "siamese_pair"
 """The text of an image's PNG that holds the pair's record, as JSON."""
 

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..files import contained_path, file_digest, whole_folder
 from ..json_lines import json_objects
 from ..masks.mask_files import MASK_FOLDERS, first_subfolder
+from ..overlap import places_of, require_apart
 from .formats import FinishedPair, PairFormat, StoredFile
 from .formats.layout import FileContent, json_line, stored_file
 from .manifest import MANIFEST, Manifest, PairRecord, record_of
@@ -80,16 +81,17 @@ def export_pairs(
 ) -> list[str]:
     """Write the pairs of ``source`` to the folder ``output`` as ``kind``, with a ``manifest.jsonl``.
 
-    The folder appears whole or not at all, and replaces one that is there. ``chunk`` pairs at a time are in
-    memory, which a layout of shared files writes into one. ``default_prompt`` is that of pairs for which
+    The folder appears whole or not at all, where there is none or an empty one. ``chunk`` pairs at a time are
+    in memory, which a layout of shared files writes into one. ``default_prompt`` is that of pairs for which
     neither ``source`` nor its manifest has one. Returns what the user should know of the masks.
-    Raises PairError for a pair that cannot be read, and ExportError for names that fall together and when the
-    disk refuses.
+    Raises PairError for a pair that cannot be read, ExportError for names that fall together and when the
+    disk refuses, and OverlapError for a folder that falls together with those of ``source``.
     """
+    require_apart([output], places_of(file for pair in source.pairs for file in (pair.image, pair.mask)))
     notes: Counter[str] = Counter()
     loaded = _finished_pairs(source, reading or Reading(), default_prompt, notes)
     try:
-        with whole_folder(output) as folder, (folder / MANIFEST).open("wb") as lines:
+        with whole_folder(output, replace=False) as folder, (folder / MANIFEST).open("wb") as lines:
             writer = _Writer(folder)
             for part in _chunks(loaded, chunk):
                 finished = [pair for _, pair in part]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,11 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import portable_stem
-from .manifest import PairRecord
-from .pair_writer import PairWriter
+from ..json_lines import json_objects, text_in
+from .manifest import MANIFEST, RUN_FOLDER, PairRecord
+from .pair_writer import PairWriter, WriteError
 
 IfExists = Literal["number", "skip", "overwrite"]
-"""What happens to a pair whose name is taken: it gets a number, is left out, or replaces the old one."""
+"""What happens to a pair whose name is taken: it gets a number, is left out, or replaces the old one.
+
+Only what ``manifest.jsonl`` lists is ever replaced.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,16 @@ def add_pairs(
 
     Stems are made portable first. A stem that two of ``pairs`` share is numbered in any case, so that none of
     them is lost. ``text`` goes into every image file; ``on_pair`` is called before each pair is written.
-    Raises WriteError as :meth:`PairWriter.write` does.
+    Raises WriteError as :meth:`PairWriter.write` does, for a folder that holds a generated set, whose lists
+    name what it has painted, and where "overwrite" would replace files that no list of ours names.
     """
+    if os.path.lexists(root / RUN_FOLDER):
+        raise WriteError(
+            f"{root}: holds a set of Generate Dataset or training.generate ('{RUN_FOLDER}'), whose next run "
+            "would drop these pairs from its lists; save to another folder"
+        )
+    if if_exists == "overwrite":
+        _refuse_strangers(root, dict.fromkeys(portable_stem(pair.record.stem) for pair in pairs))
     writer = PairWriter(root)
     mine: set[str] = set()
     chosen: list[NewPair] = []
@@ -60,6 +73,22 @@ def add_pairs(
             on_pair()
         writer.write(pair.record, pair.image, pair.mask, text)
     return stems
+
+
+def _refuse_strangers(root: Path, stems: Collection[str]) -> None:
+    """Raise WriteError when the files of one of ``stems`` are there and no line of the manifest is theirs."""
+    manifest = root / MANIFEST
+    lines = json_objects(manifest) if manifest.is_file() else ()
+    listed = {text_in(line.value, "stem") for line in lines}
+    names = [f"{kind}/{stem}.png" for stem in stems if stem not in listed for kind in ("images", "masks")]
+    strangers = [name for name in names if os.path.lexists(root / name)]
+    if strangers:
+        several = f"{len(strangers)} files" if strangers[1:] else "a file"
+        raise WriteError(
+            f"{root}: {several} of these names are there already and not listed in {MANIFEST}, the first is "
+            f"'{strangers[0]}'; what others wrote is never replaced: set if_exists to number, give another "
+            "folder, or move away what is in the way"
+        )
 
 
 def _numbered(stem: str, mine: set[str], writer: PairWriter) -> str:

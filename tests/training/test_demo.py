@@ -41,6 +41,8 @@ def test_the_demo_leaves_pairs_a_report_and_a_summary(tmp_path: Path) -> None:
     page = (output / "report.html").read_text("utf-8")
     assert page.count("nearest real image,") == 7
     assert Image.open(output / "contact_sheet.png").size == (3 * 128 + 2 * 2, 5 * 128 + 4 * 2)
+    demo._prepare(output)
+    assert list(output.iterdir()) == []
 
 
 @pytest.mark.parametrize("flag", ["--pairs", "--held-out"])
@@ -61,11 +63,12 @@ def test_the_demo_replaces_an_earlier_demo_and_nothing_else(tmp_path: Path) -> N
     own, foreign = tmp_path / "demo", tmp_path / "thesis"
     (own / "real").mkdir(parents=True)
     (own / "report.html").write_text("old")
+    demo._note_files(own)
     (foreign / "real").mkdir(parents=True)
     (foreign / "chapter.txt").write_text("years of work")
 
     demo._prepare(own)
     assert list(own.iterdir()) == []
-    with pytest.raises(demo.OptionError, match=r"chapter\.txt, which no demo wrote"):
+    with pytest.raises(demo.OptionError, match=r"chapter\.txt, which is on no list of an earlier demo"):
         demo._prepare(foreign)
     assert (foreign / "chapter.txt").read_text() == "years of work"

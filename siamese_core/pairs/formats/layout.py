@@ -46,6 +46,10 @@ class PairFormat(Protocol):
     chunk_is_a_file: bool
     """Whether the pairs of a chunk share one file, so that the chunk's size is part of what the set is."""
 
+    def names(self, index: int, stem: str) -> list[str]:
+        """The files that the pair of this index and stem may be written to."""
+        ...
+
     def pair_files(self, chunk: Sequence[FinishedPair]) -> Iterator[list[FileContent]]:
         """For each pair of consecutive ones its files, image first; those that pairs share come with each."""
         ...

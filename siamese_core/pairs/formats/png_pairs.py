@@ -17,13 +17,14 @@ class PngPairs:
     foreground = 255
     chunk_is_a_file = False
 
+    def names(self, index: int, stem: str) -> list[str]:
+        return [self.image_file.format(stem), self.mask_file.format(stem)]
+
     def pair_files(self, chunk: Sequence[FinishedPair]) -> Iterator[list[FileContent]]:
         for pair in chunk:
             levels = pair.mask.astype("uint8") * self.foreground
-            yield [
-                (self.image_file.format(pair.record.stem), png_bytes(pair.image, pair.text)),
-                (self.mask_file.format(pair.record.stem), png_bytes(levels)),
-            ]
+            image, mask = self.names(pair.record.index, pair.record.stem)
+            yield [(image, png_bytes(pair.image, pair.text)), (mask, png_bytes(levels))]
 
     def index_files(
         self, records: Callable[[], Iterable[Record]], read: Callable[[str], bytes]

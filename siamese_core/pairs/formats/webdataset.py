@@ -22,6 +22,9 @@ class WebDataset:
     name = "webdataset"
     chunk_is_a_file = True
 
+    def names(self, index: int, stem: str) -> list[str]:
+        return [f"pairs-{index:09d}.tar"]
+
     def pair_files(self, chunk: Sequence[FinishedPair]) -> Iterator[list[FileContent]]:
         if not chunk:  # no mask of it could be drawn
             return
@@ -32,7 +35,8 @@ class WebDataset:
                 _add(tar, f"{key}.png", png_bytes(pair.image, pair.text))
                 _add(tar, f"{key}.mask.png", png_bytes(mask_to_uint8(pair.mask)))
                 _add(tar, f"{key}.json", json_line(asdict(pair.record)))
-        shard = (f"pairs-{chunk[0].record.index:09d}.tar", buffer.getvalue())
+        (name,) = self.names(chunk[0].record.index, chunk[0].record.stem)
+        shard = (name, buffer.getvalue())
         for _ in chunk:
             yield [shard]
 

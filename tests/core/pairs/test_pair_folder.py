@@ -1,25 +1,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_core.pairs.manifest import PairRecord
 from siamese_core.pairs.pair_files import find_pairs
-from siamese_core.pairs.pair_folder import NewPair, add_pairs
+from siamese_core.pairs.pair_folder import add_pairs
 from siamese_core.pairs.pair_writer import WriteError
-
-RECORD = PairRecord(0, "a", None, "a", "", "a prompt", {}, "", "")
-
-
-def pair(stem: str, value: int = 0, size: tuple[int, int] = (16, 24)) -> NewPair:
-    mask = np.zeros(size, bool)
-    mask[4:8, 4:8] = True
-    return NewPair(replace(RECORD, stem=stem), np.full((*size, 3), value, np.uint8), mask)
+from tests.support.sets.others_files import new_pair
 
 
 def values(root: Path) -> dict[str, int]:
@@ -32,8 +23,8 @@ def listed(root: Path) -> list[str]:
 
 
 def test_pairs_of_new_names_join_the_others(tmp_path: Path) -> None:
-    add_pairs(tmp_path, [pair("a", 1)])
-    assert add_pairs(tmp_path, [pair("b", 2)]) == ["b"]
+    add_pairs(tmp_path, [new_pair("a", 1)])
+    assert add_pairs(tmp_path, [new_pair("b", 2)]) == ["b"]
 
     assert values(tmp_path) == {"a": 1, "b": 2}
     assert listed(tmp_path) == ["a", "b"]
@@ -41,22 +32,22 @@ def test_pairs_of_new_names_join_the_others(tmp_path: Path) -> None:
 
 
 def test_a_taken_name_gets_a_number(tmp_path: Path) -> None:
-    add_pairs(tmp_path, [pair("a", 1)])
-    assert add_pairs(tmp_path, [pair("a", 2)], "number") == ["a_2"]
-    assert add_pairs(tmp_path, [pair("a", 3)], "number") == ["a_3"]
+    add_pairs(tmp_path, [new_pair("a", 1)])
+    assert add_pairs(tmp_path, [new_pair("a", 2)], "number") == ["a_2"]
+    assert add_pairs(tmp_path, [new_pair("a", 3)], "number") == ["a_3"]
     assert values(tmp_path) == {"a": 1, "a_2": 2, "a_3": 3}
 
 
 def test_a_taken_name_is_skipped(tmp_path: Path) -> None:
-    add_pairs(tmp_path, [pair("a", 1)])
-    assert add_pairs(tmp_path, [pair("a", 2), pair("b", 3)], "skip") == ["b"]
+    add_pairs(tmp_path, [new_pair("a", 1)])
+    assert add_pairs(tmp_path, [new_pair("a", 2), new_pair("b", 3)], "skip") == ["b"]
     assert values(tmp_path) == {"a": 1, "b": 3}
     assert listed(tmp_path) == ["a", "b"]
 
 
 def test_a_taken_name_is_overwritten_and_listed_once(tmp_path: Path) -> None:
-    add_pairs(tmp_path, [pair("a", 1), pair("b", 2)])
-    assert add_pairs(tmp_path, [pair("a", 9)], "overwrite") == ["a"]
+    add_pairs(tmp_path, [new_pair("a", 1), new_pair("b", 2)])
+    assert add_pairs(tmp_path, [new_pair("a", 9)], "overwrite") == ["a"]
     assert values(tmp_path) == {"a": 9, "b": 2}
     assert sorted(listed(tmp_path)) == ["a", "b"]
     assert len(find_pairs(tmp_path)) == 2
@@ -64,19 +55,19 @@ def test_a_taken_name_is_overwritten_and_listed_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("if_exists", ["number", "skip", "overwrite"])
 def test_equal_names_in_one_call_lose_no_pair(tmp_path: Path, if_exists: str) -> None:
-    written = add_pairs(tmp_path, [pair("a", 1), pair("A", 2), pair("a", 3)], if_exists)  # type: ignore[arg-type]
+    written = add_pairs(tmp_path, [new_pair("a", 1), new_pair("A", 2), new_pair("a", 3)], if_exists)  # type: ignore[arg-type]
     assert len(set(written)) == 3
     assert sorted(values(tmp_path).values()) == [1, 2, 3]
 
 
 def test_names_become_portable(tmp_path: Path) -> None:
     names = ["CON", "lpt1.left", "a:b?", "..", "with space ", "../up", "Ünïcode-名"]
-    written = add_pairs(tmp_path, [pair(name) for name in names])
+    written = add_pairs(tmp_path, [new_pair(name) for name in names])
     assert written == ["CON_", "lpt1.left_", "a_b_", "_", "with space", ".._up", "Ünïcode-名"]
 
 
 def test_the_graph_is_kept_in_the_image(tmp_path: Path) -> None:
-    add_pairs(tmp_path, [pair("a")], text={"workflow": "{}"})
+    add_pairs(tmp_path, [new_pair("a")], text={"workflow": "{}"})
     assert Image.open(tmp_path / "images/a.png").info["workflow"] == "{}"
     assert "workflow" not in Image.open(tmp_path / "masks/a.png").info
 
@@ -89,7 +80,7 @@ def test_stopping_between_two_pairs_keeps_the_finished_ones(tmp_path: Path) -> N
             raise error
 
     with pytest.raises(KeyboardInterrupt):
-        add_pairs(tmp_path, [pair("a"), pair("b")], on_pair=on_pair)
+        add_pairs(tmp_path, [new_pair("a"), new_pair("b")], on_pair=on_pair)
     assert listed(tmp_path) == ["a"]
     assert len(find_pairs(tmp_path)) == 1
 
@@ -97,4 +88,4 @@ def test_stopping_between_two_pairs_keeps_the_finished_ones(tmp_path: Path) -> N
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="is a file"):
-        add_pairs(tmp_path / "file", [pair("a")])
+        add_pairs(tmp_path / "file", [new_pair("a")])

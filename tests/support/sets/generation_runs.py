@@ -70,10 +70,18 @@ def run_set(
     plan: SetPlan = PLAN,
     shard: Shard = ONE,
     on_pairs: Callable[[Sequence[FinishedPair], int], None] = lambda pairs, known: None,
+    reads: Sequence[Path] = (),
     **how: bool,
 ) -> bool:
     work = work or Work()
-    maker = PairMaker(work.job, work.paint, lambda error: isinstance(error, MemoryError), lambda size: None)
+    maker = PairMaker(
+        work.job,
+        work.paint,
+        lambda error: isinstance(error, MemoryError),
+        lambda size: None,
+        stem=lambda index: f"m_{index}",
+        reads=reads,
+    )
     return SetRun(open_store(str(place), shard.name), plan, maker, shard, on_pairs).run(**how)
 
 

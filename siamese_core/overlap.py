@@ -1,0 +1,58 @@
+"""What is written lies apart from what is read, so that no command ever replaces its own input."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from .errors import UserError
+
+
+class OverlapError(UserError):
+    """An output that falls together with an input; the message names both and the fix."""
+
+
+def require_apart(written: Iterable[Path], read: Iterable[Path]) -> None:
+    """Raise OverlapError when a folder that is ``written`` is, holds or lies in a folder that is ``read``.
+
+    A file that is ``read`` may lie beside what is written, but not in it. Symbolic links are followed, and
+    names compared as the disk does.
+    """
+    folders: dict[Path, None] = {}
+    files: dict[Path, Path] = {}
+    for path in read:
+        if path.is_dir():
+            folders[path] = None
+        else:
+            files.setdefault(Path(os.path.realpath(path)).parent, path)
+    for target in written:
+        for folder in folders:
+            inside, around = _lies_in(target, folder), _lies_in(folder, target)
+            if inside and around:
+                raise _error(target, "the input is read from there")
+            if inside or around:
+                raise _error(target, f"that {'lies in' if inside else 'holds'} '{folder}', which is read")
+        for parent, file in files.items():
+            if _lies_in(parent, target):
+                raise _error(target, f"that holds '{file}', which is read")
+
+
+def places_of(files: Iterable[Path]) -> list[Path]:
+    """The folders of ``files``, and the files themselves, which may be links, as what is read."""
+    files = list(files)
+    return [*dict.fromkeys(file.parent for file in files), *files]
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether ``path`` is ``folder`` or is anywhere below it."""
+    if not folder.exists():
+        return False
+    real = Path(os.path.realpath(path))
+    return any(place.exists() and place.samefile(folder) for place in (real, *real.parents))
+
+
+def _error(target: Path, relation: str) -> OverlapError:
+    return OverlapError(
+        f"{target}: the output would be written there, and {relation}; give an output folder beside the input"
+    )
