@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from siamese_core.phantoms.phantom import write_phantoms
 
 from siamese_core.files import whole_folder
 from siamese_core.overlap import OverlapError, require_apart
@@ -18,6 +17,7 @@ from siamese_core.pairs.pair_folder import add_pairs
 from siamese_core.pairs.pair_writer import WriteError
 from tests.support.commands import Outcome, run_here
 from tests.support.folders import read_tree
+from tests.support.phantoms.phantom import write_phantoms
 from tests.support.sets.generation_runs import PLAN, run_set
 from tests.support.sets.others_files import MINE, THERE, new_pair, put
 from training import demo, export, generate, merge, prepare, regenerate, select
