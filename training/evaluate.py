@@ -42,6 +42,7 @@ from siamese_core.files import write_text_atomic
 from siamese_core.pairs.pair_files import Pair, find_pairs
 from siamese_core.settings import CLASS, COUNT, GREY_LEVEL, SEED, THREADS, Range, option
 
+from .command_line.notes import note
 from .command_line.options import (
     OptionError,
     add_flags,
@@ -219,7 +220,7 @@ def _find_sets(settings: EvaluateSettings) -> Sets:
     checked: list[ImageSet] = []
     for name, folder in (("real", settings.real), ("synthetic", settings.synthetic)):
         images, skipped, sizes = check_images(
-            find_images(folder),
+            find_images(folder, note),
             threshold=settings.mask_threshold,
             label=settings.mask_label,
             skip_corrupt=settings.skip_corrupt,
@@ -228,7 +229,7 @@ def _find_sets(settings: EvaluateSettings) -> Sets:
         notes.append(f"{len(images)} {name} images, {_sizes(sizes)}.")
         notes += [f"Skipped: {sentence}" for sentence in skipped]
     train, test = (
-        find_pairs(folder, default_prompt="") if folder else []
+        find_pairs(folder, default_prompt="", tell=note) if folder else []
         for folder in (settings.segmenter_train, settings.real_test)
     )
     if train and checked[1].pairs is None:

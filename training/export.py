@@ -31,6 +31,7 @@ from siamese_core.pairs.formats import FORMATS
 from siamese_core.pairs.pair_export import Reading, export_pairs, find_source
 from siamese_core.settings import CLASS, COUNT, GREY_LEVEL, option
 
+from .command_line.notes import note
 from .command_line.options import (
     OptionError,
     add_flags,
@@ -57,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args, settings = _parse(arguments)
     _check_settings(settings)
     kind = FORMATS[settings.format]
-    source = find_source(args.source)
+    source = find_source(args.source, note)
     if source.manifest is not None and not source.keeps_indices:
-        print(f"note: {source.manifest.path} does not tell each pair by an index of its own: numbered anew")
+        note(f"{source.manifest.path} does not tell each pair by an index of its own: numbered anew")
     with tqdm(total=len(source.pairs), desc="exporting", unit="pair", mininterval=1.0) as progress:
         notes = export_pairs(
             source,
@@ -70,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             default_prompt=settings.prompt,
             on_pair=progress.update,
         )
-    for note in notes:
-        print(f"note: {note}")
+    for text in notes:
+        note(text)
     print(f"{len(source.pairs)} pairs written to {settings.output} as {settings.format}")
     return 0
 

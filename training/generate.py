@@ -40,6 +40,7 @@ from siamese_core.diffusers_backend.cpu_memory import keep_freed_memory
 from siamese_core.diffusers_backend.mask_sampling import DEFAULT_STEPS, Sampler
 from siamese_core.diffusers_backend.siamese_model import SiameseModel, model_from_file
 from siamese_core.files import file_digest
+from siamese_core.masks.folder_contents import left_out
 from siamese_core.masks.mask_files import ResizeMode, discover_masks, list_images
 from siamese_core.masks.random_transforms import TransformSettings
 from siamese_core.overlap import places_of
@@ -60,6 +61,7 @@ from siamese_core.settings import (
 from siamese_core.stop_requests import Interrupted, stop_requests
 from siamese_core.weights.model_file import ModelFile, load_model
 
+from .command_line.notes import note
 from .command_line.options import (
     OptionError,
     add_flags,
@@ -127,6 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.overwrite and shard.count > 1:
         raise OptionError("--overwrite would remove what other shards have made; remove the folder yourself")
     files = discover_masks(settings.masks)
+    if settings.masks.is_dir() and accelerator.is_main_process:
+        for phrase in left_out(files[0].parent):
+            note(f"not read in '{files[0].parent}': {phrase}")
     image_paths = _matching_images(settings, files)
     checkpoint = load_model(settings.checkpoint)
     model = _model(settings.checkpoint, checkpoint)

@@ -46,13 +46,16 @@ from siamese_core.diffusers_backend.networks import UNetDecoder, UNetEncoder
 from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.files import file_digest
 from siamese_core.learning.step_loop import CheckpointStore, LoopSettings, run_steps
+from siamese_core.masks.folder_contents import left_out
 from siamese_core.masks.mask_files import list_images, resize_image
 from siamese_core.method.ddim import to_uint8
+from siamese_core.pairs.captions import read_captions
 from siamese_core.pairs.pair_files import find_pairs, read_image
 from siamese_core.run_record import ResumeError
 from siamese_core.settings import COUNT, SEED, SIDE, Range, option, recorded
 from siamese_core.stop_requests import Interrupted
 
+from .command_line.notes import note
 from .command_line.options import (
     OptionError,
     add_flags,
@@ -283,15 +286,21 @@ def _check_settings(
 def _find_images(source: Path, prompt: str) -> tuple[list[Path], list[str]]:
     """Image files below ``source`` and the prompt of each."""
     if (source / "prompt.json").exists():
-        pairs = find_pairs(source, default_prompt=prompt)
+        pairs = find_pairs(source, default_prompt=prompt, tell=note)
         return [pair.image for pair in pairs], [pair.prompt or prompt for pair in pairs]
     folder = next((source / name for name in ("images", "image") if (source / name).is_dir()), source)
     if not folder.is_dir():
         raise OptionError(f"{folder}: no such folder of images")
     paths = list_images(folder)
     if not paths:
-        raise OptionError(f"{folder}: no image files (png, jpg, bmp, tif) in it")
-    return paths, [prompt] * len(paths)
+        others = "".join(f", but {phrase}" for phrase in left_out(folder))
+        raise OptionError(f"{folder}: no image files (png, jpg, bmp, tif) in it{others}")
+    for phrase in left_out(folder):
+        note(f"not read in '{folder}': {phrase}")
+    captions = read_captions(source, folder, paths)
+    for place, count in captions.sources.items():
+        note(f"the prompts of {count} of {len(paths)} images come from {place}")
+    return paths, [captions.of(path) or prompt for path in paths]
 
 
 def _read_images(paths: Sequence[Path], resolution: int) -> Tensor:

@@ -39,6 +39,7 @@ from siamese_core.pairs.pair_files import PROMPT_FILE, Pair, load_pair
 from siamese_core.pairs.pair_writer import png_bytes
 from siamese_core.settings import CLASS, COUNT, GREY_LEVEL, SEED, option
 
+from .command_line.notes import note
 from .command_line.options import (
     OptionError,
     add_flags,
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args, settings = _parse(arguments)
     _check_settings(settings)
     source: Path = args.source
-    dataset = read_dataset(source, settings.layout, settings.prompt)
+    dataset = read_dataset(source, settings.layout, settings.prompt, note)
     pairs = [pair for part in dataset.sets.values() for pair in part]
     require_apart([settings.output], places_of(file for pair in pairs for file in (pair.image, pair.mask)))
     sets, division = divide(dataset, settings)
@@ -202,8 +203,8 @@ def _duplicates(written: Mapping[str, WrittenSet]) -> dict[str, Any]:
 def _print_report(report: Mapping[str, Any], facts: Mapping[str, SetFacts]) -> None:
     prompts = list(report["prompts"])
     print(f"prompt: {prompts[0]!r}" + (f" and {len(prompts) - 1} more" if len(prompts) > 1 else ""))
-    for note in report["notes"]:
-        print(f"note: {note}")
+    for text in report["notes"]:
+        note(text)
     print(f"\n{facts_table(facts)}\n")
     duplicates = report["near_duplicates"]
     print(f"near-duplicates across sets: {duplicates['count']} ({duplicates['method']})")

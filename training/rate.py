@@ -26,6 +26,7 @@ from siamese_core.files import write_text_atomic
 from siamese_core.masks.mask_files import ResizeMode
 from siamese_core.settings import SEED, Range, option
 
+from .command_line.notes import note
 from .command_line.options import OptionError, add_flags, build, command_parser, run_command
 from .evaluation.metrics.image_sets import find_images
 from .rating.page import choose, page_items, render_page, set_id, smallest_side
@@ -84,7 +85,7 @@ def write_page(settings: PageSettings, synthetic: Sequence[str], overwrite: bool
     choices = [
         choice
         for name, folder in folders.items()
-        for choice in choose(name, find_images(folder).images, settings.count, settings.seed)
+        for choice in choose(name, find_images(folder, note).images, settings.count, settings.seed)
     ]
     shortest = smallest_side(choices)
     side = settings.resolution or min(shortest, _LARGEST_SIDE)
@@ -132,8 +133,8 @@ def write_scores(settings: ScoreSettings, files: Sequence[Path]) -> int:
     write_text_atomic(output / "ratings.json", record + "\n")
     write_text_atomic(output / "ratings.md", study_markdown(study))
     write_text_atomic(output / "ratings.html", study_html(study))
-    for note in study_notes(study):
-        print(f"note: {note}")
+    for text in study_notes(study):
+        note(text)
     for score in study.scores:
         opinion = score.mean_opinion_score.value
         print(f"{score.source}: {opinion:.2f}, taken for real {100 * score.taken_for_real.value:.0f} %")

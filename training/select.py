@@ -39,6 +39,7 @@ from siamese_core.pairs.manifest import MANIFEST
 from siamese_core.pairs.pair_files import PROMPT_FILE, Pair, check_pairs, find_pairs
 from siamese_core.settings import CLASS, COUNT, GREY_LEVEL, SEED, SHARE, THREADS, Range, option
 
+from .command_line.notes import note
 from .command_line.options import (
     OptionError,
     add_flags,
@@ -104,12 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _check_settings(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    pairs, real = (find_pairs(folder, default_prompt="") for folder in (settings.pairs, settings.real))
+    pairs, real = (
+        find_pairs(folder, default_prompt="", tell=note) for folder in (settings.pairs, settings.real)
+    )
     files = (file for pair in (*pairs, *real) for file in (pair.image, pair.mask))
     require_apart([settings.output], places_of(files))
     for folder, found in ((settings.pairs, pairs), (settings.real, real)):
-        for note in check_pairs(found, threshold=settings.mask_threshold, label=settings.mask_label):
-            print(f"note: {folder}: {note}")
+        for text in check_pairs(found, threshold=settings.mask_threshold, label=settings.mask_label):
+            note(f"{folder}: {text}")
     if len(real) <= settings.neighbours:
         raise OptionError(
             f"{settings.real}: {len(real)} real pairs are too few for --neighbours {settings.neighbours}; "

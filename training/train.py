@@ -58,6 +58,7 @@ from siamese_core.stop_requests import Interrupted
 from siamese_core.weights.diffusers_folder import weight_files
 from siamese_core.weights.model_file import save_model
 
+from .command_line.notes import note
 from .command_line.options import (
     OptionError,
     add_flags,
@@ -127,10 +128,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise OptionError("--mixed-precision fp16 needs a GPU; use bf16 or no on a CPU")
 
-    pairs = find_pairs(settings.pairs, default_prompt=settings.prompt)
+    tell = note if accelerator.is_main_process else (lambda text: None)
+    pairs = find_pairs(settings.pairs, default_prompt=settings.prompt, tell=tell)
     if accelerator.is_main_process:
-        for note in check_pairs(pairs, threshold=settings.mask_threshold, label=settings.mask_label):
-            print(f"note: {note}")
+        for text in check_pairs(pairs, threshold=settings.mask_threshold, label=settings.mask_label):
+            note(text)
     processes = accelerator.num_processes
     settings = replace(settings, base=local_base(settings.base))
     base = load_base(settings.base)  # before the folder is made: a refusal leaves nothing in the way

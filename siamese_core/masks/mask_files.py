@@ -17,12 +17,13 @@ from PIL import Image, ImageChops, UnidentifiedImageError
 
 from ..errors import UserError
 from ..files import natural_key
+from .folder_contents import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
+from .folder_contents import foreign_file, nothing_read
 
 ResizeMode = Literal["stretch", "crop", "pad"]
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MASK_FOLDERS = ("masks", "mask")
 
 _SMALLEST_SIDE = 8
@@ -152,16 +153,15 @@ def discover_masks(path: Path) -> list[Path]:
     """
     if path.is_file():
         if path.suffix.lower() not in IMAGE_EXTENSIONS:
-            raise MaskError(f"The mask '{path}' is no image file; use one of {', '.join(IMAGE_EXTENSIONS)}.")
+            what = foreign_file(path) or f"is no image file; use one of {', '.join(IMAGE_EXTENSIONS)}"
+            raise MaskError(f"The mask '{path}' {what}.")
         return [path]
     if not path.is_dir():
         raise MaskError(f"The mask file or folder '{path}' does not exist; check the path.")
     folder = first_subfolder(path, MASK_FOLDERS) or path
     masks = list_images(folder)
     if not masks:
-        raise MaskError(
-            f"The folder '{folder}' holds no masks; put {', '.join(IMAGE_EXTENSIONS)} files into it."
-        )
+        raise MaskError(nothing_read(folder, "masks", "holds no masks"))
     seen: dict[str, Path] = {}
     for mask in masks:
         if other := seen.get(mask.stem):

@@ -14,6 +14,7 @@ from PIL import Image
 from ..errors import UserError
 from ..files import contained_path, file_digest, whole_folder
 from ..json_lines import json_objects
+from ..masks.folder_contents import Tell
 from ..masks.mask_files import MASK_FOLDERS, first_subfolder
 from ..overlap import places_of, require_apart
 from .formats import FinishedPair, PairFormat, StoredFile
@@ -50,16 +51,17 @@ class Reading:
     label: int | None = None
 
 
-def find_source(path: Path) -> Source:
+def find_source(path: Path, tell: Tell = lambda note: None) -> Source:
     """The pairs at ``path``: whatever find_pairs reads, else the files that a ``manifest.jsonl`` names.
 
-    So every layout of ours in which image and mask are files of their own can be read. Pairs of a complete
-    manifest come in its order. Raises PairError, ManifestError and JsonLinesError as those readers do.
+    ``tell`` as there. So every layout of ours in which image and mask are files of their own can be read.
+    Pairs of a complete manifest come in its order. Raises PairError, ManifestError and JsonLinesError as
+    those readers do.
     """
     root = path if path.is_dir() else path.parent
     manifest = Manifest(root / MANIFEST) if (root / MANIFEST).is_file() else None
     if manifest is None or path.is_file() or _can_be_found(path):
-        pairs = find_pairs(path, default_prompt="")
+        pairs = find_pairs(path, default_prompt="", tell=tell)
     else:
         pairs = list(manifest.pairs())
     source = Source(pairs, manifest)

@@ -1,6 +1,6 @@
 """Image/mask pairs on disk: finding them, checking them, and loading one.
 
-Two layouts are read: a folder with ``images/`` and ``masks/`` whose files share stems, and a
+Two layouts are found: a folder with ``images/`` and ``masks/`` whose files share stems, and a
 ``prompt.json`` whose entries name a mask (``source``), an image (``target``) and a ``prompt``.
 """
 
@@ -9,22 +9,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import UserError
 from ..files import file_digest
-from ..json_lines import parse_json
+from ..masks.folder_contents import Tell, left_out, listed, nothing_read, tell_unread
 from ..masks.mask_files import (
-    IMAGE_EXTENSIONS,
     MASK_FOLDERS,
     MaskError,
     ResizeMode,
@@ -40,28 +36,16 @@ from ..masks.mask_files import (
     resize_image,
     resize_mask,
 )
+from .captions import read_captions, stem_key
+from .pair import Pair as Pair
+from .pair import PairError as PairError
+from .prompt_file import pairs_of_prompt_file
 
 IMAGE_FOLDERS = ("images", "image")
 PROMPT_FILE = "prompt.json"
 
 _MASK_SUFFIXES = ("_mask", "_segmentation")
 _SHOWN_STEMS = 5
-_SHOWN_CHARACTERS = 200
-_BETWEEN_ENTRIES = re.compile(r"[\s,]*")
-
-
-class PairError(UserError):
-    """Pairs that cannot be used; the message names the file, the line if any, and what to do about it."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One image and its mask on disk; ``stem``, the image's, is unique among the pairs of a source."""
-
-    stem: str
-    image: Path
-    mask: Path
-    prompt: str | None
 
 
 @dataclass(frozen=True)
@@ -73,40 +57,55 @@ class LoadedPair:
     note: str | None
 
 
-def find_pairs(source: Path, *, default_prompt: str | None = None) -> list[Pair]:
+def find_pairs(
+    source: Path, *, default_prompt: str | None = None, tell: Tell = lambda note: None
+) -> list[Pair]:
     """Find the pairs at ``source``: a prompt file, or a folder in one of the two layouts.
 
     A folder's ``prompt.json`` takes precedence over its ``images/`` and ``masks/`` (also spelled
     ``image/``, ``mask/``), because it says more. In the folder layout a mask has its image's stem,
     optionally followed by ``_mask`` or ``_segmentation``; pairs come in natural order of their
-    stems and all get ``default_prompt``. A prompt file is JSON Lines or a JSON array; pairs keep its
-    order, and ``default_prompt`` serves entries without a prompt. Its relative paths are looked up
-    beside the file, then in the parent folder, then in the working directory.
+    stems, with the prompts that :func:`~siamese_core.pairs.captions.read_captions` finds beside them. A
+    prompt file is JSON Lines or a JSON array; pairs keep its order. Its relative paths are looked up beside
+    the file, then in the parent folder, then in the working directory. Pairs without a prompt of their own
+    get ``default_prompt``.
 
-    Raises PairError when nothing is found, when a file has no partner, when stems repeat, and for
-    prompt files that are malformed, lack a key or name a missing file.
+    ``tell`` is given a sentence on everything that may be meant as part of a pair and is not used, and on
+    where prompts were found. Raises PairError when nothing is found, when a file has no partner, when stems
+    repeat, and for prompt files that are malformed, lack a key or name a missing file; CaptionError for a
+    list of prompts that cannot be read.
     """
     if source.is_file():
-        return _pairs_of_prompt_file(source, default_prompt)
+        return _listed_pairs(source, default_prompt, tell)
     if not source.is_dir():
         raise PairError(f"The folder or prompt file '{source}' does not exist; check the path.")
     if (source / PROMPT_FILE).is_file():
-        return _pairs_of_prompt_file(source / PROMPT_FILE, default_prompt)
+        return _listed_pairs(source / PROMPT_FILE, default_prompt, tell)
     images, masks = first_subfolder(source, IMAGE_FOLDERS), first_subfolder(source, MASK_FOLDERS)
     if images is None or masks is None:
         raise PairError(
             f"The folder '{source}' holds neither '{PROMPT_FILE}' nor the subfolders 'images' and 'masks' "
-            "(or 'image' and 'mask'); add one or the other."
+            f"(or 'image' and 'mask'); {_other_place(source)}."
         )
-    return pairs_of_folders(images, masks, default_prompt)
+    pairs = pairs_of_folders(images, masks, default_prompt, tell)
+    captions = read_captions(source, images, [pair.image for pair in pairs])
+    for place, count in captions.sources.items():
+        tell(f"{source}: the prompts of {count} of {_counted(len(pairs), 'pair')} come from {place}")
+    pairs = [replace(pair, prompt=captions.of(pair.image) or pair.prompt) for pair in pairs]
+    tell_unread(source, (path for pair in pairs for path in (pair.image, pair.mask)), tell)
+    return pairs
 
 
-def pairs_of_folders(images: Path, masks: Path, prompt: str | None) -> list[Pair]:
+def pairs_of_folders(
+    images: Path, masks: Path, prompt: str | None, tell: Tell = lambda note: None
+) -> list[Pair]:
     """The pairs of a folder of images and one of masks, matched by stem as in :func:`find_pairs`.
 
-    Raises PairError when one of them is empty, when a file has no partner and when stems repeat.
+    Stems match whichever way their accents are encoded. ``tell`` as there. Raises PairError when one of
+    the folders has no image, when a file has no partner and when stems repeat.
     """
-    image_by_stem = _files_by_stem(images, [(path.stem, path) for path in list_images(images)])
+    left = [f"'{folder}': {phrase}" for folder in (images, masks) for phrase in left_out(folder)]
+    image_by_stem = _files_by_stem(images, [(stem_key(path.stem), path) for path in list_images(images)])
     mask_by_stem = _files_by_stem(
         masks, [(_mask_stem(path, image_by_stem), path) for path in list_images(masks)]
     )
@@ -118,11 +117,14 @@ def pairs_of_folders(images: Path, masks: Path, prompt: str | None) -> list[Pair
     if without_image:
         problems.append(f"{_counted(len(without_image), 'mask')} without an image ({_listed(without_image)})")
     if problems:
+        also = "".join(f" Not read in {one}." for one in left)
         raise PairError(
             f"The folders '{images}' and '{masks}' do not match: {' and '.join(problems)}; give both files "
-            "of a pair the same name, or remove the odd ones."
+            f"of a pair the same name, or remove the odd ones.{also}"
         )
-    return [Pair(stem, image, mask_by_stem[stem], prompt) for stem, image in image_by_stem.items()]
+    for one in left:
+        tell(f"not read in {one}")
+    return [Pair(image.stem, image, mask_by_stem[stem], prompt) for stem, image in image_by_stem.items()]
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -211,9 +213,43 @@ def _content_record(path: Path) -> tuple[int, str]:
     return path.stat().st_size, file_digest(path)
 
 
+def _listed_pairs(path: Path, default_prompt: str | None, tell: Tell) -> list[Pair]:
+    """The pairs of a prompt file; what lies beside their images and is not listed is told."""
+    pairs = pairs_of_prompt_file(path, default_prompt)
+    named: dict[Path, set[str]] = {}
+    for pair in pairs:
+        named.setdefault(pair.image.parent, set()).add(pair.image.name)
+    for folder, names in named.items():
+        if path.absolute().parent not in (folder, *folder.parents):
+            continue  # a list of files elsewhere is a choice among them
+        unlisted = [image.stem for image in list_images(folder) if image.name not in names]
+        if unlisted:
+            count = _counted(len(unlisted), "image")
+            tell(f"'{path}' does not list {count} of '{folder}': {_listed(unlisted)}")
+        for phrase in left_out(folder):
+            tell(f"not read in '{folder}': {phrase}")
+    return pairs
+
+
+def _other_place(source: Path) -> str:
+    """What to do about a folder that shows no pairs, by what it holds."""
+    inside = sorted(path for path in source.iterdir() if path.is_dir() and path.name[0] not in "._")
+    good = [
+        path.name
+        for path in inside
+        if (path / PROMPT_FILE).is_file()
+        or all(first_subfolder(path, names) for names in (IMAGE_FOLDERS, MASK_FOLDERS))
+    ]
+    if good:
+        one = len(good) == 1
+        return f"{listed(good)} in it {'does' if one else 'do'}; give {'that' if one else 'one of them'}"
+    found = left_out(source)
+    return f"it holds {', and '.join(found)}" if found else "add one or the other"
+
+
 def _files_by_stem(folder: Path, files: list[tuple[str, Path]]) -> dict[str, Path]:
     if not files:
-        raise PairError(f"The folder '{folder}' is empty; put {', '.join(IMAGE_EXTENSIONS)} files into it.")
+        raise PairError(nothing_read(folder, "images", "is empty"))
     by_stem: dict[str, Path] = {}
     for stem, path in files:
         if other := by_stem.get(stem):
@@ -227,106 +263,13 @@ def _files_by_stem(folder: Path, files: list[tuple[str, Path]]) -> dict[str, Pat
 
 def _mask_stem(mask: Path, image_by_stem: dict[str, Path]) -> str:
     """The stem of the image that ``mask`` belongs to: its own where such an image exists."""
-    if mask.stem in image_by_stem:
-        return mask.stem
+    stem = stem_key(mask.stem)
+    if stem in image_by_stem:
+        return stem
     for suffix in _MASK_SUFFIXES:
-        if mask.stem.lower().endswith(suffix):
-            return mask.stem[: -len(suffix)]
-    return mask.stem
-
-
-def _pairs_of_prompt_file(path: Path, default_prompt: str | None) -> list[Pair]:
-    pairs: list[Pair] = []
-    line_by_stem: dict[str, int] = {}
-    for line, entry in _prompt_entries(path):
-        pair = _pair_of_entry(path, line, entry, default_prompt)
-        if pair.stem in line_by_stem:
-            raise PairError(
-                f"Lines {line_by_stem[pair.stem]} and {line} of '{path}' both name an image called "
-                f"'{pair.stem}'; give every image a name of its own."
-            )
-        line_by_stem[pair.stem] = line
-        pairs.append(pair)
-    if not pairs:
-        raise PairError(f"The prompt file '{path}' is empty; add one entry per pair.")
-    return pairs
-
-
-def _prompt_entries(path: Path) -> Iterator[tuple[int, Any]]:
-    """The entries of a prompt file, each with the number of the line it begins on."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PairError(f"The prompt file '{path}' is not UTF-8 text; save it as UTF-8.") from error
-    if text.lstrip().startswith("["):
-        yield from _array_entries(path, text)
-        return
-    # Not splitlines(): prompts may hold the separators of Unicode, which end no line of JSON Lines.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, _parsed(path, line, first_line=number)
-
-
-def _array_entries(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    _parsed(path, text, first_line=1)
-    # The whole is valid by now; a second pass finds the lines, which json does not tell.
-    decoder = json.JSONDecoder()
-    line, counted, position = 1, 0, text.index("[") + 1
-    while True:
-        position = _end_of_separator(text, position)
-        if text[position] == "]":
-            return
-        line, counted = line + text.count("\n", counted, position), position
-        entry, position = decoder.raw_decode(text, position)
-        yield line, entry
-
-
-def _end_of_separator(text: str, position: int) -> int:
-    separator = _BETWEEN_ENTRIES.match(text, position)
-    return separator.end() if separator else position
-
-
-def _parsed(path: Path, text: str, *, first_line: int) -> Any:
-    try:
-        return parse_json(text)
-    except ValueError as error:
-        line, reason = first_line, str(error)
-        if isinstance(error, json.JSONDecodeError):
-            line, reason = first_line + error.lineno - 1, error.msg
-        raise PairError(
-            f"Line {line} of '{path}' is not valid JSON ({reason}); write an object per line or an array."
-        ) from error
-
-
-def _pair_of_entry(path: Path, line: int, entry: Any, default_prompt: str | None) -> Pair:
-    if not isinstance(entry, dict):
-        raise PairError(
-            f"Line {line} of '{path}' holds no JSON object; write "
-            '{"source": <mask>, "target": <image>, "prompt": <text>}.'
-        )
-    texts = {"prompt": default_prompt, **entry}
-    for key in ("source", "target", "prompt"):
-        if texts.get(key) is None:
-            raise PairError(f"Line {line} of '{path}' lacks the key '{key}'; add it.")
-        if not isinstance(texts[key], str):
-            raise PairError(f"Line {line} of '{path}' has a '{key}' that is no text; put it in quotes.")
-    image = _referenced_file(path, line, "target", texts["target"])
-    mask = _referenced_file(path, line, "source", texts["source"])
-    return Pair(image.stem, image, mask, texts["prompt"])
-
-
-def _referenced_file(path: Path, line: int, key: str, name: str) -> Path:
-    relative = Path(name.replace("\\", "/"))
-    folder = path.absolute().parent
-    for base in (folder, folder.parent, Path.cwd()):
-        with contextlib.suppress(OSError):  # of a name that is too long, or in a folder that is closed
-            if (base / relative).is_file():
-                return base / relative
-    shown = name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}..."
-    raise PairError(
-        f"Line {line} of '{path}' names the {key} '{shown}', which does not exist relative to '{folder}', "
-        "its parent or the working directory; correct the path."
-    )
+        if stem.lower().endswith(suffix):
+            return stem[: -len(suffix)]
+    return stem
 
 
 def _require_equal_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from siamese_core.errors import UserError
+from siamese_core.masks.folder_contents import Tell, tell_unread
 from siamese_core.masks.mask_files import MASK_FOLDERS, first_subfolder
 from siamese_core.pairs.pair_files import IMAGE_FOLDERS, PROMPT_FILE, Pair, find_pairs, pairs_of_folders
 
@@ -20,11 +21,16 @@ Sets = Mapping[str, Sequence[Pair]]
 POLYPS, SKIN_LESIONS, ANYTHING = "a photo of polyps", "a photo of skin lesions", "a medical image"
 
 _WHOLE = "all"
-_SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+_SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test", "testing"),
+}
 _SPLIT_STEM = re.compile(r"(train|validation|val|test)_")
 _ISIC_SETS = {"train": "Training", "validation": "Validation", "test": "Test"}
 _CVC_MASKS = ("Ground Truth", "GroundTruth")
 _KVASIR_BOXES = "kavsir_bboxes.json"  # so spelled in the published archive
+_KVASIR_NAMES = ("kvasir-seg", "kvasir_seg", "kvasirseg")
 _KVASIR_STEM = re.compile(r"c[a-z0-9]{24}")
 
 
@@ -45,22 +51,46 @@ class Dataset:
         return len(self.sets) > 1
 
 
-def read_dataset(source: Path, layout: LayoutName | None = None, prompt: str | None = None) -> Dataset:
+def read_dataset(
+    source: Path,
+    layout: LayoutName | None = None,
+    prompt: str | None = None,
+    tell: Tell = lambda note: None,
+) -> Dataset:
     """Find the pairs at ``source`` in the layout that its folders show, or in ``layout``.
 
-    ``prompt`` is every pair's; without it a pair keeps its own from a ``prompt.json``, else it gets the
-    layout's. Raises DatasetError when no layout or several fit, or ``layout`` does not, and PairError when
-    partners are missing and for what else :func:`~siamese_core.pairs.pair_files.find_pairs` refuses.
+    ``prompt`` is every pair's; without it a pair keeps its own, else it gets the layout's. ``tell`` is given
+    what :func:`~siamese_core.pairs.pair_files.find_pairs` tells, the folders that are not read, and a prompt
+    that the layout decides. Raises DatasetError when no layout or several fit, or ``layout`` does not, and
+    PairError when partners are missing and for what else
+    :func:`~siamese_core.pairs.pair_files.find_pairs` refuses.
     """
     if not source.exists():
         raise DatasetError(f"{source}: does not exist; check the path")
+    told: set[str] = set()
+
+    def tell_once(note: str) -> None:
+        if note not in told:
+            told.add(note)
+            tell(note)
+
     chosen = layout or _recognised(source)
     kind = _LAYOUTS[chosen]
     if not kind.is_at(source):
         raise DatasetError(f"{source}: is not in the layout {chosen}; looked for {kind.sought}")
-    sets = {name: pairs for name, pairs in kind.read(source, kind.prompt).items() if pairs}
+    sets = {name: pairs for name, pairs in kind.read(source, kind.prompt, tell_once).items() if pairs}
+    every = [pair for pairs in sets.values() for pair in pairs]
+    if source.is_dir():
+        tell_unread(source, (path for pair in every for path in (pair.image, pair.mask)), tell_once)
     if len(sets) == 1:  # a training set alone is no split
         sets = {_WHOLE: next(iter(sets.values()))}
+    without = sum(pair.prompt == kind.prompt for pair in every)
+    if prompt is None and without:
+        reason = "" if layout else f", which {_sign(source, chosen)} shows"
+        tell(
+            f"{without} of {len(every)} pairs have no prompt of their own: they get {kind.prompt!r}, that of "
+            f"the layout {chosen}{reason}; --prompt gives another"
+        )
     if prompt is not None:
         sets = {name: [replace(pair, prompt=prompt) for pair in pairs] for name, pairs in sets.items()}
     return Dataset(chosen, sets)
@@ -73,7 +103,7 @@ class _Layout:
     prompt: str
     sought: str
     is_at: Callable[[Path], bool]
-    read: Callable[[Path, str], dict[str, list[Pair]]]
+    read: Callable[[Path, str, Tell], dict[str, list[Pair]]]
 
 
 def _recognised(source: Path) -> LayoutName:
@@ -98,36 +128,47 @@ def _fitting(source: Path) -> list[LayoutName]:
     fitting: list[LayoutName] = [name for name in special if _LAYOUTS[name].is_at(source)]
     if fitting or not _is_plain(source):
         return fitting
-    return ["kvasir-seg" if _looks_like_kvasir(source) else "plain"]
+    return ["kvasir-seg" if _kvasir_sign(source) else "plain"]
 
 
-def _looks_like_kvasir(source: Path) -> bool:
-    if "kvasir" in source.resolve().name.lower() or (source / _KVASIR_BOXES).is_file():
-        return True
+def _kvasir_sign(source: Path) -> str | None:
+    """What of ``source`` is Kvasir-SEG's, in words, or None."""
+    if (source / _KVASIR_BOXES).is_file():
+        return f"'{_KVASIR_BOXES}'"
     images = first_subfolder(source, IMAGE_FOLDERS)
-    return images is not None and any(_KVASIR_STEM.fullmatch(path.stem) for path in images.iterdir())
+    if images is not None and any(_KVASIR_STEM.fullmatch(path.stem) for path in images.iterdir()):
+        return "the form of its file names"
+    # Other datasets of the name show other things: Kvasir-Instrument, Kvasir-Capsule.
+    return "its folder's name" if source.resolve().name.casefold() in _KVASIR_NAMES else None
+
+
+def _sign(source: Path, layout: LayoutName) -> str:
+    """What shows that ``source`` is in ``layout``."""
+    return (_kvasir_sign(source) if layout == "kvasir-seg" else None) or "the names of its folders"
 
 
 def _is_plain(source: Path) -> bool:
     return _holds_pairs(source) or bool(_split_folders(source))
 
 
-def _read_plain(source: Path, prompt: str) -> dict[str, list[Pair]]:
+def _read_plain(source: Path, prompt: str, tell: Tell) -> dict[str, list[Pair]]:
     if _holds_pairs(source):
-        return _split_by_stem(find_pairs(source, default_prompt=prompt))
-    return _read_split(_split_folders(source), prompt)
+        return _split_by_stem(find_pairs(source, default_prompt=prompt, tell=tell), tell)
+    return _read_split(_split_folders(source), prompt, tell)
 
 
-def _read_split(folders: Mapping[str, Path], prompt: str) -> dict[str, list[Pair]]:
+def _read_split(folders: Mapping[str, Path], prompt: str, tell: Tell) -> dict[str, list[Pair]]:
     """The pairs of each folder by its name; ``test`` may hold several sets, then ``test/<name>``."""
     sets: dict[str, list[Pair]] = {}
     for name, folder in folders.items():
         inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] not in "._"]
         parts = {path.name for path in inside} & {*IMAGE_FOLDERS, *MASK_FOLDERS}
         if name == "test" and inside and not parts:
-            sets |= {f"test/{path.name}": find_pairs(path, default_prompt=prompt) for path in inside}
+            sets |= {
+                f"test/{path.name}": find_pairs(path, default_prompt=prompt, tell=tell) for path in inside
+            }
         else:
-            sets[name] = find_pairs(folder, default_prompt=prompt)
+            sets[name] = find_pairs(folder, default_prompt=prompt, tell=tell)
     return sets
 
 
@@ -142,14 +183,19 @@ def _split_folders(source: Path) -> dict[str, Path]:
     return {name: folder for name, folder in found.items() if folder is not None}
 
 
-def _split_by_stem(pairs: list[Pair]) -> dict[str, list[Pair]]:
+def _split_by_stem(pairs: list[Pair], tell: Tell) -> dict[str, list[Pair]]:
     """The split that the stems ``train_<...>``, ``validation_<...>`` and ``test_<...>`` tell, if all do."""
     sets: dict[str, list[Pair]] = {name: [] for name in _SPLIT_FOLDERS}
-    for pair in pairs:
-        told = _SPLIT_STEM.match(pair.stem)
-        if told is None:
-            return {_WHOLE: pairs}
-        sets["validation" if told[1] == "val" else told[1]].append(pair)
+    told = [match[1] if (match := _SPLIT_STEM.match(pair.stem)) else None for pair in pairs]
+    if None in told:
+        if others := [name for name in told if name]:
+            tell(
+                f"the names of {len(others)} pairs tell their set (train_, validation_, test_) and those of "
+                f"{len(pairs) - len(others)} do not: taken for no split"
+            )
+        return {_WHOLE: pairs}
+    for pair, name in zip(pairs, told, strict=True):
+        sets["validation" if name == "val" else str(name)].append(pair)
     return sets
 
 
@@ -162,10 +208,10 @@ def _is_cvc(source: Path) -> bool:
     return (source / "Original").is_dir() and first_subfolder(source, _CVC_MASKS) is not None
 
 
-def _read_cvc(source: Path, prompt: str) -> dict[str, list[Pair]]:
+def _read_cvc(source: Path, prompt: str, tell: Tell) -> dict[str, list[Pair]]:
     masks = first_subfolder(source, _CVC_MASKS)
     assert masks is not None  # _is_cvc found it
-    return {_WHOLE: pairs_of_folders(source / "Original", masks, prompt)}
+    return {_WHOLE: pairs_of_folders(source / "Original", masks, prompt, tell)}
 
 
 def _isic(images: str, masks: str) -> _Layout:
@@ -178,14 +224,14 @@ def _isic(images: str, masks: str) -> _Layout:
         }
         return {name: both for name, both in every.items() if any(folder.is_dir() for folder in both)}
 
-    def read(source: Path, prompt: str) -> dict[str, list[Pair]]:
+    def read(source: Path, prompt: str, tell: Tell) -> dict[str, list[Pair]]:
         found = folders(source)
         missing = [folder for both in found.values() for folder in both if not folder.is_dir()]
         if missing:
             raise DatasetError(
                 f"{source}: the folder '{missing[0].name}' is missing; add it, or take its partner away"
             )
-        return {name: pairs_of_folders(*both, prompt) for name, both in found.items()}
+        return {name: pairs_of_folders(*both, prompt, tell) for name, both in found.items()}
 
     sought = f"'{images.format('Training')}' and '{masks.format('Training')}', and the same with Test"
     return _Layout(SKIN_LESIONS, sought, lambda source: bool(folders(source)), read)
@@ -196,14 +242,14 @@ _LAYOUTS: dict[LayoutName, _Layout] = {
         POLYPS,
         "'TrainDataset' with 'images' and 'masks', and 'TestDataset' with a folder of those for each set",
         lambda source: bool(_pranet_folders(source)),
-        lambda source, prompt: _read_split(_pranet_folders(source), prompt),
+        lambda source, prompt, tell: _read_split(_pranet_folders(source), prompt, tell),
     ),
     "isic2018": _isic("ISIC2018_Task1-2_{}_Input", "ISIC2018_Task1_{}_GroundTruth"),
     "isic2016": _isic("ISBI2016_ISIC_Part1_{}_Data", "ISBI2016_ISIC_Part1_{}_GroundTruth"),
     "cvc-clinicdb": _Layout(POLYPS, "'Original' and 'Ground Truth'", _is_cvc, _read_cvc),
     "kvasir-seg": _Layout(
         POLYPS,
-        f"'images' and 'masks' with the names of Kvasir-SEG, '{_KVASIR_BOXES}', or a folder called kvasir",
+        f"'images' and 'masks' with the names of Kvasir-SEG, '{_KVASIR_BOXES}', or its own folder's name",
         _is_plain,
         _read_plain,
     ),

@@ -11,6 +11,7 @@ from pathlib import Path
 from siamese_core.files import file_digest
 from siamese_core.pairs.pair_files import Pair, check_pairs, find_pairs, pairs_fingerprint
 
+from ..command_line.notes import note
 from .plan import Experiment, PlanError, Variant, evenly_chosen, synthetic_count
 
 
@@ -51,9 +52,9 @@ class Folders:
     def pairs(self, folder: Path) -> tuple[Pair, ...]:
         """The pairs of ``folder``, every mask decoded once; raises PairError for what cannot be used."""
         if folder not in self._pairs:
-            pairs = tuple(find_pairs(folder, default_prompt=""))
-            for note in check_pairs(pairs, threshold=self._threshold, label=self._label):
-                print(f"note: {folder}: {note}")
+            pairs = tuple(find_pairs(folder, default_prompt="", tell=note))
+            for text in check_pairs(pairs, threshold=self._threshold, label=self._label):
+                note(f"{folder}: {text}")
             self._pairs[folder] = pairs
         return self._pairs[folder]
 

@@ -126,3 +126,52 @@ def test_mask_without_an_image_is_named(tmp_path: Path) -> None:
     (folder / "Original" / "3.tif").unlink()
     with pytest.raises(PairError, match=r"1 mask without an image \(3\)"):
         read_dataset(folder)
+
+
+def told(folder: Path, layout: str | None = None, prompt: str | None = None) -> list[str]:
+    notes: list[str] = []
+    read_dataset(folder, layout, prompt, notes.append)  # type: ignore[arg-type]
+    return notes
+
+
+def test_a_prompt_that_the_layout_decides_is_told_with_what_shows_the_layout(tmp_path: Path) -> None:
+    folder = plain(tmp_path / "Kvasir-SEG")
+    (note,) = told(folder)
+    assert note.startswith(
+        "5 of 5 pairs have no prompt of their own: they get 'a photo of polyps', that of the"
+    )
+    assert "layout kvasir-seg, which its folder's name shows; --prompt" in note
+    assert told(folder, prompt="a polyp") == []
+
+
+def test_other_datasets_of_kvasirs_name_are_no_polyps(tmp_path: Path) -> None:
+    dataset = read_dataset(plain(tmp_path / "kvasir-instrument"))
+    assert dataset.layout == "plain"
+    assert {pair.prompt for pair in dataset.sets["all"]} == {"a medical image"}
+
+
+@pytest.mark.parametrize("spelling", ["val", "valid", "validation"])
+def test_a_set_is_found_under_each_spelling_of_its_folder(tmp_path: Path, spelling: str) -> None:
+    folder = plain_split(tmp_path / "data")
+    (validation,) = [path for path in folder.iterdir() if path.name.startswith("val")]
+    validation.rename(folder / spelling)
+    assert counts(read_dataset(folder)) == {"train": 4, "validation": 2, "test": 3}
+
+
+def test_folders_of_a_split_that_are_not_read_are_named(tmp_path: Path) -> None:
+    folder = plain(tmp_path / "data")
+    plain(folder / "test")
+    plain_split(folder / "holdout")
+    (note,) = told(folder, prompt="x")
+    assert note == f"{folder}: the images in its other folders are not used (holdout, test)"
+
+
+def test_stems_that_tell_a_split_in_part_are_told(tmp_path: Path) -> None:
+    folder = plain(tmp_path / "data")
+    for part in ("images", "masks"):
+        first = min((folder / part).iterdir())
+        first.rename(first.with_stem(f"train_{first.stem}"))
+    assert told(folder, prompt="x") == [
+        "the names of 1 pairs tell their set (train_, validation_, test_) and those of 4 do not: "
+        "taken for no split"
+    ]

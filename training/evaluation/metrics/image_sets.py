@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from siamese_core.json_lines import json_objects, text_in
+from siamese_core.masks.folder_contents import Tell, left_out, nothing_read
 from siamese_core.masks.mask_files import MASK_FOLDERS, first_subfolder, list_images
 from siamese_core.pairs.manifest import MANIFEST
 from siamese_core.pairs.pair_files import (
@@ -42,21 +43,25 @@ class ImageSet:
         return len(self.images)
 
 
-def find_images(source: Path) -> ImageSet:
+def find_images(source: Path, tell: Tell = lambda note: None) -> ImageSet:
     """The images at ``source``: pairs in any layout of find_pairs, or a folder of images without masks.
 
-    Raises PairError when there is none, or when the pairs are not whole.
+    ``tell`` is given what may be meant as an image and is not read. Raises PairError when there is none, or
+    when the pairs are not whole.
     """
     if (
         source.is_dir()
         and not (source / PROMPT_FILE).is_file()
         and first_subfolder(source, MASK_FOLDERS) is None
     ):
-        images = tuple(list_images(first_subfolder(source, IMAGE_FOLDERS) or source))
+        folder = first_subfolder(source, IMAGE_FOLDERS) or source
+        images = tuple(list_images(folder))
         if not images:
-            raise PairError(f"The folder '{source}' holds no images; give a folder of images or of pairs.")
+            raise PairError(nothing_read(folder, "images", "holds no images"))
+        for phrase in left_out(folder):
+            tell(f"not read in '{folder}': {phrase}")
         return ImageSet(source, images, None)
-    pairs = tuple(find_pairs(source, default_prompt=""))
+    pairs = tuple(find_pairs(source, default_prompt="", tell=tell))
     return ImageSet(source, tuple(pair.image for pair in pairs), pairs)
 
 
