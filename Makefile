@@ -8,13 +8,20 @@ READY := $(VENV)/.ready
 HOST := .host
 HOST_READY := $(HOST)/.ready
 
-.PHONY: demo test lint host clean
+# A worker a core and a thread a worker: threads of several processes would only wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+
+.PHONY: demo test check lint host clean
 
 demo: $(READY)
 	$(BIN)/python -m training.demo
 
 test: $(READY) $(if $(COMFYUI_PATH),,$(HOST_READY))
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# For every edit: a minute or two.
+check: lint
+	$(PYTEST) -m "not slow and not host"
 
 # To ComfyUI the whole folder is one package, of which nodes is a part: build/pack stands for its name there.
 lint: $(READY)
