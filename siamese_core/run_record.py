@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
 
 
+@dataclass(frozen=True)
+class Difference:
+    """An entry in which the record of a run and that of the present one differ; None where there is none."""
+
+    key: str
+    old: Any
+    new: Any
+
+
 class ResumeError(UserError):
-    """A run that cannot be resumed as asked; the message says why and what to do."""
+    """A run that cannot be resumed as asked; the message says why and what to do.
+
+    ``differences`` are those of the records, if it is about them: whoever knows the entries by other names
+    can say it in those.
+    """
+
+    def __init__(self, message: str, differences: Sequence[Difference] = ()) -> None:
+        super().__init__(message)
+        self.differences = tuple(differences)
 
 
 def check_record(
@@ -22,12 +40,22 @@ def check_record(
     what: str = "checkpoint",
 ) -> None:
     """Raise ResumeError naming every key in which the record of a ``what`` differs from the present run's."""
-    wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the file
-    keys = sorted((set(found) | set(wanted)) - {"step", *may_differ})
-    differing = [
-        f"{key} was {found.get(key)!r} and is now {wanted.get(key)!r}"
-        for key in keys
-        if found.get(key) != wanted.get(key)
-    ]
+    differing = differences(found, wanted, may_differ)
     if differing:
-        raise ResumeError(f"{path}: the {what} belongs to another run: {'; '.join(differing)}")
+        shown = "; ".join(f"{one.key} was {one.old!r} and is now {one.new!r}" for one in differing)
+        raise ResumeError(f"{path}: the {what} belongs to another run: {shown}", differing)
+
+
+def differences(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], may_differ: tuple[str, ...] = ()
+) -> list[Difference]:
+    """The entries that differ, by key; of two mappings their own entries, as ``key.entry``."""
+    wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the file
+    differing: list[Difference] = []
+    for key in sorted((set(found) | set(wanted)) - {"step", *may_differ}):
+        old, new = found.get(key), wanted.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            differing += [replace(one, key=f"{key}.{one.key}") for one in differences(old, new)]
+        elif old != new:
+            differing.append(Difference(key, old, new))
+    return differing

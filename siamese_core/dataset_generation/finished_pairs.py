@@ -147,7 +147,7 @@ class SetLists:
             if not may_go_on:
                 raise SetError(
                     f"{place}: not empty, it holds a set that was begun before; give another folder, "
-                    "--resume to go on with that one, or --overwrite to replace it"
+                    "resume that one, or overwrite it"
                 )
             self._check_record()
         elif self.store.holds_others(RUN_FOLDER):

@@ -196,5 +196,5 @@ class SetRun(Generic[Job]):
         except OSError as error:
             raise SetError(
                 f"{self.store.place}: could not be written ({error}); make room on the disk or mend the "
-                "folder. Pairs that were listed are safe, and --resume goes on from there"
+                "folder, and resume: pairs that were listed are safe"
             ) from error

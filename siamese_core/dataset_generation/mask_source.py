@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..files import file_digest
-from ..masks.mask_files import ResizeMode, Size, read_mask, resize_mask
+from ..masks.mask_files import MaskReading, ResizeMode, Size, read_mask, resize_mask
 from ..masks.random_transforms import TransformSettings, transform_mask, variant_seed
 from ..pairs.pair_writer import pair_stem
 
@@ -34,7 +34,13 @@ class MaskUse:
     written: PairSize = "model"
     threshold: int = 127
     label: int | None = None
+    invert: bool = False
     transforms: TransformSettings | None = None
+
+    def read(self, path: Path) -> MaskReading:
+        """The mask in the file ``path``; raises MaskError as :func:`read_mask`."""
+        reading = read_mask(path, threshold=self.threshold, label=self.label)
+        return replace(reading, mask=~reading.mask) if self.invert else reading
 
     def apply(self, mask: NDArray[np.bool_], seed: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """The mask to write and the mask for the model, both (H, W) bool, of the ``mask`` in the file.
@@ -79,11 +85,16 @@ class MaskSource:
         self._digests: list[bytes] = []
         for path in files:
             self._digests.append(bytes.fromhex(file_digest(path)))
-            on_mask(path, read_mask(path, threshold=use.threshold, label=use.label).note)
+            on_mask(path, use.read(path).note)
         self._read = lru_cache(maxsize=1)(self._read_again)
 
     def __len__(self) -> int:
         return len(self.files) * self.per_mask
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file's content, by the file's name."""
+        return {path.name: digest.hex() for path, digest in zip(self.files, self._digests, strict=True)}
 
     @property
     def digest(self) -> str:
@@ -121,10 +132,10 @@ class MaskSource:
     def _read_again(self, number: int) -> NDArray[np.bool_]:
         path = self.files[number]
         # Read first: whatever is digested afterwards is as new as what was used, or newer.
-        mask = read_mask(path, threshold=self.use.threshold, label=self.use.label).mask
+        mask = self.use.read(path).mask
         if file_digest(path) != self._digests[number].hex():
             raise UserError(
-                f"{path}: the mask has changed since the run began; put the old file back and go on with "
-                "--resume, or start a new set in another folder"
+                f"{path}: the mask has changed since the run began; put the old file back and resume, or "
+                "start a new set in another folder"
             )
         return mask

@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import filelock
-import fsspec
 
 from ..errors import UserError
 from ..files import atomic_path, contained_path
@@ -89,6 +88,9 @@ def open_store(place: str, worker: str = "") -> SetStore:
     if "://" not in place:
         return FolderStore(Path(place), worker)
     try:
+        # Here, as a folder needs neither this package nor a host that has it.
+        import fsspec
+
         system, root = fsspec.core.url_to_fs(place)
     except (ValueError, ImportError) as error:
         raise StoreError(f"{place}: this address cannot be opened ({error})") from error
