@@ -11,7 +11,7 @@ HOST_READY := $(HOST)/.ready
 # A worker a core and a thread a worker: threads of several processes would only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
-.PHONY: demo test check lint host clean
+.PHONY: demo test check lint host hosts clean
 
 demo: $(READY)
 	$(BIN)/python -m training.demo
@@ -43,6 +43,16 @@ host: $(HOST_READY)
 
 $(HOST_READY): tests/host/install.py
 	$(PYTHON) tests/host/install.py $(HOST)
+
+# The tests inside older ComfyUIs, one after the other; they share the newest one's packages (0.1 GB each).
+OLDER_HOSTS := 0.26.0 0.20.1 0.16.3
+
+hosts: $(READY) $(HOST_READY) $(OLDER_HOSTS:%=host-%)
+
+host-%: $(READY) $(HOST_READY)
+	$(PYTHON) tests/host/install.py $(HOST)/$* --comfyui $* --over $(HOST)
+	COMFYUI_PATH=$(abspath $(HOST))/$*/ComfyUI COMFYUI_PYTHON=$(abspath $(HOST))/$*/venv/bin/python \
+		$(BIN)/python -m pytest tests/host
 
 clean:
 	rm -rf $(VENV) $(HOST) demo_output build *.egg-info

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from .install import STAMP, python_of
-from .server import Host, Installation
+from .support.server import Host, Installation
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

@@ -24,8 +24,8 @@ from siamese_core.weights.published_buffers import position_ids, schedule_buffer
 from tests.support.anonymous_memory import peak_anonymous_memory
 
 from .conftest import ROOT
-from .server import Host
 from .support import graphs
+from .support.server import Host
 from .support.workflow import to_prompt
 
 _PARTS: dict[FileKind, dict[str, Part]] = {

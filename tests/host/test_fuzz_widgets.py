@@ -9,9 +9,9 @@ import pytest
 
 from tests.support.fuzzing import odd_value, rounds
 
-from .server import Host, HostError
 from .support import graphs
-from .support.graphs import dataset
+from .support.datasets import dataset
+from .support.server import Host, HostError
 
 COUNT = 120
 PATHS = (

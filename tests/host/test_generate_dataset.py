@@ -19,32 +19,10 @@ from siamese_core.pairs.formats import FORMATS
 from siamese_core.pairs.manifest import RECORD_KEY
 
 from .conftest import PACK, ROOT
-from .server import Host, HostError, Installation, Interrupted
 from .support import graphs
+from .support.datasets import drawn, files, graph, manifest
 from .support.examples import example
-from .support.graphs import dataset
-
-
-def graph(folder: str, **changes: Any) -> graphs.Graph:
-    return {**graphs.model(), "7": dataset(folder, **changes)}
-
-
-def drawn(folder: str, **changes: Any) -> graphs.Graph:
-    """Four random masks for each example."""
-    random = {"4": graphs.masks(), "5": graphs.transform(("4", 0), variants=1)}
-    return {**random, **graph(folder, **{"per_mask": 4, "transform": ("5", 2), **changes})}
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and ".run" not in path.parts
-    }
-
-
-def manifest(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text("utf-8").splitlines()]
+from .support.server import Host, HostError, Installation, Interrupted
 
 
 def test_every_mask_of_the_folder_becomes_a_pair_that_equals_the_samplers(host: Host) -> None:

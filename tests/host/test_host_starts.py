@@ -10,7 +10,7 @@ from PIL import Image
 
 from .conftest import OWN, PACK
 from .install import TORCH
-from .server import Host, HostError, Installation, Interrupted, copy_pack
+from .support.server import Host, HostError, Installation, Interrupted, copy_pack
 
 WHITE = 0xFFFFFF
 

@@ -14,9 +14,9 @@ from siamese_core.weights.model_file import ModelFile, save_model
 from siamese_core.weights.published_buffers import schedule_buffers
 from tests.support.goldens import FOLDER, load_goldens
 
-from .server import Installation
 from .support.examples import write_adapter
 from .support.processes import inside
+from .support.server import Installation
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from siamese_core import shipped
 from siamese_core.architecture import LATENT_SCALE
 
 from .conftest import PACK, ROOT
-from .server import Host, Interrupted
 from .support import graphs
 from .support.examples import example, headless_latent, latent
+from .support.server import Host, Interrupted
 from .support.workflow import to_prompt
 
 NODES = {

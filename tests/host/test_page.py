@@ -15,7 +15,7 @@ import pytest
 from tests.support.browser import FLAGS, browser_or_skip
 
 from .conftest import PACK, ROOT
-from .server import Host
+from .support.server import Host
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

@@ -17,9 +17,9 @@ from siamese_core.architecture import Architecture, UNetArchitecture
 from siamese_core.weights.key_names import entries
 from siamese_core.weights.model_file import ModelFile, load_model, save_model
 
-from .server import Host, HostError
 from .support import graphs
 from .support.examples import write_adapter
+from .support.server import Host, HostError
 
 
 @pytest.fixture(autouse=True)

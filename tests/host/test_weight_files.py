@@ -15,9 +15,9 @@ from siamese_core.weights.model_file import load_model, save_model
 from siamese_core.weights.published_buffers import position_ids, schedule_buffers
 from tests.support.small_models import PROMPT, write_full
 
-from .server import Host
 from .support import graphs
 from .support.examples import example, headless_latent, latent, write_adapter
+from .support.server import Host
 
 
 def put(host: Host, kind: str, name: str) -> Path:

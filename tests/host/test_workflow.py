@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .server import Host
+from .support.server import Host
 from .support.workflow import WorkflowError, to_prompt
 
 INFO: dict[str, Any] = {

@@ -21,7 +21,7 @@ from siamese_core.seeds import starting_noise
 from siamese_core.weights.key_layouts import decoder_keys
 from siamese_core.weights.model_file import load_model, save_model
 
-from ..server import Host
+from .server import Host
 
 
 def write_adapter(path: Path) -> Path:

@@ -4,38 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import graphs
-
-
-def dataset(folder: str, **changes: Any) -> graphs.Node:
-    settings = {
-        "model": ("1", 0),
-        "control_net": ("1", 3),
-        "positive": ("2", 0),
-        "negative": ("3", 0),
-        "vae": ("1", 2),
-        "masks": "(bundled examples)",
-        "folder": folder,
-        "format": "pairs",
-        "per_mask": 1,
-        "seed": 11,
-        "steps": 2,
-        "cfg": 3.0,
-        "sampler_name": "ddim",
-        "scheduler": "ddim_uniform",
-        "strength": 1.0,
-        "batch_size": 3,
-        "chunk_size": 6,
-        "width": 128,
-        "height": 128,
-        "resize_mode": "stretch",
-        "threshold": 127,
-        "label": 0,
-        "prompt": "a polyp",
-    }
-    return graphs.node("SiameseGenerateDataset", **{**settings, **changes})
-
-
 Node = dict[str, Any]
 Graph = dict[str, Node]
 

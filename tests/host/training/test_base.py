@@ -16,8 +16,8 @@ from siamese_core.diffusers_backend.base_training import encode_moments
 from siamese_core.diffusers_backend.text_encoder import encode_prompts
 
 from ..conftest import ROOT
-from ..server import Installation
 from ..support.processes import inside
+from ..support.server import Installation
 
 BASE = ROOT / "siamese_core" / "assets" / "tiny-base.safetensors"
 DECODER, ENCODER = "output_blocks.3.0.in_layers.2.weight", "input_blocks.1.0.in_layers.2.weight"

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from siamese_core.method.objective import ObjectiveSettings
 from tests.support.goldens import TERMS, check_gradients, load_goldens
 
-from ..server import Installation
 from ..support.processes import inside
+from ..support.server import Installation
 
 INPUTS = ("x_start", "noise", "context", "hint_mask", "hint_image")
 

@@ -7,10 +7,12 @@ The last line printed is the function's result as JSON.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import json
 import sys
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,71 @@ def model_management(checkpoint: Path, adapter: Path) -> dict[str, Any]:
     results["restored"] = all(torch.equal(after[key], value) for key, value in before.items())
     results["changed_by_adapter"] = float((whole - _forward_base(base, control)).abs().max())
     return results
+
+
+def schemas() -> dict[str, dict[str, list[str]]]:
+    """Of every node the words it is found under, and the inputs that are folded away."""
+    found = {}
+    extension = asyncio.run(importlib.import_module(NAME).comfy_entrypoint())
+    for node in asyncio.run(extension.get_node_list()):
+        schema = node.define_schema()
+        schema.validate()
+        found[schema.node_id] = {
+            "aliases": list(getattr(schema, "search_aliases", ())),
+            "folded": [entry.id for entry in schema.inputs if (entry.extra_dict or {}).get("advanced")],
+        }
+    return found
+
+
+def schemas_of_an_older_host() -> dict[str, dict[str, list[str]]]:
+    """The same where schemas have no aliases and inputs cannot be folded away, as in ComfyUI 0.3.64.
+
+    Neither has it fsspec, which is there only where torch has brought it.
+    """
+    from comfy_api.latest import io
+
+    newer, make = io.Schema, io.Input.__init__
+    kept = [(name, field.type, field) for name, field in newer.__dataclass_fields__.items()]
+    kept = [entry for entry in kept if entry[0] != "search_aliases"]
+    io.Schema = make_dataclass("Schema", kept, namespace={"validate": newer.validate})
+
+    def without_advanced(self: Any, id: str, *args: Any, **more: Any) -> None:
+        make(self, id, *args, **more)
+        assert self.advanced is None, "an older host knows no such argument"
+        del self.advanced
+
+    io.Input.__init__ = without_advanced
+    sys.modules["fsspec"] = None  # type: ignore[assignment]  # its import now fails
+    return schemas()
+
+
+def refusals() -> dict[str, str]:
+    """What nodes say to values that no host has checked: older ones check no choices, none what is linked."""
+    save, masks, sampler = (part(f"nodes.{name}") for name in ("save_pairs", "load_masks", "sampler"))
+    white = torch.ones(1, 64, 64)
+    pairs = {"images": white[..., None].expand(-1, -1, -1, 3), "masks": white, "folder": "refused"}
+    reading = {"start": 0, "count": 0, "threshold": 127, "width": 64, "height": 64, "label": 0}
+    reading |= {"folder": "(bundled examples)", "resize_mode": "stretch", "invert": False}
+    networks = dict.fromkeys(("model", "control_net", "positive", "negative", "vae"))
+    sampling = {"seed": 1, "steps": 4, "cfg": 3.0, "sampler_name": "ddim", "scheduler": "ddim_uniform"}
+    sampling |= {**networks, "mask": white, "strength": 1.0, "batch_size": 1}
+    calls: dict[str, tuple[Any, dict[str, Any]]] = {
+        "if_exists": (save.SavePairs, {**pairs, "if_exists": "replace"}),
+        "resize_mode": (masks.LoadMasks, {**reading, "resize_mode": "fit"}),
+        "label": (masks.LoadMasks, {**reading, "label": -1}),
+        "sampler_name": (sampler.MaskDiffusionSampler, {**sampling, "sampler_name": "no_such"}),
+        "steps": (sampler.MaskDiffusionSampler, {**sampling, "steps": 0}),
+        "cfg": (sampler.MaskDiffusionSampler, {**sampling, "cfg": float("nan")}),
+    }
+    return {name: _refusal(node, inputs) for name, (node, inputs) in calls.items()}
+
+
+def _refusal(node: Any, inputs: dict[str, Any]) -> str:
+    try:
+        node.execute(**inputs)
+    except Exception as error:
+        return f"{type(error).__module__}.{type(error).__qualname__}: {error}"
+    return "nothing"
 
 
 def _forward(model: Any, control: Any) -> torch.Tensor:

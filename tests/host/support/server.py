@@ -22,6 +22,8 @@ import websocket
 
 # Tests talk to their own machine only, whatever proxy the environment names.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_TEXT = (3).to_bytes(4, "big")
+"""What a message begins with that writes text on a node; the node's id follows, behind its length."""
 _NOT_THE_PACK = (".git", ".venv", ".host", "runs", "__pycache__")
 
 
@@ -79,6 +81,7 @@ class Host:
         self.url = f"http://127.0.0.1:{port}"
         self._client = uuid.uuid4().hex
         self._messages: list[dict[str, Any]] = []
+        self._texts: list[tuple[str, str]] = []
         self._arrived = threading.Condition()
         self._socket = websocket.WebSocket()
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -201,6 +204,11 @@ class Host:
         reports = [message["data"] for message in self.messages(prompt_id) if message["type"] == "progress"]
         return [(data["node"], data["value"], data["max"]) for data in reports]
 
+    def text_on(self, node: str) -> str:
+        """The text that was last written on a node, beneath its widgets; "" when none was."""
+        with self._arrived:
+            return next((text for number, text in reversed(self._texts) if number == node), "")
+
     def wait_for_message(self, prompt_id: str, kind: str, timeout: float = 60.0) -> dict[str, Any]:
         """The data of the first message of ``kind`` about a prompt, which may have come already."""
 
@@ -269,10 +277,13 @@ class Host:
                 return  # The process ended or closes.
             if not text:
                 return
-            if isinstance(text, str):  # Previews are bytes.
-                with self._arrived:
+            with self._arrived:
+                if isinstance(text, str):
                     self._messages.append(json.loads(text))
-                    self._arrived.notify_all()
+                elif text.startswith(_TEXT):  # Previews are bytes, too.
+                    size = int.from_bytes(text[4:8], "big")
+                    self._texts.append((text[8 : 8 + size].decode(), text[8 + size :].decode()))
+                self._arrived.notify_all()
 
     def _await(self, wanted: Callable[[dict[str, Any]], bool], timeout: float) -> dict[str, Any]:
         def first() -> dict[str, Any] | None:
