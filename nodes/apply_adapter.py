@@ -11,8 +11,12 @@ from comfy_api.latest import io
 from ..siamese_core.architecture import Prediction
 from ..siamese_core.weights.key_layouts import decoder_keys
 from ..siamese_core.weights.model_file import CheckpointError, ModelFile, load_model
+from ..siamese_core.weights.recorded_sampling import own_sampling
 from .host.control import build_control
-from .host.host_models import FILE, RUN_ID, prediction_of
+from .host.file_state import FileState, file_fingerprint
+from .host.host_models import FILE, OWN_SAMPLING, RUN_ID, prediction_of
+from .host.refusals import refusing
+from .host.schema import searchable
 
 _HOST_PREFIX = "diffusion_model."
 _NO_ADAPTER = "(no file in models/controlnet)"
@@ -22,7 +26,7 @@ _PREDICTED: dict[Prediction, str] = {"epsilon": "the noise", "v_prediction": "v"
 class ApplySiameseAdapter(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="SiameseApplyAdapter",
             display_name="Apply Siamese Adapter",
             category="Siamese-Diffusion",
@@ -51,14 +55,22 @@ class ApplySiameseAdapter(io.ComfyNode):
                 io.String.Output(id="note", display_name="note", tooltip="What was applied."),
             ],
         )
+        return searchable(schema, ("controlnet", "adapter", "lora"))
 
     @classmethod
+    def fingerprint_inputs(cls, adapter: str | None = None, **_: object) -> Any:
+        """Another value for a file that was replaced under its name, so that the host loads it anew."""
+        return file_fingerprint(adapter and folder_paths.get_full_path("controlnet", adapter))
+
+    @classmethod
+    @refusing
     def execute(cls, model: Any, adapter: str, strength: float) -> io.NodeOutput:
         if adapter == _NO_ADAPTER:
             raise CheckpointError(
                 "There is no adapter in models/controlnet; put one there and refresh the page (key R)."
             )
         path = Path(folder_paths.get_full_path_or_raise("controlnet", adapter))
+        state = FileState.of(path)
         file = load_model(path)
         if "control" not in file.parts:
             raise CheckpointError(f"'{path.name}' is a base without a ControlNet; give an adapter.")
@@ -68,9 +80,12 @@ class ApplySiameseAdapter(io.ComfyNode):
         _check_prediction(path, file, prediction_of(model))
         if file.kind == "control":
             note = f"'{path.name}' holds a ControlNet alone: the model stays as it is."
-            return io.NodeOutput(model, build_control(file), note)
+            same = model.clone()
+            same.set_attachments(OWN_SAMPLING, own_sampling(file.training, file.architecture))
+            return io.NodeOutput(same, build_control(file), note)
         patched = apply_decoder(model, file, strength)
-        patched.set_attachments(FILE, str(path))
+        patched.set_attachments(FILE, state)
+        patched.set_attachments(OWN_SAMPLING, own_sampling(file.training, file.architecture))
         note = f"'{path.name}': tuned decoder at strength {strength:g}, and its ControlNet."
         return io.NodeOutput(patched, build_control(file), note)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
 import comfy.model_management
@@ -17,17 +18,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..siamese_core.contact_sheet import grid, outlined
+from ..siamese_core.dataset_generation.finished_pairs import SetError, SetLists, stored_plan
 from ..siamese_core.dataset_generation.mask_source import MaskSource, MaskUse, PairMask
-from ..siamese_core.files import file_digest
+from ..siamese_core.dataset_generation.storage import SetStore
 from ..siamese_core.pairs.formats import FinishedPair
 from ..siamese_core.pairs.manifest import PairRecord, record_text
 from ..siamese_core.seeds import sample_seed
 from .host.host_models import FILE, RUN_ID
 from .host.mask_tensors import image_arrays
+from .host.sheets import SHOWN_PAIRS, sheet_of, sheet_pixels
 from .sampler import Sampling
 
-_SHOWN = 4  # pairs in the picture beside the progress bar
 _PREVIEW_SIDE = 512
 
 
@@ -49,6 +50,7 @@ class DatasetPainter:
     prompt: str
     facts: dict[str, Any]
     graph_text: dict[str, str]
+    nodes: Mapping[str, Any] | None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -76,7 +78,7 @@ class DatasetPainter:
             prompt=self.prompt,
             checkpoint_digest=facts.pop("checkpoint"),
             run_id=facts.pop("run_id"),
-            sampler=facts,
+            sampler={**facts, "nodes": self.nodes},
             transform=mask.transform,
             versions={"comfyui": comfyui_version.__version__, "torch": torch.__version__},
         )
@@ -99,28 +101,23 @@ class DatasetProgress:
     def __init__(self, total: int) -> None:
         self._bar = comfy.utils.ProgressBar(total)
         self._total = total
-        self._latest: list[FinishedPair] = []
+        self._latest: list[tuple[NDArray[np.uint8], NDArray[np.bool_]]] = []
         self.done = 0
         self.begun = False
 
     def on_pairs(self, pairs: Sequence[FinishedPair], known: int) -> None:
         self.begun = True
         self.done += len(pairs) + known
-        self._latest = [*self._latest, *pairs][-_SHOWN:]
+        self._latest = [*self._latest, *((pair.image, pair.mask) for pair in pairs)][-SHOWN_PAIRS:]
         preview = None
         if pairs:
-            preview = ("JPEG", Image.fromarray(self._pixels()), _PREVIEW_SIDE)
+            preview = ("JPEG", Image.fromarray(sheet_pixels(self._latest)), _PREVIEW_SIDE)
         self._bar.update_absolute(self.done, self._total, preview)
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    def sheet(self) -> Tensor:
-        """The latest pairs as an IMAGE; a black one when there was nothing left to paint."""
-        if not self._latest:
-            return torch.zeros(1, 64, 64, 3)
-        return torch.from_numpy(self._pixels()).float()[None] / 255
-
-    def _pixels(self) -> NDArray[np.uint8]:
-        return grid([[outlined(pair.image, pair.mask) for pair in self._latest]])
+    def sheet(self, lists: SetLists) -> Tensor:
+        """The latest pairs as an IMAGE; where none was left to make, the last ones of the set."""
+        return sheet_of(self._latest or stored_pairs(lists, SHOWN_PAIRS))
 
 
 def facts_of(sampling: Sampling, use: MaskUse) -> dict[str, Any]:
@@ -138,9 +135,12 @@ def facts_of(sampling: Sampling, use: MaskUse) -> dict[str, Any]:
         "resize_mode": use.resize_mode,
         "mask_threshold": use.threshold,
         "mask_label": use.label,
+        **(
+            {"mask_invert": True} if use.invert else {}
+        ),  # a younger setting: at its default it changes nothing
         "device": str(sampling.model.load_device.type),
         "threads": torch.get_num_threads(),
-        "checkpoint": file_digest(Path(file)) if file else "",
+        "checkpoint": file.digest() if file else "",
         "run_id": sampling.model.get_attachment(RUN_ID) or "",
     }
 
@@ -164,3 +164,27 @@ def on_smaller_batch(size: int) -> None:
         size,
     )
     comfy.model_management.soft_empty_cache()
+
+
+def settings_of(store: SetStore) -> Mapping[str, Any]:
+    """The settings that the dataset at the place was begun with; {} where there is none that can be read."""
+    try:
+        return stored_plan(store).settings
+    except SetError:
+        return {}
+
+
+def stored_pairs(lists: SetLists, count: int) -> list[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
+    """The last ``count`` pairs of a dataset; none where pairs share files."""
+    if lists.plan.form.chunk_is_a_file:
+        return []
+    latest = deque((line["files"] for line in lists.lines() if "files" in line), maxlen=count)
+    return [
+        (_pixels(lists, image["name"], "RGB"), _pixels(lists, mask["name"], "L") > 0)
+        for image, mask in latest
+    ]
+
+
+def _pixels(lists: SetLists, name: str, mode: str) -> NDArray[np.uint8]:
+    with Image.open(BytesIO(lists.store.read(name))) as image:
+        return np.asarray(image.convert(mode))

@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 import comfy.model_management
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
-from ..siamese_core.dataset_generation.finished_pairs import SetPlan
+from ..siamese_core.dataset_generation.finished_pairs import SetPlan, SetState
 from ..siamese_core.dataset_generation.generation_run import PairMaker, SetRun, Shard
 from ..siamese_core.dataset_generation.mask_source import MaskSource, MaskUse
 from ..siamese_core.dataset_generation.storage import open_store
@@ -19,6 +19,8 @@ from ..siamese_core.errors import UserError
 from ..siamese_core.masks.mask_files import ResizeMode, discover_masks
 from ..siamese_core.overlap import places_of
 from ..siamese_core.pairs.formats import FORMATS
+from ..siamese_core.run_record import ResumeError
+from .dataset_differences import other_settings
 from .dataset_painter import (
     DatasetPainter,
     DatasetProgress,
@@ -26,19 +28,25 @@ from .dataset_painter import (
     facts_of,
     is_out_of_memory,
     on_smaller_batch,
+    settings_of,
 )
 from .host.folders import ROOTS_VARIABLE, output_path
-from .host.graph import graph_text, nodes_before
+from .host.graph import graph_text, made_by, nodes_before, prompt_behind
+from .host.notices import show
+from .host.own_sampling import chosen_guidance, chosen_side, size_warnings
+from .host.refusals import refusing
+from .host.schema import searchable
+from .host.sheets import preview
 from .load_masks import EXAMPLES, mask_folder
 from .random_masks import TRANSFORM, RandomTransform
-from .sampler import Sampling, check_size, warn_of_strangers
+from .sampler import Sampling, check_size, stranger_warnings
 from .sampling_inputs import network_inputs, sampling_inputs
 
 
 class GenerateDataset(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="SiameseGenerateDataset",
             display_name="Generate Dataset",
             category="Siamese-Diffusion",
@@ -93,20 +101,19 @@ class GenerateDataset(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "width",
-                    default=384,
-                    min=64,
+                    default=0,
+                    min=0,
                     max=4096,
                     step=64,
-                    tooltip="Width in pixels, a multiple of 64: the paper's 384, or 128 for the bundled "
-                    "model.",
+                    tooltip="Width in pixels, a multiple of 64; 0 is the size that the model was trained at.",
                 ),
                 io.Int.Input(
                     "height",
-                    default=384,
-                    min=64,
+                    default=0,
+                    min=0,
                     max=4096,
                     step=64,
-                    tooltip="Height in pixels, a multiple of 64.",
+                    tooltip="Height in pixels, a multiple of 64; 0 as for width.",
                 ),
                 io.Combo.Input(
                     "resize_mode",
@@ -139,7 +146,14 @@ class GenerateDataset(io.ComfyNode):
                     optional=True,
                     default="",
                     multiline=True,
-                    tooltip="The prompt of the images, for the lists.",
+                    tooltip="The prompt of the images, for the lists; empty, that of the CLIP Text Encode "
+                    "behind positive.",
+                ),
+                io.Boolean.Input(
+                    "invert",
+                    default=False,
+                    optional=True,
+                    tooltip="Swap foreground and background of the files.",
                 ),
             ],
             outputs=[
@@ -149,12 +163,15 @@ class GenerateDataset(io.ComfyNode):
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
         )
+        rare = ("strength", "chunk_size", "threshold", "label", "invert")
+        return searchable(schema, ("batch", "folder", "augmentation"), rare)
 
     @classmethod
     def fingerprint_inputs(cls, **_: object) -> float:
         return time.time()  # the folder may lack what it had: queued again, the run looks
 
     @classmethod
+    @refusing
     def execute(
         cls,
         model: Any,
@@ -181,6 +198,7 @@ class GenerateDataset(io.ComfyNode):
         label: int,
         transform: RandomTransform | None = None,
         prompt: str = "",
+        invert: bool = False,
     ) -> io.NodeOutput:
         if transform is not None and transform.has_union:
             raise UserError(
@@ -188,41 +206,61 @@ class GenerateDataset(io.ComfyNode):
                 "disconnect it, or write the masks to a folder first."
             )
         root = output_path(folder)
+        height, width = chosen_side(model, height), chosen_side(model, width)
         check_size(torch.ones(1, height, width))
-        warn_of_strangers(model, control_net)
+        warnings = [*stranger_warnings(model, control_net), *size_warnings(model, height, width)]
+        show(warnings=warnings)
         files = discover_masks(mask_folder(masks))
         use = MaskUse(
             size=(height, width),
             resize_mode=resize_mode,
             threshold=threshold,
             label=label or None,
+            invert=invert,
             transforms=transform.settings if transform else None,
         )
         source = MaskSource(files, use, per_mask, transform.seed if transform else seed, _on_mask)
+        guidance = chosen_guidance(model, cfg)
         sampling = Sampling(
-            model, control_net, positive, negative, vae, steps, cfg, sampler_name, scheduler, strength
+            model, control_net, positive, negative, vae, steps, guidance, sampler_name, scheduler, strength
         )
-        facts, text = facts_of(sampling, use), graph_text(cls.hidden)
-        painter = DatasetPainter(source, sampling, seed, prompt, facts, text)
-        settings = {**painter.identity, **nodes_before(cls.hidden)}
-        plan = SetPlan(FORMATS[format], len(source), batch_size, chunk_size, settings)
+        store = open_store(str(root), Shard().name)
+        begun_before = "nodes_before" in settings_of(store)
+        if not begun_before:
+            prompt = prompt or prompt_behind(cls.hidden, "positive")
+        facts = facts_of(sampling, use)
+        nodes = made_by(cls.hidden, known=[facts["checkpoint"]])
+        painter = DatasetPainter(source, sampling, seed, prompt, facts, graph_text(cls.hidden), nodes)
+        noted = {"nodes_before": nodes_before(cls.hidden)} if begun_before else {"nodes": nodes}
+        plan = SetPlan(FORMATS[format], len(source), batch_size, chunk_size, {**painter.identity, **noted})
         progress = DatasetProgress(len(source))
         reads = files if mask_folder(masks).is_file() else places_of(files)
         maker = PairMaker[Job](
             painter.job, painter.paint, is_out_of_memory, on_smaller_batch, source.stem, reads
         )
-        run = SetRun(open_store(str(root), Shard().name), plan, maker, Shard(), progress.on_pairs)
+        run = SetRun(store, plan, maker, Shard(), progress.on_pairs)
         try:
             run.run(resume=True)
         except comfy.model_management.InterruptProcessingException:
             if progress.begun:
                 run.list_unfinished()
             raise
-        report = f"{progress.done} pairs are in {root}"
-        sheet = progress.sheet()
-        return io.NodeOutput(
-            str(root), sheet, ui={**ui.PreviewImage(sheet, cls=cls).as_dict(), "text": (report,)}
-        )
+        except ResumeError as error:
+            raise UserError(other_settings(folder, error.differences, source, run.lists)) from error
+        state = run.lists.state()
+        report = show(_report(state, folder, width, height, guidance, prompt), warnings)
+        sheet = progress.sheet(run.lists)
+        return io.NodeOutput(str(root), sheet, ui={**preview(sheet, cls), "text": (report,)})
+
+
+def _report(state: SetState, folder: str, width: int, height: int, guidance: float, prompt: str) -> str:
+    lines = [
+        f"{state.pairs} pairs of {width} x {height} pixels in output/{folder}",
+        f"guidance scale {guidance:g}, prompt: {prompt or '(none)'}",
+    ]
+    if state.skipped:
+        lines.append(f"{state.skipped} pairs left out, see skipped.jsonl")
+    return "\n".join(lines)
 
 
 def _on_mask(path: Path, note: str | None) -> None:

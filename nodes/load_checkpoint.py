@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
 
 from ..siamese_core.weights.model_file import KIND_NAMES, CheckpointError, load_model
+from ..siamese_core.weights.recorded_sampling import own_sampling
 from .host.control import build_control
-from .host.host_models import FILE, build_clip, build_model, build_vae
+from .host.file_state import FileState, file_fingerprint
+from .host.host_models import FILE, OWN_SAMPLING, build_clip, build_model, build_vae
+from .host.refusals import refusing
+from .host.schema import searchable
 
 BUNDLED = "tiny-siamese.safetensors (bundled)"
 _BUNDLED_PATH = Path(__file__).parents[1] / "siamese_core" / "assets" / "tiny-siamese.safetensors"
@@ -18,7 +23,7 @@ _BUNDLED_PATH = Path(__file__).parents[1] / "siamese_core" / "assets" / "tiny-si
 class LoadSiameseCheckpoint(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="SiameseLoadCheckpoint",
             display_name="Load Siamese Checkpoint",
             category="Siamese-Diffusion",
@@ -49,12 +54,18 @@ class LoadSiameseCheckpoint(io.ComfyNode):
                 io.ControlNet.Output(tooltip="The ControlNet that reads masks."),
             ],
         )
+        return searchable(schema, ("checkpoint", "load model"), rare=("heads",))
 
     @classmethod
+    def fingerprint_inputs(cls, checkpoint: str | None = None, **_: object) -> Any:
+        """Another value for a file that was replaced under its name, so that the host loads it anew."""
+        return file_fingerprint(None if checkpoint is None else _path(checkpoint))
+
+    @classmethod
+    @refusing
     def execute(cls, checkpoint: str, heads: int = 0) -> io.NodeOutput:
-        path = _BUNDLED_PATH
-        if checkpoint != BUNDLED:
-            path = Path(folder_paths.get_full_path_or_raise("checkpoints", checkpoint))
+        path = _path(checkpoint)
+        state = FileState.of(path)
         model = load_model(path, num_heads=heads or None)
         if model.kind != "full":
             raise CheckpointError(
@@ -63,5 +74,12 @@ class LoadSiameseCheckpoint(io.ComfyNode):
             )
         embeddings = folder_paths.get_folder_paths("embeddings")
         unet = build_model(model)
-        unet.set_attachments(FILE, str(path))
+        unet.set_attachments(FILE, state)
+        unet.set_attachments(OWN_SAMPLING, own_sampling(model.training, model.architecture))
         return io.NodeOutput(unet, build_clip(model, embeddings), build_vae(model), build_control(model))
+
+
+def _path(checkpoint: str) -> Path:
+    if checkpoint == BUNDLED:
+        return _BUNDLED_PATH
+    return Path(folder_paths.get_full_path_or_raise("checkpoints", checkpoint))

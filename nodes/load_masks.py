@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import comfy.model_management
 import comfy.utils
+import numpy as np
 from comfy_api.latest import io
+from numpy.typing import NDArray
 
 from ..siamese_core.errors import UserError
 from ..siamese_core.masks.mask_files import MaskError, ResizeMode, discover_masks, read_mask, resize_mask
 from .host.folders import ROOTS_VARIABLE, input_path
 from .host.mask_tensors import mask_batch
+from .host.notices import show
+from .host.own_sampling import chosen_side
+from .host.refusals import refusing
+from .host.schema import searchable
 
 EXAMPLES = "(bundled examples)"
 _EXAMPLES_PATH = Path(__file__).parents[1] / "siamese_core" / "assets" / "example_masks"
@@ -23,7 +31,7 @@ _EXAMPLES_PATH = Path(__file__).parents[1] / "siamese_core" / "assets" / "exampl
 class LoadMasks(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="SiameseLoadMasks",
             display_name="Load Masks",
             category="Siamese-Diffusion",
@@ -50,20 +58,20 @@ class LoadMasks(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "width",
-                    default=384,
+                    default=0,
                     min=0,
                     max=4096,
                     step=64,
-                    tooltip="Width in pixels, a multiple of 64: the paper's 384, or 128 for the bundled "
-                    "model. 0 keeps the files' own.",
+                    tooltip="Width in pixels, a multiple of 64. 0 is the size that the connected model was "
+                    "trained at; without a model it keeps the files' own.",
                 ),
                 io.Int.Input(
                     "height",
-                    default=384,
+                    default=0,
                     min=0,
                     max=4096,
                     step=64,
-                    tooltip="Height in pixels, a multiple of 64; 0 keeps the files' own.",
+                    tooltip="Height in pixels, a multiple of 64; 0 as for width.",
                 ),
                 io.Combo.Input(
                     "resize_mode",
@@ -80,6 +88,9 @@ class LoadMasks(io.ComfyNode):
                     max=65535,
                     tooltip="The class of a label map that counts as foreground; 0 goes by the threshold.",
                 ),
+                io.Model.Input(
+                    "model", optional=True, tooltip="The model whose size a width or height of 0 stands for."
+                ),
             ],
             outputs=[
                 io.Mask.Output(tooltip="The masks, strictly 0 or 1."),
@@ -89,9 +100,12 @@ class LoadMasks(io.ComfyNode):
                 io.Int.Output(id="total", display_name="total", tooltip="Masks in the folder."),
             ],
         )
+        return searchable(schema, ("load mask", "folder", "directory", "batch"), rare=("threshold", "label"))
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, **_: object) -> str:
+    def fingerprint_inputs(cls, folder: str | None = None, **_: object) -> str | float:
+        if folder is None:  # it comes from another node, whose value the host does not tell here
+            return math.nan
         try:
             files = discover_masks(mask_folder(folder))
             stats = [file.stat() for file in files]
@@ -101,6 +115,7 @@ class LoadMasks(io.ComfyNode):
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     @classmethod
+    @refusing
     def execute(
         cls,
         folder: str,
@@ -112,7 +127,10 @@ class LoadMasks(io.ComfyNode):
         resize_mode: ResizeMode,
         invert: bool,
         label: int,
+        model: Any = None,
     ) -> io.NodeOutput:
+        if model is not None:
+            height, width = chosen_side(model, height), chosen_side(model, width)
         files = discover_masks(mask_folder(folder))
         total = len(files)
         if start >= total or start + count > total:
@@ -122,7 +140,9 @@ class LoadMasks(io.ComfyNode):
             )
         chosen = files[start : start + count] if count else files[start:]
         progress = comfy.utils.ProgressBar(len(chosen))
-        masks, notes = [], set()
+        masks: list[NDArray[np.bool_]] = []
+        notes: dict[str, str] = {}
+        empty: list[str] = []
         for path in chosen:
             comfy.model_management.throw_exception_if_processing_interrupted()
             reading = read_mask(path, threshold=threshold, label=label or None)
@@ -132,18 +152,43 @@ class LoadMasks(io.ComfyNode):
             if masks[-1].shape != masks[0].shape:
                 raise MaskError(
                     f"'{chosen[0].name}' and '{path.name}' differ in size ({_size(masks[0].shape)} and "
-                    f"{_size(masks[-1].shape)}); set width and height."
+                    f"{_size(masks[-1].shape)}); set width and height, or connect the model."
                 )
-            if reading.note and reading.note not in notes:
-                notes.add(reading.note)
-                logging.info("Siamese-Diffusion: %s: %s", path.name, reading.note)
+            if reading.note:
+                notes.setdefault(reading.note, path.name)
+            if not masks[-1].any():
+                empty.append(path.name)
             progress.update(1)
+        for note, name in notes.items():
+            logging.info("Siamese-Diffusion: %s: %s", name, note)
+        read = f"{len(masks)} of {total} masks, {_size(masks[0].shape)} pixels"
+        show("\n".join([read, *(f"{name}: {note}" for note, name in notes.items())]), _warnings(empty, total))
         names = "\n".join(path.stem for path in chosen)
         return io.NodeOutput(mask_batch(masks), names, total)
 
 
 def mask_folder(text: str) -> Path:
-    return _EXAMPLES_PATH if text.strip() == EXAMPLES else input_path(text)
+    """The folder that a widget's ``text`` names. Raises UserError for one outside of the allowed ones.
+
+    Without a name it is refused: it would be the whole input folder, pictures and all.
+    """
+    if text.strip() == EXAMPLES:
+        return _EXAMPLES_PATH
+    if not text.strip(' ./\\"'):
+        raise UserError(
+            "The folder of masks has no name; give that of a folder in ComfyUI's input folder, or "
+            f"'{EXAMPLES}'."
+        )
+    return input_path(text)
+
+
+def _warnings(empty: Sequence[str], total: int) -> list[str]:
+    if not empty:
+        return []
+    return [
+        f"{len(empty)} of {total} masks (first: {empty[0]}) have no foreground; if they should, lower the "
+        "threshold, set the label, or give a larger width and height."
+    ]
 
 
 def _size(shape: tuple[int, ...]) -> str:

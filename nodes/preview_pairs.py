@@ -11,12 +11,14 @@ from torch import Tensor
 
 from ..siamese_core.contact_sheet import grid, outlined
 from .host.mask_tensors import image_arrays, mask_arrays, require_pairs
+from .host.refusals import refusing
+from .host.schema import searchable
 
 
 class PreviewPairs(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="SiamesePreviewPairs",
             display_name="Preview Pairs",
             category="Siamese-Diffusion",
@@ -32,8 +34,10 @@ class PreviewPairs(io.ComfyNode):
             outputs=[io.Image.Output(id="sheet", display_name="sheet", tooltip="The sheet, as one image.")],
             is_output_node=True,
         )
+        return searchable(schema, ("preview image", "overlay", "contact sheet"))
 
     @classmethod
+    @refusing
     def execute(cls, images: Tensor, masks: Tensor, columns: int, outline: bool) -> io.NodeOutput:
         pictures, outlines = image_arrays(images), mask_arrays(masks)
         require_pairs(pictures, outlines)

@@ -12,6 +12,8 @@ from torch import Tensor
 from ..siamese_core.masks.random_transforms import FLIPS, TransformSettings, expand_masks
 from ..siamese_core.pairs.pair_writer import pair_stem
 from .host.mask_tensors import mask_arrays, mask_batch, names_of
+from .host.refusals import refusing
+from .host.schema import searchable
 
 TRANSFORM = io.Custom("SIAMESE_TRANSFORM")
 """A RandomTransform between two nodes."""
@@ -31,7 +33,7 @@ class RandomTransform:
 class RandomMaskTransform(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="SiameseRandomMaskTransform",
             display_name="Random Mask Transform",
             category="Siamese-Diffusion",
@@ -128,8 +130,11 @@ class RandomMaskTransform(io.ComfyNode):
                 ),
             ],
         )
+        rare = ("shear", "elastic", "morph", "area_min", "area_max", "components_min", "components_max")
+        return searchable(schema, ("augmentation", "random mask"), rare=(*rare, "attempts"))
 
     @classmethod
+    @refusing
     def execute(
         cls,
         masks: Tensor,

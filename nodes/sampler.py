@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +16,13 @@ from torch import Tensor
 
 from ..siamese_core.architecture import LATENT_STRIDE
 from ..siamese_core.seeds import sample_seed, starting_noise
-from .host.control import ControlError, refuse_dummy
+from .host.control import ControlError, empty_mask_warnings, refuse_dummy
 from .host.host_models import RUN_ID
 from .host.mask_tensors import binary_masks
+from .host.notices import show
+from .host.own_sampling import chosen_guidance, size_warnings
+from .host.refusals import refusing
+from .host.schema import searchable
 from .sampling_inputs import network_inputs, sampling_inputs
 
 StepCallback = Callable[[int, Tensor, Tensor, int], None]
@@ -28,7 +31,7 @@ StepCallback = Callable[[int, Tensor, Tensor, int], None]
 class MaskDiffusionSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="SiameseMaskDiffusionSampler",
             display_name="Mask-Diffusion Sampler",
             category="Siamese-Diffusion",
@@ -61,8 +64,10 @@ class MaskDiffusionSampler(io.ComfyNode):
                 io.Latent.Output(tooltip="The images' latents."),
             ],
         )
+        return searchable(schema, ("ksampler", "mask to image"), rare=("strength",))
 
     @classmethod
+    @refusing
     def execute(
         cls,
         model: Any,
@@ -81,9 +86,16 @@ class MaskDiffusionSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         masks = binary_masks(mask)
         check_size(masks)
-        warn_of_strangers(model, control_net)
+        height, width = masks.shape[-2:]
+        warnings = [
+            *stranger_warnings(model, control_net),
+            *size_warnings(model, height, width),
+            *empty_mask_warnings(masks),
+        ]
+        show(warnings=warnings)
+        guidance = chosen_guidance(model, cfg)
         sampling = Sampling(
-            model, control_net, positive, negative, vae, steps, cfg, sampler_name, scheduler, strength
+            model, control_net, positive, negative, vae, steps, guidance, sampler_name, scheduler, strength
         )
         starts = range(0, len(masks), batch_size)
         progress = _Progress(model, steps, len(starts))
@@ -94,6 +106,7 @@ class MaskDiffusionSampler(io.ComfyNode):
             samples, pixels = sampling.paint(chunk, seeds, progress.next_chunk())
             latents.append(samples)
             images.append(pixels)
+        show(f"{len(masks)} images of {width} x {height} pixels, guidance scale {guidance:g}", warnings)
         return io.NodeOutput(torch.cat(images), masks.float(), {"samples": torch.cat(latents)})
 
 
@@ -146,6 +159,7 @@ def with_control(
             previous = options.get("control")
             if previous not in twins:
                 twin = control_net.copy().set_cond_hint(hint, strength)
+                twin.tells_of_empty = False
                 twins[previous] = twin.set_previous_controlnet(previous)
             options = {**options, "control": twins[previous], "control_apply_to_uncond": False}
             entries.append([embedding, options])
@@ -185,13 +199,12 @@ def check_size(masks: Tensor) -> None:
         )
 
 
-def warn_of_strangers(model: Any, control_net: Any) -> None:
-    """The decoder and the ControlNet are two halves of one training run."""
+def stranger_warnings(model: Any, control_net: Any) -> list[str]:
+    """What is to be said when decoder and ControlNet are no two halves of one training run."""
     decoder, control = model.get_attachment(RUN_ID), getattr(control_net, "run_id", "")
-    if decoder and control and decoder != control:
-        logging.warning(
-            "Siamese-Diffusion: the model's decoder and the ControlNet come from different training runs "
-            "(%s and %s); images may not follow the masks. Take both from one file.",
-            decoder[:8],
-            control[:8],
-        )
+    if not (decoder and control and decoder != control):
+        return []
+    return [
+        f"The model's decoder and the ControlNet come from different training runs ({decoder[:8]} and "
+        f"{control[:8]}); images may not follow the masks. Take both from one file."
+    ]

@@ -21,12 +21,12 @@ def sampling_inputs() -> list[io.Input]:
         io.Int.Input("steps", default=50, min=1, max=999, tooltip="Sampling steps; the paper's 50."),
         io.Float.Input(
             "cfg",
-            default=9.0,
-            min=1.0,
+            default=0.0,
+            min=0.0,
             max=30.0,
             step=0.1,
-            tooltip="Guidance scale; the paper's 9 is for Stable Diffusion 1.5. The bundled tiny "
-            "model wants 3.",
+            tooltip="Guidance scale; 0 is the model's own: what its file records, else the paper's 9 for "
+            "Stable Diffusion 1.5 and 3 for small models.",
         ),
         io.Combo.Input(
             "sampler_name",

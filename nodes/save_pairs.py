@@ -13,14 +13,18 @@ from torch import Tensor
 from ..siamese_core.pairs.manifest import PairRecord
 from ..siamese_core.pairs.pair_folder import IfExists, NewPair, add_pairs
 from .host.folders import output_path
-from .host.graph import graph_text
+from .host.graph import graph_text, prompt_behind
 from .host.mask_tensors import image_arrays, mask_arrays, names_of, require_pairs
+from .host.notices import show
+from .host.refusals import refusing
+from .host.schema import searchable
+from .host.sheets import SHOWN_PAIRS, preview, sheet_of
 
 
 class SavePairs(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        schema = io.Schema(
             node_id="SiameseSavePairs",
             display_name="Save Pairs",
             category="Siamese-Diffusion",
@@ -51,15 +55,18 @@ class SavePairs(io.ComfyNode):
                     optional=True,
                     default="",
                     multiline=True,
-                    tooltip="The prompt of the images, for prompt.json.",
+                    tooltip="The prompt of the images, for prompt.json; empty, that of the CLIP Text Encode "
+                    "behind the images.",
                 ),
             ],
             outputs=[io.String.Output(id="saved_to", display_name="saved_to", tooltip="The folder written.")],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
         )
+        return searchable(schema, ("save image", "save mask", "export"))
 
     @classmethod
+    @refusing
     def execute(
         cls,
         images: Tensor,
@@ -73,6 +80,7 @@ class SavePairs(io.ComfyNode):
         require_pairs(pictures, areas)
         stems = names_of(names, len(pictures), "pair")
         root = output_path(folder)
+        prompt = prompt or prompt_behind(cls.hidden, "images")
         pairs = [
             NewPair(_record(index, stem, mask.tobytes(), prompt), image, mask)
             for index, (stem, image, mask) in enumerate(zip(stems, pictures, areas, strict=True))
@@ -84,8 +92,12 @@ class SavePairs(io.ComfyNode):
             progress.update(1)
 
         written = add_pairs(root, pairs, if_exists, text=graph_text(cls.hidden), on_pair=on_pair)
-        report = f"{len(written)} of {len(pairs)} pairs written to {root}"
-        return io.NodeOutput(str(root), ui={"text": (report,)})
+        report = show(
+            f"{len(written)} of {len(pairs)} pairs written to output/{folder}"
+            + (f", prompt: {prompt}" if prompt else "")
+        )
+        latest = list(zip(pictures, areas, strict=True))[-SHOWN_PAIRS:]
+        return io.NodeOutput(str(root), ui={**preview(sheet_of(latest), cls), "text": (report,)})
 
 
 def _record(index: int, stem: str, mask: bytes, prompt: str) -> PairRecord:

@@ -19,6 +19,7 @@ from ...siamese_core.architecture import LATENT_STRIDE, UNetArchitecture
 from ...siamese_core.errors import UserError
 from ...siamese_core.method.dhi import dense_hint_block, sparse_hint_block
 from ...siamese_core.weights.model_file import ModelFile
+from .notices import show
 
 _HINT_BLOCKS = {"dense": dense_hint_block, "sparse": sparse_hint_block}
 _DUMMY_SIDE = 64  # the host's Load Image gives a black mask of this side when a file has no alpha
@@ -26,6 +27,10 @@ _DUMMY_SIDE = 64  # the host's Load Image gives a black mask of this side when a
 
 class ControlError(UserError):
     """A hint that does not fit what is being sampled; the message says what to change."""
+
+
+# Raised inside core's sampling node, too, where nothing takes the module's name off; see refusals.
+ControlError.__module__ = "builtins"
 
 
 class HintBlock(TimestepEmbedSequential):
@@ -67,16 +72,20 @@ class DHIControlNet(comfy.cldm.cldm.ControlNet):
 class SiameseControl(comfy.controlnet.ControlNet):
     """CONTROL_NET that refuses hints which the host would silently cut, repeat or drop.
 
-    ``run_id`` names the training run of the weights.
+    ``run_id`` names the training run of the weights. ``tells_of_empty``: whether masks without foreground
+    are told of on the node that is sampling; a node that does so itself switches it off.
     """
 
     run_id = ""
+    tells_of_empty = True
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: Any, batched_number: int, transformer_options: Any
     ) -> Any:
         if self.cond_hint is None and self.cond_hint_original is not None:
             check_hint(self.cond_hint_original, x_noisy, batched_number)
+            if self.tells_of_empty and (warnings := empty_mask_warnings(self.cond_hint_original > 0.5)):
+                show(warnings=warnings)
         return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
 
     def copy(self) -> SiameseControl:
@@ -145,6 +154,21 @@ def check_hint(hint: Tensor, x_noisy: Tensor, batched_number: int) -> None:
             f"The mask is {width} x {height} pixels and the image to paint {to_paint}: another aspect, so "
             "the host would cut the mask; resize the mask or change the size of the empty latent."
         )
+
+
+def empty_mask_warnings(masks: Tensor) -> list[str]:
+    """What is to be said of bool ``masks`` (B, ...) without any foreground."""
+    empty = [number for number, mask in enumerate(masks, start=1) if not mask.any()]
+    if not empty:
+        return []
+    which = (
+        "The mask has" if len(masks) == 1 else f"{len(empty)} of {len(masks)} masks (first: {empty[0]}) have"
+    )
+    return [
+        f"{which} no foreground: no value exceeds one half, so nothing is asked for there. Load Image gives "
+        "the alpha channel, which is empty in an opaque file; read masks with Load Masks, or with Load Image "
+        "(as Mask) and its channel 'red'."
+    ]
 
 
 def refuse_dummy(mask: Tensor) -> None:

@@ -25,7 +25,10 @@ RUN_ID = "siamese_run_id"
 """Attachment of a MODEL: the training run its decoder comes from."""
 
 FILE = "siamese_file"
-"""Attachment of a MODEL: the path of the file that its decoder comes from."""
+"""Attachment of a MODEL: the FileState of the file that its decoder comes from."""
+
+OWN_SAMPLING = "siamese_own_sampling"
+"""Attachment of a MODEL: the OwnSampling of that file."""
 
 
 def build_model(model: ModelFile) -> Any:

@@ -1,0 +1,55 @@
+"""Model files that may be replaced while the host keeps what it read of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ...siamese_core.errors import UserError
+from ...siamese_core.files import file_digest
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A file as it was at one time: a replaced one has another size, time or both."""
+
+    path: Path
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """The file as it is now; raises OSError when it is not there."""
+        stat = path.stat()
+        return cls(path, stat.st_size, stat.st_mtime_ns)
+
+    def digest(self) -> str:
+        """SHA-256 of the content; raises UserError when the file has been replaced since."""
+        digest = _digest(self)
+        if FileState.of(self.path) != self:
+            raise UserError(
+                f"'{self.path.name}' has been replaced since it was loaded; queue the graph again, which "
+                "loads the new file."
+            )
+        return digest
+
+
+@lru_cache(maxsize=64)
+def _digest(state: FileState) -> str:
+    return file_digest(state.path)
+
+
+def file_fingerprint(path: str | Path | None) -> Any:
+    """What the host compares before it keeps a node's result: another value for a replaced file.
+
+    Where the file is not known yet, or not there, a value that equals none: the node runs and says so.
+    """
+    try:
+        state = None if path is None else FileState.of(Path(path))
+    except OSError:
+        state = None
+    # Without the path, which would end up in every image that core's own nodes save.
+    return math.nan if state is None else f"{state.size} bytes of {state.changed}"

@@ -1,0 +1,43 @@
+"""What 0 means where a node asks for a size or a guidance scale: the model's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...siamese_core.errors import UserError
+from ...siamese_core.weights.recorded_sampling import PAPER_GUIDANCE, PAPER_RESOLUTION, OwnSampling
+from .host_models import OWN_SAMPLING
+
+_PAPER = OwnSampling(PAPER_RESOLUTION, PAPER_GUIDANCE, recorded=False)
+
+
+def own_sampling_of(model: Any) -> OwnSampling:
+    """How a MODEL wants to be sampled; the paper's way when its file is none of this project's."""
+    found = model.get_attachment(OWN_SAMPLING)
+    return _PAPER if found is None else found
+
+
+def chosen_guidance(model: Any, cfg: float) -> float:
+    """The guidance scale ``cfg``, the model's own for 0. Raises UserError for what lies between 0 and 1."""
+    if cfg == 0:
+        return own_sampling_of(model).guidance
+    if cfg < 1:
+        raise UserError(f"'cfg' is {cfg:g}; give 0 for the model's own guidance scale, or 1 or more.")
+    return cfg
+
+
+def chosen_side(model: Any, side: int) -> int:
+    """The width or height ``side`` in pixels, the model's own for 0."""
+    return side or own_sampling_of(model).resolution
+
+
+def size_warnings(model: Any, height: int, width: int) -> list[str]:
+    """What is to be said when images of this size are none that the model was trained for."""
+    own = own_sampling_of(model)
+    if not own.recorded or (height, width) == (own.resolution, own.resolution):
+        return []
+    return [
+        f"The images are {width} x {height} pixels, and the model was trained at {own.resolution} x "
+        f"{own.resolution}; at another size they rarely come out well. Set width and height to 0 with the "
+        "model connected, or to that size."
+    ]
