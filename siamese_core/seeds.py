@@ -50,15 +50,22 @@ def epoch_order(seed: int, step: int, batch_size: int, count: int) -> list[int]:
     ``batch_size`` samples and every sample is seen once before any is seen twice. ``count`` may be smaller
     than ``batch_size``.
     """
-    indices: list[int] = []
-    position = step * batch_size
-    while len(indices) < batch_size:
-        epoch, offset = divmod(position + len(indices), count)
-        order = _shuffled(seed, epoch, count)
-        indices += order[offset : offset + batch_size - len(indices)].tolist()
-    return indices
+    return shuffled_places(seed, step * batch_size, batch_size, count, "order")
 
 
-@lru_cache(maxsize=2)
-def _shuffled(seed: int, epoch: int, count: int) -> Tensor:
-    return torch.randperm(count, generator=generator(stream_seed(seed, "order", epoch)))
+def shuffled_places(seed: int, start: int, length: int, count: int, stream: str) -> list[int]:
+    """``length`` places of 0..``count`` - 1 from position ``start`` of an endless order.
+
+    It is one shuffled order of all places after another; ``stream`` names it, as in :func:`stream_seed`.
+    """
+    places: list[int] = []
+    while len(places) < length:
+        epoch, offset = divmod(start + len(places), count)
+        order = _shuffled(seed, epoch, count, stream)
+        places += order[offset : offset + length - len(places)].tolist()
+    return places
+
+
+@lru_cache(maxsize=4)  # two streams, each at the turn from one order to the next
+def _shuffled(seed: int, epoch: int, count: int, stream: str) -> Tensor:
+    return torch.randperm(count, generator=generator(stream_seed(seed, stream, epoch)))

@@ -6,14 +6,17 @@
 
 --real and --synthetic give the variants real, real+1x, real+2x ... (so many synthetic pairs per real one,
 spread evenly over the folder), --synthetic-only adds one; each --train is a variant of its own. The first
-variant is the baseline. All are trained for the same number of steps with the same batch size and
-augmentation, from the same first weights for each seed, and scored on every test image at its mask's own
-size: Dice and IoU per image, their means per test set and over all test images, mean and deviation over
-seeds, and the difference from the baseline with an interval and a p value.
+variant is the baseline. --real-share 0.5 makes half of every mixed batch real, however many synthetic pairs
+there are; --then-real 200 keeps the last 200 of the same number of steps for real pairs alone. All are
+trained for the same number of steps with the same batch size and augmentation, from the same first weights
+for each seed, and scored on every test image at its mask's own size: Dice and IoU per image, their means per
+test set and over all test images, mean and deviation over seeds, and the difference from the baseline with an
+interval and a p value.
 
 A --config file holds any of the settings, networks = [...], and either [test] (folders by name) and
-[[variant]]s (name, real = [...], synthetic = [...], times or count), or [[experiment]]s of those; relative
-folders lie below --data. training/recipes/tables/ has one for each table of the paper.
+[[variant]]s (name, real = [...], synthetic = [...], times or count, and real_share and then_real of its own),
+or [[experiment]]s of those; relative folders lie below --data. training/recipes/tables/ has one for each
+table of the paper.
 
 Written: OUTPUT/results.json, scores.csv (every image of every run), segmentation.html, segmentation.md, and
 runs/ with the scores and the worst and best cases of every run. Every finished run is kept: after an
@@ -25,7 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,7 @@ from .command_line.options import (
     run_command,
 )
 from .segmentation.benchmark import Benchmark, RunSettings
+from .segmentation.mixing import Mixing
 from .segmentation.networks.registry import NETWORKS
 from .segmentation.plan import (
     PLAN_KEYS,
@@ -55,6 +59,7 @@ from .segmentation.plan import (
     Plan,
     check_plan,
     experiments_of_table,
+    mixed,
     named_folders,
     under,
     variants_of_mixture,
@@ -73,9 +78,10 @@ class SegmentSettings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args, settings, runs, table = parse(arguments)
+    args, settings, mixing, runs, table = parse(arguments)
     _check_settings(settings)
     plan = _plan(args, settings, table)
+    plan = replace(plan, experiments=tuple(mixed(one, mixing) for one in plan.experiments))
     check_plan(plan, list(NETWORKS))
     if runs.weights is not None and len({name for one in plan.experiments for name in one.networks}) > 1:
         raise OptionError("--weights fits one network; name a single --network")
@@ -90,7 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes = list(benchmark.run(device))
 
     groups = results(outcomes, benchmark.sets)
-    shown = {name: value for name, value in {**plain(settings), **plain(runs)}.items() if value is not None}
+    shown = {
+        name: value
+        for name, value in {**plain(settings), **plain(mixing), **plain(runs)}.items()
+        if value is not None
+    }
     about = {"title": plan.title, "note": plan.note, "settings": shown, "device": str(device)}
     output = settings.output
     markdown = as_markdown(groups)
@@ -135,7 +145,7 @@ def _check_settings(settings: SegmentSettings) -> None:
 
 def parse(
     arguments: Sequence[str] | None,
-) -> tuple[argparse.Namespace, SegmentSettings, RunSettings, dict[str, Any]]:
+) -> tuple[argparse.Namespace, SegmentSettings, Mixing, RunSettings, dict[str, Any]]:
     parser = command_parser("segment", __doc__)
     sets = parser.add_argument_group("what is compared")
     sets.add_argument("--config", type=Path, help="TOML file of settings, networks and sets")
@@ -152,11 +162,19 @@ def parse(
     )
     parser.add_argument("--resume", action="store_true", help="keep the finished runs in --output")
     add_flags(parser, SegmentSettings)
+    add_flags(parser.add_argument_group("how real and synthetic pairs are mixed"), Mixing)
     add_flags(parser.add_argument_group("how each run is made"), RunSettings)
     args = parser.parse_args(arguments)
     table = read_toml(args.config)
-    refuse_unknown(table, field_names(SegmentSettings) | field_names(RunSettings) | PLAN_KEYS, args.config)
-    return args, build(SegmentSettings, args, table), build(RunSettings, args, table), table
+    groups = (SegmentSettings, Mixing, RunSettings)
+    refuse_unknown(table, PLAN_KEYS.union(*map(field_names, groups)), args.config)
+    return (
+        args,
+        build(SegmentSettings, args, table),
+        build(Mixing, args, table),
+        build(RunSettings, args, table),
+        table,
+    )
 
 
 if __name__ == "__main__":

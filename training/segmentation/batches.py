@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -94,13 +94,17 @@ def training_batches(
     batch_size: int,
     seed: int,
     device: torch.device | str,
+    order: Iterable[Sequence[int]] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images (B, 3, R, R), normalised, and masks (B, 1, R, R) of 0 and 1, for each of ``steps`` steps.
 
-    All pairs are seen equally often whatever their number; order and augmentation of step k depend on
-    ``seed`` and k alone, so that runs on equally many pairs see them in the same order.
+    ``order`` holds the places in ``pairs`` of each step's batch. Without it all pairs are seen equally often
+    whatever their number; order and augmentation of step k depend on ``seed`` and k alone, so that runs on
+    equally many pairs see them in the same order.
     """
-    chunks = ([pairs[i] for i in epoch_order(seed, step, batch_size, len(pairs))] for step in range(steps))
+    if order is None:
+        order = (epoch_order(seed, step, batch_size, len(pairs)) for step in range(steps))
+    chunks = ([pairs[place] for place in places] for places in order)
     for step, examples in enumerate(read_ahead(reader, chunks)):
         images = image_tensor([image for image, _ in examples]).to(device)
         masks = torch.from_numpy(np.stack([mask for _, mask in examples]))[:, None].to(device).float()

@@ -17,12 +17,24 @@ from siamese_core.files import atomic_path, file_digest, portable_stem, write_te
 from siamese_core.masks.mask_files import resize_image, resize_mask
 from siamese_core.pairs.pair_files import Pair
 from siamese_core.run_record import check_record
-from siamese_core.settings import CLASS, COUNT, COUNT_OR_NONE, GREY_LEVEL, RATE, SEED, WEIGHT, Range, option
+from siamese_core.settings import (
+    CLASS,
+    COUNT,
+    COUNT_OR_NONE,
+    GREY_LEVEL,
+    RATE,
+    SEED,
+    WEIGHT,
+    Range,
+    option,
+    recorded,
+)
 
 from .batches import PairReader
 from .fitting import FitSettings, Segmenter, fit, fit_settings, predictions, save_segmenter
+from .mixing import mixed_order
 from .networks.registry import build_network
-from .plan import Experiment, Plan
+from .plan import Experiment, Plan, PlanError
 from .scores import dice_scores, iou_scores
 from .training_sets import Folders, HeldOutSet, Sets
 
@@ -151,6 +163,11 @@ class Benchmark:
         folder = output / "runs" / portable_stem(experiment.name) / portable_stem(network)
         for seed in range(given.seed, given.seed + given.seeds):
             for name, variant in sets.variants.items():
+                if variant.mixing.then_real > fit_as.steps:
+                    raise PlanError(
+                        f"variant {name!r}: then_real = {variant.mixing.then_real} exceeds the "
+                        f"{fit_as.steps} steps of a run; lower it, or raise --steps"
+                    )
                 record = {
                     "network": network,
                     "seed": seed,
@@ -161,6 +178,7 @@ class Benchmark:
                     "mask_label": given.mask_label,
                     "real": variant.real,
                     "synthetic": variant.synthetic,
+                    **recorded(variant.mixing),
                     "training_data": variant.fingerprints,
                     "test_data": {test: held_out.fingerprint for test, held_out in sets.tests.items()},
                 }
@@ -173,8 +191,25 @@ class Benchmark:
         network = build_network(
             job.network, seed=job.seed, pretrained=settings.pretrained, weights=settings.weights
         )
-        pairs = sets.variants[job.variant].pairs
-        loss = fit(network, reader, pairs, job.fit, seed=job.seed, device=device, label=job.label)
+        variant = sets.variants[job.variant]
+        order = mixed_order(
+            variant.mixing,
+            variant.real,
+            variant.synthetic,
+            steps=job.fit.steps,
+            batch_size=job.fit.batch_size,
+            seed=job.seed,
+        )
+        loss = fit(
+            network,
+            reader,
+            variant.pairs,
+            job.fit,
+            seed=job.seed,
+            device=device,
+            label=job.label,
+            order=order,
+        )
         segmenter = Segmenter(network, job.network, job.fit.resolution)
         scores = score(segmenter, scorer, sets.tests, device)
         job.file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,18 +116,26 @@ def fit(
     seed: int,
     device: torch.device,
     label: str = "training",
+    order: Iterable[Sequence[int]] | None = None,
 ) -> float:
     """Train ``network`` in place on ``pairs`` and leave it in evaluation mode; returns the last loss.
 
     Linear warm-up over a twentieth of the steps, then a half cosine to 0; gradients are clipped to
     [-0.5, 0.5] element by element. Every draw comes from ``seed``; global random states stay as they were.
+    ``order``: the places in ``pairs`` of each step's batch; without it all pairs are seen equally often.
     Raises FitError when the loss is no longer finite, and PairError for a pair that cannot be read.
     """
     network.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = _optimiser(network, settings)
     warmup = max(1, round(settings.steps * _WARMUP_SHARE))
     batches = training_batches(
-        reader, pairs, steps=settings.steps, batch_size=settings.batch_size, seed=seed, device=device
+        reader,
+        pairs,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        seed=seed,
+        device=device,
+        order=order,
     )
     shares = [group["lr"] / settings.learning_rate for group in optimiser.param_groups]
     last = math.nan

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from siamese_core.errors import UserError
 from siamese_core.files import portable_stem
+from siamese_core.settings import check_range
+
+from .mixing import Mixing
 
 PLAN_KEYS = {"title", "note", "networks", "experiment", "variant", "test"}
 
 _EXPERIMENT_KEYS = {"name", "networks", "test", "variant"}
-_VARIANT_KEYS = {"name", "real", "synthetic", "times", "count", "made_by"}
+_MIXING_KEYS = tuple(item.name for item in fields(Mixing))
+_VARIANT_KEYS = {"name", "real", "synthetic", "times", "count", "made_by", *_MIXING_KEYS}
+
+
+_ALIKE = Mixing()
 
 
 class PlanError(UserError):
@@ -26,7 +33,7 @@ class Variant:
     """One training set: all pairs of ``real``, and pairs of ``synthetic``.
 
     Of the synthetic ones ``times`` as many as there are real ones, or ``count``, or all of them. ``made_by``
-    says which command makes the synthetic folders.
+    says which command makes the synthetic folders, ``mixing`` how the two kinds share the steps.
     """
 
     name: str
@@ -35,6 +42,7 @@ class Variant:
     times: float | None = None
     count: int | None = None
     made_by: str = ""
+    mixing: Mixing = _ALIKE
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,18 @@ def under(root: Path, experiment: Experiment) -> Experiment:
     )
 
 
+def mixed(experiment: Experiment, mixing: Mixing) -> Experiment:
+    """``experiment`` with ``mixing`` for the variants of both kinds of pairs that have none of their own."""
+
+    def applies(variant: Variant) -> bool:
+        return bool(variant.real and variant.synthetic) and variant.mixing == _ALIKE
+
+    variants = (
+        replace(variant, mixing=mixing) if applies(variant) else variant for variant in experiment.variants
+    )
+    return replace(experiment, variants=tuple(variants))
+
+
 def check_plan(plan: Plan, known_networks: Sequence[str]) -> None:
     """Refuse what can be told before any file is read, and folders that are not there; raises PlanError."""
     _require_apart([experiment.name for experiment in plan.experiments], "experiments")
@@ -193,6 +213,8 @@ def _check_variant(variant: Variant) -> None:
         raise PlanError(f"{where}: times must be above 0 and needs real and synthetic folders")
     if variant.count is not None and not (variant.synthetic and variant.count > 0):
         raise PlanError(f"{where}: count must be above 0 and needs synthetic folders")
+    if variant.mixing != _ALIKE and not (variant.real and variant.synthetic):
+        raise PlanError(f"{where}: real_share and then_real need both real and synthetic folders")
     for folder in variant.real:
         _require_folder(folder, "")
     for folder in variant.synthetic:
@@ -244,7 +266,19 @@ def _variant(entry: Mapping[str, Any], where: str) -> Variant:
         times=None if times is None else float(times),
         count=count,
         made_by=_typed(entry, "made_by", str, where, ""),
+        mixing=_mixing(entry, where),
     )
+
+
+def _mixing(entry: Mapping[str, Any], where: str) -> Mixing:
+    share = _typed(entry, "real_share", (int, float), where, None)
+    found = Mixing(
+        real_share=None if share is None else float(share),
+        then_real=_typed(entry, "then_real", int, where, 0),
+    )
+    for item in fields(found):
+        check_range(f"{where}: {item.name}", getattr(found, item.name), item.metadata["range"])
+    return found
 
 
 def _names(entry: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:

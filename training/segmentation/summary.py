@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from siamese_core.settings import recorded
+
 from ..reports.html_page import bullets, captioned, key_values, page, picture, section, table
 from .benchmark import Outcome
+from .mixing import Mixing
 from .scores import Floats, compare, over_all_sets, spread
 from .training_sets import Sets
 
@@ -63,6 +66,7 @@ def _group(
             "name": name,
             "real_pairs": sets.variants[name].real,
             "synthetic_pairs": sets.variants[name].synthetic,
+            **recorded(sets.variants[name].mixing),
             "seconds": [outcome.seconds for outcome in outcomes],
             "scores": scores,
         }
@@ -122,7 +126,8 @@ def score_table(group: Mapping[str, Any], measure: str) -> tuple[list[str], list
     rows = []
     for entry in group["variants"]:
         cells = [_with_sd(entry["scores"][test][measure]) for test in tests]
-        pairs = f"{entry['real_pairs']} + {entry['synthetic_pairs']}"
+        mixing = Mixing(entry.get("real_share"), entry.get("then_real", 0)).in_words
+        pairs = f"{entry['real_pairs']} + {entry['synthetic_pairs']}" + (f" ({mixing})" if mixing else "")
         found = entry.get("vs_baseline", {}).get(measure)
         rows.append([entry["name"], pairs, *cells, *(_compared(found) if found else ("", ""))])
     return [*header, "difference", "p"], rows

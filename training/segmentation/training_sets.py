@@ -12,17 +12,22 @@ from siamese_core.files import file_digest
 from siamese_core.pairs.pair_files import Pair, check_pairs, find_pairs, pairs_fingerprint
 
 from ..command_line.notes import note
+from .mixing import Mixing
 from .plan import Experiment, PlanError, Variant, evenly_chosen, synthetic_count
 
 
 @dataclass(frozen=True)
 class VariantSet:
-    """A variant's pairs, and what identifies them: fingerprints of its folders and the pairs taken."""
+    """A variant's pairs, the real ones first, and what identifies them: fingerprints of its folders.
+
+    ``mixing`` says how the two kinds share the steps.
+    """
 
     pairs: tuple[Pair, ...]
     real: int
     synthetic: int
     fingerprints: tuple[str, ...]
+    mixing: Mixing
 
 
 @dataclass(frozen=True)
@@ -90,9 +95,8 @@ class Folders:
         wanted = synthetic_count(variant, len(real), len(synthetic)) if synthetic else 0
         taken = [synthetic[place] for place in evenly_chosen(len(synthetic), wanted)]
         folders = (*variant.real, *variant.synthetic)
-        return VariantSet(
-            (*real, *taken), len(real), len(taken), tuple(self.fingerprint(folder) for folder in folders)
-        )
+        fingerprints = tuple(self.fingerprint(folder) for folder in folders)
+        return VariantSet((*real, *taken), len(real), len(taken), fingerprints, variant.mixing)
 
 
 def same_image(first: Iterable[Path], second: Sequence[Path]) -> tuple[Path, Path] | None:

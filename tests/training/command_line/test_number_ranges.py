@@ -31,6 +31,7 @@ from training import (
     train,
 )
 from training.segmentation.benchmark import RunSettings
+from training.segmentation.mixing import Mixing
 
 Main = Callable[[Sequence[str]], int]
 
@@ -49,6 +50,7 @@ GROUPS: list[tuple[Main, str, type]] = [
     (export.main, "", export.ExportSettings),
     (evaluate.main, "", evaluate.EvaluateSettings),
     (segment.main, "", segment.SegmentSettings),
+    (segment.main, "", Mixing),
     (segment.main, "", RunSettings),
     (select.main, "", select.SelectSettings),
     (demo.main, "", demo.DemoSettings),
