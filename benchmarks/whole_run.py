@@ -25,21 +25,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from siamese_core.architecture import LATENT_SCALE, VAEArchitecture
 from siamese_core.diffusers_backend.base_model import Base, build_base
-from siamese_core.diffusers_backend.base_training import vae_moments
 from siamese_core.diffusers_backend.networks import DHIControlNet, SiameseNetworks
+from siamese_core.diffusers_backend.pair_encoding import BaseEncoder, vae_moments
+from siamese_core.diffusers_backend.siamese_training import start_networks
 from siamese_core.diffusers_backend.text_encoder import encode_prompts
-from siamese_core.learning.siamese_training import OptimiserSettings, Trainer
-from siamese_core.learning.training_set import (
-    BatchSettings,
-    encode_pairs,
-    image_hint,
-    load_training_set,
-    mask_hint,
-)
+from siamese_core.learning.encoded_pairs import encode_pairs, load_training_set
+from siamese_core.learning.engine import SingleProcess
+from siamese_core.learning.optimiser_step import Trainer
+from siamese_core.learning.settings import BatchSettings, OptimiserSettings
+from siamese_core.learning.training_set import image_hint, mask_hint
 from siamese_core.method.noise_schedule import TRAIN_TIMESTEPS
 from siamese_core.method.objective import ObjectiveSettings, TrainingBatch
 from siamese_core.pairs.pair_files import Pair, find_pairs, load_pair
@@ -106,13 +103,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     base = build_base(replace(architecture(args.width), vae=narrow_vae, resolution=args.resolution))
 
     published = PublishedTrainer(copy.deepcopy(base), pairs, args.resolution, args.batch_size)
-    trainer = Trainer.create(base, "dense", OPTIMISER, 42, Accelerator(cpu=True))
+    engine = SingleProcess()
+    trainer = Trainer.create(start_networks(base, "dense", 42, engine.device), OPTIMISER, engine)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        encode_pairs(Path(folder) / "encoded", "", base, pairs, args.resolution, default_prompt=PROMPT)
+        encoded = Path(folder) / "encoded"
+        encode_pairs(encoded, "", BaseEncoder(base), pairs, args.resolution, default_prompt=PROMPT)
         encode_seconds = time.perf_counter() - start
         note(f"{len(pairs)} pairs encoded in {encode_seconds:.1f} s")
-        data = load_training_set(Path(folder) / "encoded", "")
+        data = load_training_set(encoded, "")
         assert data is not None
         batches = BatchSettings(batch_size=args.batch_size)
         step = trainer.step_function(data, OBJECTIVE, batches, OPTIMISER, args.steps, 42)

@@ -6,7 +6,6 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from benchmarks.many_pairs import SIDE
 from benchmarks.many_pairs import SMALL as SMALLEST
 from siamese_core.diffusers_backend.base_model import Base, base_file, build_base, save_base
 from siamese_core.diffusers_backend.networks import DHIControlNet
+from siamese_core.learning import training_run
 from siamese_core.weights.key_layouts import to_ldm
 from siamese_core.weights.model_file import save_model
 from tests.support.commands import (
@@ -29,10 +29,10 @@ from training import generate
 
 @pytest.fixture
 def signal_in_step(monkeypatch: pytest.MonkeyPatch) -> SignalInStep:
-    """A function (module, label, k, number): the signal arrives while the loop ``label`` is in step k."""
+    """A function (label, k, number): the signal arrives while the loop ``label`` is in step k."""
 
-    def arrange(module: ModuleType, label: str, step: int, number: signal.Signals) -> None:
-        run_steps = module.run_steps
+    def arrange(label: str, step: int, number: signal.Signals) -> None:
+        run_steps = training_run.run_steps
 
         def signalled(step_function: Callable[[int], Any], *args: Any, **kwargs: Any) -> None:
             def function(k: int) -> Any:
@@ -42,7 +42,7 @@ def signal_in_step(monkeypatch: pytest.MonkeyPatch) -> SignalInStep:
 
             run_steps(function, *args, **kwargs)
 
-        monkeypatch.setattr(module, "run_steps", signalled)
+        monkeypatch.setattr(training_run, "run_steps", signalled)
 
     return arrange
 

@@ -16,42 +16,42 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor
 
 from siamese_core.architecture import LATENT_SCALE, TINY, Architecture
 from siamese_core.contact_sheet import grid
 from siamese_core.diffusers_backend import unet_initialisation, vae_initialisation
+from siamese_core.diffusers_backend.accelerate_engine import AccelerateEngine, tracked
 from siamese_core.diffusers_backend.base_model import Base, build_base, load_base, save_base
 from siamese_core.diffusers_backend.base_training import (
     Discriminator,
     UNetSettings,
     VAESettings,
-    encode_moments,
     normalise_latents,
     unet_step_function,
     vae_step_function,
 )
 from siamese_core.diffusers_backend.mask_sampling import free_noise_predictor, sample_latents
 from siamese_core.diffusers_backend.networks import UNetDecoder, UNetEncoder
+from siamese_core.diffusers_backend.pair_encoding import encode_moments
 from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.files import file_digest
-from siamese_core.learning.step_loop import CheckpointStore, LoopSettings, run_steps
+from siamese_core.learning.averaged_weights import AveragedWeights
+from siamese_core.learning.checkpoints import TrainedState
+from siamese_core.learning.step_loop import LoopSettings, Report
+from siamese_core.learning.training_run import TrainingRun
 from siamese_core.masks.folder_contents import left_out
 from siamese_core.masks.mask_files import list_images, resize_image
 from siamese_core.method.ddim import to_uint8
 from siamese_core.pairs.captions import read_captions
 from siamese_core.pairs.pair_files import find_pairs, read_image
-from siamese_core.run_record import ResumeError
 from siamese_core.settings import COUNT, SEED, SIDE, Range, option, recorded
 from siamese_core.stop_requests import Interrupted
 
@@ -98,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args, settings, vae_settings, unet_settings = _parse(arguments)
     torch.set_num_threads(settings.threads)
     accelerator = Accelerator(log_with="tensorboard", project_dir=str(args.output))
-    if accelerator.num_processes > 1:
+    engine = AccelerateEngine(accelerator)
+    if engine.processes > 1:
         raise OptionError("make_base runs in one process; start it without accelerate launch")
     _check_settings(settings, vae_settings, unet_settings, continued=args.init is not None)
     # All input comes before the folder is made: a refusal leaves nothing in the way of the next try.
@@ -106,8 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     base = _start(args.init, settings)
     images = _read_images(paths, settings.resolution)
     print(f"{len(images)} images at {settings.resolution} px")
-    _prepare_output(args.output, args.resume)
-    accelerator.init_trackers("tensorboard")
+    if not args.resume:
+        require_empty(args.output, "give another --output, or --resume to go on with that run")
     record = {
         "images": len(images),
         "images_digest": hashlib.sha256(images.numpy().tobytes()).hexdigest(),
@@ -116,110 +117,88 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "vae": recorded(vae_settings),
         "unet": recorded(unet_settings),
     }
-    try:
-        if vae_settings.steps:
-            is_last = unet_settings.steps == 0
-            _train_vae(base, images, settings, vae_settings, is_last, record, args, accelerator)
-        # A VAE whose encoder was not trained keeps the scale that its UNet knows.
-        fold_scale = vae_settings.steps > 0 and not vae_settings.decoder_only
-        if fold_scale or unet_settings.steps:
-            moments = encode_moments(base.vae, torch.cat([images, images.flip(-1)]))
-        if fold_scale:
-            moments = normalise_latents(base.vae, moments)
-        if unet_settings.steps:
-            _train_unet(base, moments, prompts, settings, unet_settings, record, args, accelerator)
-    except Interrupted as stop:
-        print(f"\nstopped after {stop.step} steps, all saved; go on with the same command and --resume")
-        return 128 + stop.signal_number
-    folder, file = save_base(base, args.output, {"command": "make_base", **record}, uuid.uuid4().hex)
+    run = TrainingRun(args.output, record, engine, args.resume, note=note)
+    with run.opened() as run_id:
+        accelerator.init_trackers("tensorboard")
+        try:
+            if vae_settings.steps:
+                loop = LoopSettings(vae_settings.steps, settings.save_every, is_last=unet_settings.steps == 0)
+                _train_vae(run, loop, base, images, vae_settings, settings.seed, tracked(accelerator, "vae"))
+                _save_reconstructions(base, images, args.output / "reconstructions.png")
+            # A VAE whose encoder was not trained keeps the scale that its UNet knows.
+            fold_scale = vae_settings.steps > 0 and not vae_settings.decoder_only
+            if fold_scale or unet_settings.steps:
+                moments = encode_moments(base.vae, torch.cat([images, images.flip(-1)]))
+            if fold_scale:
+                moments = normalise_latents(base.vae, moments)
+            if unet_settings.steps:
+                loop = LoopSettings(unet_settings.steps, settings.save_every)
+                both = [*prompts, *prompts]  # the mirrored images' too
+                _train_unet(
+                    run, loop, base, moments, both, unet_settings, settings.seed, tracked(accelerator, "unet")
+                )
+                _save_samples(base, prompts, settings, args.output / "samples.png")
+        except Interrupted as stop:
+            print(f"\nstopped after {stop.step} steps, all saved; go on with the same command and --resume")
+            return 128 + stop.signal_number
+        folder, file = save_base(base, args.output, {"command": "make_base", **record}, run_id)
     print(f"base written: {folder} (diffusers) and {file} (single file)")
     return 0
 
 
 def _train_vae(
+    run: TrainingRun,
+    loop: LoopSettings,
     base: Base,
     images: Tensor,
-    settings: MakeBaseSettings,
-    vae_settings: VAESettings,
-    is_last: bool,
-    record: dict[str, Any],
-    args: argparse.Namespace,
-    accelerator: Accelerator,
+    settings: VAESettings,
+    seed: int,
+    report: Report,
 ) -> None:
-    store = CheckpointStore(args.output / "checkpoints" / "vae", record)
-    vae = base.vae.train().to(memory_format=torch.channels_last)
-    if vae_settings.decoder_only:
+    device = run.engine.device
+    vae = base.vae.train().to(device, memory_format=torch.channels_last)
+    if settings.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=vae_settings.learning_rate, betas=(0.9, 0.99), weight_decay=0)
-    model, prepared = accelerator.prepare(vae, optimizer)
-    features = efficientnet_features() if vae_settings.perceptual_weight else None
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0)
+    state = TrainedState([vae], [optimizer])
+    features = efficientnet_features() if settings.perceptual_weight else None
     discriminator = None
-    if vae_settings.adversarial_weight:
-        discriminator = Discriminator.create(vae_settings.learning_rate, settings.seed, accelerator)
-    first = store.restore(accelerator) if args.resume and store.exists() else 0
-    run_steps(
-        vae_step_function(
-            model, prepared, images, vae_settings, settings.seed, accelerator, features, discriminator
-        ),
-        LoopSettings(vae_settings.steps, settings.save_every, is_last=is_last),
-        accelerator=accelerator,
-        checkpoints=store,
-        log_path=args.output / "vae.jsonl",
-        first=first,
-        label="vae",
-    )
-    accelerator.free_memory()
-    base.vae.eval().requires_grad_(True)
-    _save_reconstructions(base, images, args.output / "reconstructions.png")
+    if settings.adversarial_weight:
+        discriminator = Discriminator.create(settings.learning_rate, seed, device)
+        state = TrainedState([vae, discriminator.network], [optimizer, discriminator.optimizer])
+    step = vae_step_function(vae, optimizer, images, settings, seed, device, features, discriminator)
+    first = run.restored(state, loop.steps, "vae")
+    run.train(step, loop, state, first, part="vae", label="vae", report=report)
+    vae.eval().requires_grad_(True)
 
 
 def _train_unet(
+    run: TrainingRun,
+    loop: LoopSettings,
     base: Base,
     moments: Tensor,
     prompts: Sequence[str],
-    settings: MakeBaseSettings,
-    unet_settings: UNetSettings,
-    record: dict[str, Any],
-    args: argparse.Namespace,
-    accelerator: Accelerator,
+    settings: UNetSettings,
+    seed: int,
+    report: Report,
 ) -> None:
-    store = CheckpointStore(args.output / "checkpoints" / "unet", record)
-    unet = base.unet.train().to(memory_format=torch.channels_last)
-    text_encoder = base.text_encoder.train()
+    device = run.engine.device
+    unet = base.unet.train().to(device, memory_format=torch.channels_last)
+    text_encoder = base.text_encoder.train().to(device)
     parameters = [*unet.parameters(), *text_encoder.parameters()]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=unet_settings.learning_rate, weight_decay=unet_settings.weight_decay
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    average = AveragedWeights(parameters, settings.ema_decay, warmup_power=0.75)
+    state = TrainedState([unet, text_encoder], [optimizer], average)
+    step = unet_step_function(
+        unet, text_encoder, optimizer, average, base, moments, prompts, settings, seed, device
     )
-    unet, text_encoder, prepared = accelerator.prepare(unet, text_encoder, optimizer)
-    ema = EMAModel(parameters, decay=unet_settings.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
-    accelerator.register_for_checkpointing(ema)
-    first = store.restore(accelerator) if args.resume and store.exists() else 0
-    run_steps(
-        unet_step_function(
-            unet,
-            text_encoder,
-            prepared,
-            ema,
-            base,
-            moments,
-            [*prompts, *prompts],
-            unet_settings,
-            settings.seed,
-            accelerator,
-        ),
-        LoopSettings(unet_settings.steps, settings.save_every),
-        accelerator=accelerator,
-        checkpoints=store,
-        log_path=args.output / "unet.jsonl",
-        first=first,
-        label="unet",
-    )
-    ema.copy_to(parameters)
-    base.unet.eval()
-    base.text_encoder.eval()
-    _save_samples(base, prompts, settings, args.output / "samples.png")
+    first = run.restored(state, loop.steps, "unet")
+    run.train(step, loop, state, first, part="unet", label="unet", report=report)
+    average.copy_to_parameters()
+    unet.eval()
+    text_encoder.eval()
 
 
 def _start(init: Path | None, settings: MakeBaseSettings) -> Base:
@@ -307,14 +286,6 @@ def _read_images(paths: Sequence[Path], resolution: int) -> Tensor:
     """``(N, 3, R, R)`` uint8."""
     rows = [resize_image(read_image(path), (resolution, resolution)) for path in paths]
     return torch.stack([torch.from_numpy(row).permute(2, 0, 1) for row in rows])
-
-
-def _prepare_output(output: Path, resume: bool) -> None:
-    if resume and not (output / "checkpoints").exists():
-        raise ResumeError(f"{output}: nothing to resume there; leave --resume away to start a new run")
-    if not resume:
-        require_empty(output, "give another --output, or --resume to go on with that run")
-    output.mkdir(parents=True, exist_ok=True)
 
 
 @torch.no_grad()

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,24 +24,34 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
 
 from siamese_core.architecture import HintBlock
-from siamese_core.diffusers_backend.base_model import load_base, local_base
+from siamese_core.diffusers_backend.accelerate_engine import AccelerateEngine, tracked
+from siamese_core.diffusers_backend.base_model import Base, load_base, local_base
 from siamese_core.diffusers_backend.cpu_memory import return_freed_memory
 from siamese_core.diffusers_backend.mask_sampling import Sampler
-from siamese_core.files import file_digest, write_text_atomic
-from siamese_core.learning.processes import refuse_sharded_weights, wait_for
-from siamese_core.learning.siamese_training import Diverged, ExecutionSettings, OptimiserSettings, Trainer
-from siamese_core.learning.step_loop import CheckpointStore, LoopSettings, run_steps
-from siamese_core.learning.training_set import BatchSettings, TrainingSet, encode_pairs, load_training_set
+from siamese_core.diffusers_backend.networks import SiameseNetworks
+from siamese_core.diffusers_backend.pair_encoding import BaseEncoder
+from siamese_core.diffusers_backend.siamese_training import (
+    finished_model,
+    frozen_on_device,
+    start_networks,
+)
+from siamese_core.files import file_digest
+from siamese_core.learning.encoded_pairs import encode_pairs, load_training_set, wait_for_training_set
+from siamese_core.learning.engine import Engine, is_main
+from siamese_core.learning.optimiser_step import Trainer
+from siamese_core.learning.preview import preview_pairs
+from siamese_core.learning.settings import BatchSettings, ExecutionSettings, OptimiserSettings, Precision
+from siamese_core.learning.step_loop import LoopSettings
+from siamese_core.learning.training_run import TrainingRun
+from siamese_core.learning.training_set import TrainingSet
 from siamese_core.masks.mask_files import ResizeMode
 from siamese_core.method.objective import ObjectiveSettings
 from siamese_core.pairs.pair_files import Pair, check_pairs, find_pairs, pairs_fingerprint
-from siamese_core.run_record import check_record
 from siamese_core.settings import (
     CLASS,
     COUNT,
@@ -88,7 +97,7 @@ class TrainSettings:
     mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
     hint_block: HintBlock = option("dense", "DHI, or ControlNet's own sparse block for the ablation")
     seed: int = option(42, "seed of weights, data order and noise", SEED)
-    mixed_precision: Literal["no", "fp16", "bf16"] = option("no", "autocast of the training step")
+    mixed_precision: Precision = option("no", "autocast of the training step")
     save_every: int = option(500, "steps between checkpoints", COUNT)
     keep_checkpoints: int = option(2, "newest checkpoints kept", COUNT)
     log_every: int = option(10, "steps between reads of the losses", COUNT)
@@ -121,67 +130,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _check_settings(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    accelerator = Accelerator(
-        mixed_precision=settings.mixed_precision, log_with="tensorboard", project_dir=str(settings.output)
-    )
-    refuse_sharded_weights(accelerator)
-    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+    accelerator = Accelerator(log_with="tensorboard", project_dir=str(settings.output))
+    engine = AccelerateEngine(accelerator)
+    if settings.mixed_precision == "fp16" and engine.device.type == "cpu":
         raise OptionError("--mixed-precision fp16 needs a GPU; use bf16 or no on a CPU")
 
-    tell = note if accelerator.is_main_process else (lambda text: None)
+    tell = note if is_main(engine) else (lambda text: None)
     pairs = find_pairs(settings.pairs, default_prompt=settings.prompt, tell=tell)
-    if accelerator.is_main_process:
+    if is_main(engine):
         for text in check_pairs(pairs, threshold=settings.mask_threshold, label=settings.mask_label):
             note(text)
-    processes = accelerator.num_processes
+        if not args.resume:
+            require_empty(settings.output, "give another --output, or --resume to go on with that run")
     settings = replace(settings, base=local_base(settings.base))
     base = load_base(settings.base)  # before the folder is made: a refusal leaves nothing in the way
-    record = _run_record(settings, pairs, objective, batches, optimiser, processes)
-    store = CheckpointStore(settings.output / "checkpoints", record, settings.keep_checkpoints)
-    may_differ = ("steps",) if args.change_steps else ()
-    is_main = accelerator.is_main_process
-    run_id = _open_run(settings.output, store, record, args.resume, may_differ) if is_main else ""
-    accelerator.init_trackers("tensorboard")
-
-    trainer = Trainer.create(base, settings.hint_block, optimiser, settings.seed, accelerator, execution)
-    first = 0
-    if args.resume and store.exists():  # before the encoding: a refusal costs no minutes and replaces no set
-        first = store.restore(accelerator, may_differ)
-        if first > settings.steps:
-            raise OptionError(f"--steps {settings.steps} is too low: {first} steps are done already")
-        accelerator.print(f"resuming after step {first}")
-    data = _encoded(trainer, pairs, settings, record)
-    del pairs  # of a large set, the only thing whose memory grows with the number of pairs
-    return_freed_memory()
-    accelerator.print(
-        f"{len(data)} pairs at {settings.resolution} px, {batches.batch_size * processes} a step, "
-        f"steps {first} to {settings.steps} on {processes} x {accelerator.device.type}"
+    record = _run_record(settings, pairs, objective, batches, optimiser, engine.processes)
+    run = TrainingRun(
+        settings.output,
+        record,
+        engine,
+        resume=args.resume,
+        may_differ=("steps",) if args.change_steps else (),
+        keep_checkpoints=settings.keep_checkpoints,
+        note=note,
     )
-    try:
-        run_steps(
-            trainer.step_function(
-                data, objective, batches, optimiser, settings.steps, settings.seed, execution.micro_batches
-            ),
-            LoopSettings(settings.steps, settings.save_every, settings.log_every),
-            accelerator=accelerator,
-            checkpoints=store,
-            log_path=settings.output / "log.jsonl",
-            first=first,
-            label="train",
-            after_step=_sampler(trainer, data, settings),
+    with run.opened() as run_id:
+        accelerator.init_trackers("tensorboard")
+        networks = start_networks(
+            base, settings.hint_block, settings.seed, engine.device, execution.gradient_checkpointing
         )
-    except Interrupted as stop:
+        trainer = Trainer.create(networks, optimiser, engine, settings.mixed_precision)
+        # Before the encoding: a refusal costs no minutes and replaces no set.
+        first = run.restored(trainer.state, settings.steps)
+        if first:
+            accelerator.print(f"resuming after step {first}")
+        data = _encoded(base, engine, pairs, settings, record)
+        del pairs  # of a large set, the only thing whose memory grows with the number of pairs
+        return_freed_memory()
         accelerator.print(
-            f"\nstopped after step {stop.step}, all saved; go on with the same command and --resume"
+            f"{len(data)} pairs at {settings.resolution} px, {batches.batch_size * engine.processes} a step, "
+            f"steps {first} to {settings.steps} on {engine.processes} x {engine.device.type}"
         )
-        return 128 + stop.signal_number
-    except Diverged as error:
-        failed = CheckpointStore(settings.output / "diverged", record)
-        failed.save(accelerator, error.step)
-        raise Diverged(error.step, f"{error}. The state it ended in is in {failed.folder}") from error
-    if is_main:
-        with trainer.averaged_weights():
-            _export(trainer, settings, record, run_id)
+        try:
+            run.train(
+                trainer.step_function(
+                    data,
+                    objective,
+                    batches,
+                    optimiser,
+                    settings.steps,
+                    settings.seed,
+                    execution.micro_batches,
+                ),
+                LoopSettings(settings.steps, settings.save_every, settings.log_every),
+                trainer.state,
+                first,
+                report=tracked(accelerator, "train"),
+                after_step=_preview(trainer, base, networks, data, settings, accelerator),
+            )
+        except Interrupted as stop:
+            accelerator.print(
+                f"\nstopped after step {stop.step}, all saved; go on with the same command and --resume"
+            )
+            return 128 + stop.signal_number
+        if is_main(engine):
+            with trainer.averaged_weights():
+                _export(base, networks, settings, record, run_id)
     accelerator.end_training()
     return 0
 
@@ -230,28 +244,8 @@ def _base_digest(path: Path) -> str:
     return file_digest(path if path.is_file() else weight_files(path / "unet")[0])
 
 
-def _open_run(
-    output: Path, store: CheckpointStore, record: Mapping[str, Any], resume: bool, may_differ: tuple[str, ...]
-) -> str:
-    """Make or reopen the run's folder and return its run id."""
-    run_file = output / "run.json"
-    if resume:
-        if not run_file.exists():
-            store.latest()  # refuses, before minutes of encoding
-        found = json.loads(run_file.read_text("utf-8"))
-        run_id = str(found.pop("run_id"))
-        if not store.exists():  # killed before its first checkpoint: it begins again
-            check_record(run_file, found, record, may_differ)
-        return run_id
-    require_empty(output, "give another --output, or --resume to go on with that run")
-    output.mkdir(parents=True, exist_ok=True)
-    run_id = uuid.uuid4().hex
-    write_text_atomic(run_file, json.dumps({"run_id": run_id, **record}, indent=1))
-    return run_id
-
-
 def _encoded(
-    trainer: Trainer, pairs: list[Pair], settings: TrainSettings, record: Mapping[str, Any]
+    base: Base, engine: Engine, pairs: list[Pair], settings: TrainSettings, record: Mapping[str, Any]
 ) -> TrainingSet:
     """The encoded training set, from the run's cache when it was made from the same data and base.
 
@@ -260,12 +254,12 @@ def _encoded(
     folder = settings.output / "encoded"
     made_from = ("pairs_fingerprint", "base", "prompt", "prompts_digest", "resolution", "resize_mode")
     key = json.dumps([record[name] for name in (*made_from, "mask_threshold", "mask_label")])
-    if trainer.accelerator.is_main_process and load_training_set(folder, key) is None:
-        with trainer.frozen_on_device() as base:
+    if is_main(engine) and load_training_set(folder, key) is None:
+        with frozen_on_device(base, engine.device):
             encode_pairs(
                 folder,
                 key,
-                base,
+                BaseEncoder(base),
                 pairs,
                 settings.resolution,
                 settings.resize_mode,
@@ -273,21 +267,30 @@ def _encoded(
                 settings.mask_label,
                 settings.prompt,
             )
-    return wait_for(lambda: load_training_set(folder, key))
+    return wait_for_training_set(folder, key)
 
 
-def _sampler(trainer: Trainer, data: TrainingSet, settings: TrainSettings) -> Callable[[int], None]:
-    """A hook that paints the same few masks every ``sample_every`` steps."""
-    chosen = np.unique(np.linspace(0, len(data) - 1, settings.sample_count).round().astype(int)).tolist()
+def _preview(
+    trainer: Trainer,
+    base: Base,
+    networks: SiameseNetworks,
+    data: TrainingSet,
+    settings: TrainSettings,
+    accelerator: Accelerator,
+) -> Callable[[int], None]:
+    """A hook that samples images for the same few masks every ``sample_every`` steps."""
+    chosen = preview_pairs(data, settings.sample_count)
     folder = settings.output / "samples"
 
     def after_step(done: int) -> None:
         due = settings.sample_every and (done % settings.sample_every == 0 or done == settings.steps)
-        if not due or not trainer.accelerator.is_main_process:
+        if not due or not is_main(trainer.engine):
             return
         folder.mkdir(exist_ok=True)
         sheet = sample_sheet(
             trainer,
+            base,
+            networks,
             data,
             chosen,
             settings.resolution,
@@ -296,13 +299,19 @@ def _sampler(trainer: Trainer, data: TrainingSet, settings: TrainSettings) -> Ca
             seed=settings.seed,
         )
         Image.fromarray(sheet).save(folder / f"step-{done:08d}.png")
-        tracker = trainer.accelerator.get_tracker("tensorboard", unwrap=True)
+        tracker = accelerator.get_tracker("tensorboard", unwrap=True)
         tracker.add_image("samples", sheet, done, dataformats="HWC")
 
     return after_step
 
 
-def _export(trainer: Trainer, settings: TrainSettings, record: Mapping[str, Any], run_id: str) -> None:
+def _export(
+    base: Base,
+    networks: SiameseNetworks,
+    settings: TrainSettings,
+    record: Mapping[str, Any],
+    run_id: str,
+) -> None:
     training = {**record, "step": settings.steps, "versions": _versions()}
     dtype = torch.float16 if settings.export_precision == "fp16" else torch.float32
     names = {"full": ("model", "checkpoints"), "adapter": ("adapter", "controlnet")}
@@ -310,7 +319,7 @@ def _export(trainer: Trainer, settings: TrainSettings, record: Mapping[str, Any]
         if settings.export not in (kind, "both"):
             continue
         path = settings.output / f"{name}.safetensors"
-        model = trainer.finished_model("full" if kind == "full" else "adapter", training, run_id)
+        model = finished_model(base, networks, "full" if kind == "full" else "adapter", training, run_id)
         save_model(path, model, dtype=dtype)
         print(f"written: {path} ({kind} model); in ComfyUI it goes to models/{comfy_folder}/")
     print(

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from diffusers import AutoencoderKL
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
-from tqdm import tqdm
+from torch.nn.utils import clip_grad_norm_
 
 from ..architecture import LATENT_SCALE
-from ..learning_rate import cosine_rate, set_learning_rate
+from ..learning.averaged_weights import AveragedWeights
+from ..learning.learning_rate import cosine_rate, set_learning_rate
 from ..method.noise_schedule import add_noise, snr_weights, stratified_timesteps
 from ..seeds import epoch_order, generator, stream_seed
 from ..settings import COUNT, COUNT_OR_NONE, DECAY, RATE, SHARE, WEIGHT, Range, option
 from .base_model import Base
+from .pair_encoding import vae_moments
 from .text_encoder import tokenize
 from .vae_critics import (
     FeatureMaps,
@@ -100,19 +100,19 @@ class Discriminator:
     optimizer: Any
 
     @classmethod
-    def create(cls, learning_rate: float, seed: int, accelerator: Accelerator) -> Discriminator:
-        """A new one, registered with ``accelerator`` for checkpoints."""
+    def create(cls, learning_rate: float, seed: int, device: torch.device) -> Discriminator:
+        """A new one on ``device``."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = PatchDiscriminator()
+            network = PatchDiscriminator().to(device)
         optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.5, 0.99))
-        return cls(*accelerator.prepare(network, optimizer))
+        return cls(network, optimizer)
 
-    def update(self, real: Tensor, made: Tensor, accelerator: Accelerator) -> Tensor:
+    def update(self, real: Tensor, made: Tensor) -> Tensor:
         """One step on ``real`` and ``made`` images (B, 3, H, W) in [-1, 1]; returns its loss."""
         self.optimizer.zero_grad(set_to_none=True)  # of what the decoder's loss has left here
         loss = discriminator_loss(self.network(real), self.network(made))
-        accelerator.backward(loss)
+        loss.backward()
         self.optimizer.step()
         return loss.detach()
 
@@ -123,7 +123,7 @@ def vae_step_function(
     images: Tensor,
     settings: VAESettings,
     seed: int,
-    accelerator: Accelerator,
+    device: torch.device,
     features: FeatureMaps | None = None,
     discriminator: Discriminator | None = None,
 ) -> StepFunction:
@@ -141,10 +141,10 @@ def vae_step_function(
         rng = generator(stream_seed(seed, "vae", k))
         chosen = epoch_order(seed, k, count, len(images))
         pixels = random_crops(images[chosen], resolution if whole else crop, rng)
-        pixels = pixels.to(accelerator.device).float() / 127.5 - 1.0
+        pixels = pixels.to(device).float() / 127.5 - 1.0
         with torch.set_grad_enabled(not settings.decoder_only):
             posterior = vae_moments(vae, pixels)
-        noise = torch.randn(posterior.mean.shape, generator=rng).to(accelerator.device)
+        noise = torch.randn(posterior.mean.shape, generator=rng).to(device)
         latent = posterior.mean + posterior.std * noise
         if settings.latent_noise:
             latent = latent + _uneven_noise(latent.detach(), settings.latent_noise, rng)
@@ -165,14 +165,14 @@ def vae_step_function(
             verdict = adversarial_loss(discriminator.network(reconstruction))
             loss = loss + settings.adversarial_weight * verdict
             extra_terms["adversarial"] = verdict.detach()
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(vae.parameters(), 1.0)
+        loss.backward()
+        clip_grad_norm_(vae.parameters(), 1.0)
         set_learning_rate(optimizer, cosine_rate(settings.learning_rate, k, settings.steps, settings.warmup))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if discriminator is not None:
             made = reconstruction.detach()
-            extra_terms["discriminator"] = discriminator.update(pixels, made, accelerator)
+            extra_terms["discriminator"] = discriminator.update(pixels, made)
         psnr = -10.0 * torch.log10(difference.detach().square().mean() / 4.0)
         return {"l1": pixel_loss.detach(), "kl": kl.detach(), "psnr": psnr, **extra_terms}
 
@@ -186,11 +186,6 @@ def _uneven_noise(latent: Tensor, most: float, rng: torch.Generator) -> Tensor:
     return noise.to(latent) * latent.std(dim=(0, 2, 3), keepdim=True)
 
 
-def vae_moments(vae: AutoencoderKL, pixels: Tensor) -> Any:
-    """The diagonal Gaussian posterior of ``pixels`` (B, 3, H, W) in [-1, 1], unscaled."""
-    return vae.encode(pixels).latent_dist
-
-
 def random_crops(images: Tensor, side: int, rng: torch.Generator) -> Tensor:
     """One random, randomly mirrored ``side`` x ``side`` crop of each image: ``(B, 3, side, side)``."""
     crops = []
@@ -202,18 +197,6 @@ def random_crops(images: Tensor, side: int, rng: torch.Generator) -> Tensor:
         crop = image[:, top : top + side, left : left + side]
         crops.append(crop.flip(-1) if mirrored else crop)
     return torch.stack(crops)
-
-
-@torch.no_grad()
-def encode_moments(vae: AutoencoderKL, images: Tensor, batch_size: int = 16) -> Tensor:
-    """Posterior mean and standard deviation of uint8 ``images``: ``(N, 2, 4, R/8, R/8)``, unscaled."""
-    rows = []
-    starts = range(0, len(images), batch_size)
-    for start in tqdm(starts, desc="encoding images", disable=len(starts) < 10, mininterval=1.0):
-        pixels = images[start : start + batch_size].to(vae.device).float() / 127.5 - 1.0
-        posterior = vae_moments(vae, pixels)
-        rows.append(torch.stack([posterior.mean, posterior.std], dim=1).cpu())
-    return torch.cat(rows)
 
 
 @torch.no_grad()
@@ -243,16 +226,15 @@ def unet_step_function(
     unet: nn.Module,
     text_encoder: nn.Module,
     optimizer: Any,
-    ema: EMAModel,
+    average: AveragedWeights,
     base: Base,
     moments: Tensor,
     prompts: Sequence[str],
     settings: UNetSettings,
     seed: int,
-    accelerator: Accelerator,
+    device: torch.device,
 ) -> StepFunction:
     """One noise-prediction step on cached ``moments`` (N, 2, 4, h, w) and their ``prompts`` (N)."""
-    device = accelerator.device
     token_ids = tokenize(base.tokenizer, prompts)
     empty_ids = tokenize(base.tokenizer, [""])
     parameters = [*unet.parameters(), *text_encoder.parameters()]
@@ -270,12 +252,12 @@ def unet_step_function(
         noisy = add_noise(latent, noise, timesteps).to(device)
         prediction = unet(noisy, timesteps.to(device), text_encoder(ids)[0]).sample
         errors = (prediction - noise.to(device)).square().mean(dim=(1, 2, 3))
-        accelerator.backward((snr_weights(timesteps, _SNR_EXPONENT).to(device) * errors).mean())
-        norm = accelerator.clip_grad_norm_(parameters, 1.0)
+        (snr_weights(timesteps, _SNR_EXPONENT).to(device) * errors).mean().backward()
+        norm = clip_grad_norm_(parameters, 1.0)
         set_learning_rate(optimizer, cosine_rate(settings.learning_rate, k, settings.steps, settings.warmup))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        ema.step(parameters)
+        average.update()
         return {"loss": errors.detach().mean(), "gradient_norm": torch.as_tensor(norm).detach()}
 
     return step

@@ -47,7 +47,8 @@ def controlled_noise_predictor(
             if weight != 1.0:
                 outputs = [weight * part for part in outputs]
             total = outputs if total is None else [a + b for a, b in zip(total, outputs, strict=True)]
-        return networks.decoder(networks.encode(latent, timesteps, context, passes), context, total)
+        output = networks.decoder(networks.encode(latent, timesteps, context, passes), context, total)
+        return output.to(latent.dtype)  # under autocast guidance would be computed in half precision
 
     def noise(output: Tensor, latent: Tensor, timestep: int) -> Tensor:
         at = torch.full((1,), timestep, device=latent.device)

@@ -200,6 +200,10 @@ class SiameseNetworks:
         """Control network (with hint block) and decoder."""
         return [*self.control.parameters(), *self.decoder.parameters()]
 
+    def hint_parameters(self) -> list[nn.Parameter]:
+        """The hint block's, which are among the control network's."""
+        return list(self.control.controlnet_cond_embedding.parameters())
+
     def checkpoint_gradients(self) -> None:
         """Keep only the inputs of hint block, residual and transformer blocks for the backward pass.
 

@@ -197,7 +197,8 @@ def siamese_step(
             networks, batch, settings, z_t, target, encoded, control_mask, image_weight, pixels, backward
         )
 
-    noise_mask = networks.decoder(encoded, batch.context, control_mask)
+    # Converted once, so that under autocast the gradients of both losses meet in float32.
+    noise_mask = networks.decoder(encoded, batch.context, control_mask).float()
     del control_mask
     mask_loss = per_sample_error(noise_mask, target, pixels)
     part = mask_loss

@@ -7,7 +7,6 @@ import io
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 import pytest
 
@@ -15,7 +14,7 @@ from training.command_line.options import run_command
 
 Command = Callable[[Sequence[str]], int]
 SignalAtPair = Callable[[int, signal.Signals], None]
-SignalInStep = Callable[[ModuleType, str, int, signal.Signals], None]
+SignalInStep = Callable[[str, int, signal.Signals], None]
 MODEL_PROMPT = "a phantom of a polyp"
 
 

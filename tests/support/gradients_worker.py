@@ -10,8 +10,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from siamese_core.learning.siamese_training import OptimiserSettings, Trainer
-from siamese_core.learning.training_set import BatchSettings, TrainingSet
+from siamese_core.diffusers_backend.accelerate_engine import AccelerateEngine
+from siamese_core.diffusers_backend.siamese_training import start_networks
+from siamese_core.learning.optimiser_step import Trainer
+from siamese_core.learning.settings import BatchSettings, OptimiserSettings, Precision
+from siamese_core.learning.training_set import TrainingSet
 from siamese_core.method.objective import ObjectiveSettings
 from tests.support.small_models import small_base
 from tests.support.training_sets import small_set
@@ -21,8 +24,6 @@ TOTAL_STEPS = 60
 
 class GradientRecorder:
     """Stands where the optimiser is, and keeps the gradients it is asked to apply."""
-
-    step_was_skipped = False
 
     def __init__(self, trainer: Trainer) -> None:
         self.param_groups = trainer.optimizer.param_groups
@@ -43,10 +44,11 @@ def training_data() -> TrainingSet:
     return TrainingSet(**{**vars(data), "contexts": torch.linspace(-1, 1, 3 * 77 * 32).view(3, 77, 32)})
 
 
-def random_trainer(mixed_precision: str = "no") -> Trainer:
+def random_trainer(precision: Precision = "no") -> Trainer:
     """A trainer whose zero convolutions are not zero, so that every term and gradient counts."""
-    accelerator = Accelerator(cpu=True, mixed_precision=mixed_precision)
-    trainer = Trainer.create(copy.deepcopy(small_base()), "dense", OptimiserSettings(), 1, accelerator)
+    engine = AccelerateEngine(Accelerator(cpu=True))
+    networks = start_networks(copy.deepcopy(small_base()), "dense", 1, engine.device)
+    trainer = Trainer.create(networks, OptimiserSettings(), engine, precision)
     rng = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for weight in trainer.networks.control.parameters():
@@ -64,7 +66,7 @@ def write_gradients(batch_size: int, folder: Path, steps: Sequence[int]) -> None
     for k in steps:
         step(k)
         gradients = torch.cat([gradient.flatten() for gradient in recorder.gradients])
-        torch.save(gradients, folder / f"{k}-{trainer.accelerator.process_index}.pt")
+        torch.save(gradients, folder / f"{k}-{trainer.engine.process}.pt")
 
 
 if __name__ == "__main__":

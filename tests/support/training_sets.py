@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from siamese_core.learning.training_set import (
-    TrainingSet,
-)
+from siamese_core.learning.training_set import TrainingSet
 from siamese_core.seeds import generator
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.many_pairs import SIDE
 from siamese_core.architecture import LATENT_SCALE
 from siamese_core.diffusers_backend.base_model import Base, load_base
-from siamese_core.diffusers_backend.base_training import encode_moments
+from siamese_core.diffusers_backend.pair_encoding import encode_moments
 from siamese_core.weights.model_file import load_model
 from tests.support.commands import Outcome, SignalInStep, run_here
 from tests.support.folders import read_tree
@@ -139,7 +139,7 @@ def test_a_decoder_with_critics_is_resumed_exactly(
     flags: tuple[object, ...] = ("--init", made / "base.safetensors", "--vae-decoder-only", "--unet-steps", 0)
     flags += ("--vae-perceptual-weight", 0.2, "--vae-adversarial-weight", 0.05)
     assert make(pairs, tmp_path / "whole", *flags).status == 0
-    signal_in_step(make_base, "vae", 1, signal.SIGINT)
+    signal_in_step("vae", 1, signal.SIGINT)
     assert make(pairs, tmp_path / "run", *flags).status == 128 + signal.SIGINT
 
     assert make(pairs, tmp_path / "run", *flags, "--resume").status == 0
@@ -157,8 +157,8 @@ def test_a_run_stopped_in_either_training_repeats_the_uninterrupted_one(
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
-    signal_in_step(make_base, "vae", 2, signal.SIGINT)
-    signal_in_step(make_base, "unet", 0, signal.SIGTERM)
+    signal_in_step("vae", 2, signal.SIGINT)
+    signal_in_step("unet", 0, signal.SIGTERM)
     in_vae = make(pairs, run)
     assert in_vae.status == 128 + signal.SIGINT
     assert "stopped after 3 steps" in in_vae.output
@@ -181,7 +181,7 @@ def test_a_run_stopped_in_either_training_repeats_the_uninterrupted_one(
 def test_a_stop_in_the_last_step_of_the_vae_keeps_the_unet_from_beginning(
     pairs: Path, signal_in_step: SignalInStep, tmp_path: Path
 ) -> None:
-    signal_in_step(make_base, "vae", STEPS - 1, signal.SIGINT)
+    signal_in_step("vae", STEPS - 1, signal.SIGINT)
 
     outcome = make(pairs, tmp_path / "run")
 
@@ -200,7 +200,7 @@ def test_a_run_is_not_resumed_with_other_settings(made: Path, pairs: Path, tmp_p
 
 def test_resuming_nothing_is_refused(pairs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert make(pairs, run, "--resume").refusal.startswith(f"{run}: nothing to resume there")
+    assert make(pairs, run, "--resume").refusal.startswith(f"{run}: no checkpoint to resume from")
     assert not run.exists()
 
 

@@ -157,8 +157,8 @@ def test_a_stopped_and_resumed_run_repeats_the_uninterrupted_one(
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
-    signal_in_step(train_command, "train", 0, signal.SIGINT)
-    signal_in_step(train_command, "train", 2, signal.SIGTERM)
+    signal_in_step("train", 0, signal.SIGINT)
+    signal_in_step("train", 2, signal.SIGTERM)
     for more, number, done in (((), signal.SIGINT, 1), (("--resume",), signal.SIGTERM, 3)):
         stopped = train(run, "--prompt", "a photo", *more)
         assert stopped.status == 128 + number

@@ -9,14 +9,17 @@ import torch
 from numpy.typing import NDArray
 
 from siamese_core.architecture import LATENT_SCALE
-from siamese_core.contact_sheet import grid, outlined
+from siamese_core.diffusers_backend.base_model import Base
 from siamese_core.diffusers_backend.mask_sampling import (
     DEFAULT_STEPS,
     Sampler,
     controlled_noise_predictor,
     sample_latents,
 )
-from siamese_core.learning.siamese_training import Trainer
+from siamese_core.diffusers_backend.networks import SiameseNetworks
+from siamese_core.diffusers_backend.siamese_training import frozen_on_device
+from siamese_core.learning.optimiser_step import Trainer
+from siamese_core.learning.preview import preview_sheet
 from siamese_core.learning.training_set import TrainingSet, mask_hint
 from siamese_core.method.ddim import to_uint8
 
@@ -25,6 +28,8 @@ _STEPS: dict[Sampler, int] = {**DEFAULT_STEPS, "ddim": 20}
 
 def sample_sheet(
     trainer: Trainer,
+    base: Base,
+    networks: SiameseNetworks,
     data: TrainingSet,
     chosen: Sequence[int],
     side: int,
@@ -37,15 +42,15 @@ def sample_sheet(
 
     ``chosen``: indices of the pairs of ``data``, which were encoded at ``side`` pixels.
     """
-    device = trainer.accelerator.device
+    device = trainer.engine.device
     with (
         torch.no_grad(),
         trainer.averaged_weights(),
-        trainer.frozen_on_device() as base,
-        trainer.accelerator.autocast(),
+        frozen_on_device(base, device),
+        trainer.autocast(),
     ):
         predict = controlled_noise_predictor(
-            trainer.networks,
+            networks,
             [(mask_hint(data.masks[chosen]).to(device), 1.0)],
             data.contexts[data.prompt_index[chosen]].to(device),
             data.contexts[-1:].expand(len(chosen), -1, -1).to(device),
@@ -59,10 +64,7 @@ def sample_sheet(
             steps=_STEPS[sampler],
             device=device,
             sampler=sampler,
-            prediction=trainer.networks.prediction,
+            prediction=networks.prediction,
         )
         images = to_uint8(base.vae.decode(latents / LATENT_SCALE).sample)
-    masks = data.masks[chosen].numpy()
-    real = data.images[chosen].permute(0, 2, 3, 1).numpy()
-    over = [outlined(image, mask) for image, mask in zip(images, masks, strict=True)]
-    return grid([[mask.astype(np.uint8) * 255 for mask in masks], list(real), list(images), over])
+    return preview_sheet(data, chosen, images)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from siamese_core.errors import UserError
 from siamese_core.files import write_bytes_atomic
 from siamese_core.json_lines import parse_json
-from siamese_core.learning_rate import cosine_rate
+from siamese_core.learning.learning_rate import cosine_rate
 from siamese_core.pairs.pair_files import Pair
 from siamese_core.seeds import stream_seed
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
-from siamese_core.learning_rate import cosine_rate, set_learning_rate
+from siamese_core.learning.learning_rate import cosine_rate, set_learning_rate
 from siamese_core.seeds import epoch_order, generator, stream_seed
 
 _DECODER_WIDTHS = (64, 32, 16, 8)  # from the coarsest feature map but one to full resolution

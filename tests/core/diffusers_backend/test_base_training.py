@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from diffusers import AutoencoderKL
-from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from siamese_core.architecture import LATENT_SCALE
@@ -16,14 +14,17 @@ from siamese_core.diffusers_backend.base_training import (
     StepFunction,
     UNetSettings,
     VAESettings,
-    encode_moments,
     normalise_latents,
     random_crops,
     unet_step_function,
     vae_step_function,
 )
+from siamese_core.diffusers_backend.pair_encoding import encode_moments
+from siamese_core.learning.averaged_weights import AveragedWeights
 from siamese_core.seeds import generator
 from tests.support.small_models import SIDE, small_base
+
+CPU = torch.device("cpu")
 
 # Smooth colours that differ from image to image, so that latents have a mean and a spread.
 _COARSE = torch.rand((4, 3, 4, 4), generator=generator(1)) * 255
@@ -111,9 +112,8 @@ def test_full_size_batches_cost_about_as_much_as_crops(resolution: int, expected
 
 
 def vae_step(vae: AutoencoderKL, settings: VAESettings) -> StepFunction:
-    accelerator = Accelerator(cpu=True)
-    model, optimizer = accelerator.prepare(vae, torch.optim.AdamW(vae.parameters()))
-    return vae_step_function(model, optimizer, IMAGES, settings, 42, accelerator)
+    optimizer = torch.optim.AdamW(vae.parameters())
+    return vae_step_function(vae, optimizer, IMAGES, settings, 42, CPU)
 
 
 def test_a_vae_step_trains_on_crops_and_at_the_end_on_whole_images(vae: AutoencoderKL) -> None:
@@ -141,20 +141,17 @@ def test_a_vae_step_is_a_function_of_weights_and_step_number() -> None:
     assert steps[1](1) == first
 
 
-def unet_step(settings: UNetSettings, prompts: list[str]) -> tuple[StepFunction, Any, EMAModel]:
+def unet_step(settings: UNetSettings, prompts: list[str]) -> tuple[StepFunction, Any, AveragedWeights]:
     base = small_base()
     unet, text_encoder = copy.deepcopy(base.unet), copy.deepcopy(base.text_encoder)
-    accelerator = Accelerator(cpu=True)
     parameters = [*unet.parameters(), *text_encoder.parameters()]
-    unet, text_encoder, optimizer = accelerator.prepare(
-        unet, text_encoder, torch.optim.AdamW(parameters, lr=settings.learning_rate)
-    )
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate)
     moments = torch.rand((3, 2, 4, 8, 8), generator=generator(5))
-    ema = EMAModel(parameters, decay=settings.ema_decay)
+    average = AveragedWeights(parameters, settings.ema_decay)
     step = unet_step_function(
-        unet, text_encoder, optimizer, ema, base, moments, prompts, settings, 42, accelerator
+        unet, text_encoder, optimizer, average, base, moments, prompts, settings, 42, CPU
     )
-    return step, unet, ema
+    return step, unet, average
 
 
 UNET = UNetSettings(steps=10, batch_size=2, warmup=0, prompt_dropout=0.5)
@@ -162,16 +159,16 @@ PROMPTS = ["a polyp", "no polyp", ""]
 
 
 def test_a_unet_step_trains_and_averages() -> None:
-    step, unet, ema = unet_step(UNET, PROMPTS)
+    step, unet, average = unet_step(UNET, PROMPTS)
     before = unet.conv_out.weight.clone()
-    averaged = [parameter.clone() for parameter in ema.shadow_params]
+    averaged = [parameter.clone() for parameter in average.averages]
 
     result = step(0)
 
     assert result.keys() == {"loss", "gradient_norm"}
     assert 0.1 < result["loss"].item() < 10
     assert not torch.equal(unet.conv_out.weight, before)
-    assert any(not torch.equal(new, old) for new, old in zip(ema.shadow_params, averaged, strict=True))
+    assert any(not torch.equal(new, old) for new, old in zip(average.averages, averaged, strict=True))
 
 
 def test_a_unet_step_is_a_function_of_weights_and_step_number() -> None:

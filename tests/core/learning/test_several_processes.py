@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
 from benchmarks.many_pairs import SIDE
-from siamese_core.learning.processes import ProcessesError, refuse_sharded_weights
-from siamese_core.learning.training_set import BatchSettings
+from siamese_core.diffusers_backend.accelerate_engine import AccelerateEngine, ProcessesError
+from siamese_core.learning.settings import BatchSettings
 from tests.support.folders import read_tree
 from tests.support.gradients_worker import TOTAL_STEPS, training_data, write_gradients
 
@@ -140,11 +140,11 @@ def worker_of_rank(launcher: int, rank: int) -> int:
 @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
 def test_sharded_weights_are_refused_with_what_to_do(kind: DistributedType) -> None:
     accelerator = Accelerator(cpu=True)
-    refuse_sharded_weights(accelerator)
+    AccelerateEngine(accelerator)
     accelerator.state.distributed_type = kind
     try:
         with pytest.raises(ProcessesError, match=f"does not run under {kind.value}.*multi-GPU"):
-            refuse_sharded_weights(accelerator)
+            AccelerateEngine(accelerator)
     finally:
         accelerator.state.distributed_type = DistributedType.NO
 

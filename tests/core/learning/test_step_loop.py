@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
-from siamese_core.learning.step_loop import CheckpointStore, LoopSettings, run_steps
-from siamese_core.learning_rate import cosine_rate, set_learning_rate
+from siamese_core.learning.checkpoints import CheckpointStore, TrainedState
+from siamese_core.learning.engine import SingleProcess
+from siamese_core.learning.learning_rate import cosine_rate, set_learning_rate
+from siamese_core.learning.step_loop import LoopSettings, run_steps
 from siamese_core.run_record import ResumeError, check_record
 from siamese_core.seeds import generator, stream_seed
 from siamese_core.stop_requests import Interrupted
@@ -28,12 +29,12 @@ class Run:
     """A linear model that learns a little noise; every draw of a step comes from its number."""
 
     def __init__(self, folder: Path, record: Mapping[str, Any] = RECORD, keep: int = 2) -> None:
-        self.accelerator = Accelerator(cpu=True)
+        self.engine = SingleProcess()
         self.model = nn.Linear(3, 1)
         nn.init.constant_(self.model.weight, 0.5)
         nn.init.zeros_(self.model.bias)
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
-        self.model, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
+        self.state = TrainedState([self.model], [self.optimizer])
         self.store = CheckpointStore(folder / "checkpoints", record, keep)
         self.log_path = folder / "log.jsonl"
         self.done: list[int] = []
@@ -41,7 +42,7 @@ class Run:
     def step(self, k: int) -> dict[str, Tensor]:
         rng = generator(stream_seed(1, "test", k))
         loss = (self.model(torch.randn((4, 3), generator=rng)) - 1).square().mean()
-        self.accelerator.backward(loss)
+        loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"loss": loss.detach()}
@@ -62,7 +63,8 @@ class Run:
         run_steps(
             step,
             LoopSettings(steps, save_every, log_every),
-            accelerator=self.accelerator,
+            engine=self.engine,
+            state=self.state,
             checkpoints=self.store,
             log_path=self.log_path,
             first=first,
@@ -125,7 +127,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(tmp_path: Path) -> None:
         first.go(before_step=kill_at(5))
 
     second = Run(tmp_path / "parts")
-    step = second.store.restore(second.accelerator)
+    step = second.store.restore(second.state)
     second.go(first=step)
 
     assert step == 4
@@ -149,7 +151,7 @@ def test_a_torn_last_line_of_the_log_is_replaced(tmp_path: Path) -> None:
         file.write('{"step": 3, "lo')
 
     again = Run(tmp_path)
-    again.go(first=again.store.restore(again.accelerator))
+    again.go(first=again.store.restore(again.state))
 
     assert [row["step"] for row in again.logged()] == list(range(6))
 
@@ -211,11 +213,11 @@ def test_a_full_disk_ends_the_run_clearly_and_keeps_the_earlier_checkpoint(tmp_p
     run.go(2)
     before = read_tree(run.store.folder)
     with full_disk(), pytest.raises(ResumeError) as refusal:
-        run.store.save(run.accelerator, 4)
+        run.store.save(run.state, 4, run.engine)
 
     message = str(refusal.value)
     assert message.startswith(f"{run.store.folder / 'step-00000004'}: the checkpoint could not be written (")
-    assert message.endswith("--resume goes on from step-00000002")
+    assert message.endswith("--resume continues from step-00000002")
     assert read_tree(run.store.folder) == before
 
 
@@ -232,10 +234,10 @@ def test_a_step_that_was_saved_before_is_saved_again(tmp_path: Path) -> None:
     run.go(2)
     with torch.no_grad():
         run.model.weight.fill_(7.0)
-    run.store.save(run.accelerator, 2)
+    run.store.save(run.state, 2, run.engine)
 
     again = Run(tmp_path)
-    assert again.store.restore(again.accelerator) == 2
+    assert again.store.restore(again.state) == 2
     assert (again.weights() == 7.0).all()
 
 
@@ -243,7 +245,7 @@ def test_resuming_nothing_names_the_folder_and_the_way_out(tmp_path: Path) -> No
     run = Run(tmp_path)
 
     with pytest.raises(ResumeError, match="start a new one without --resume") as refusal:
-        run.store.restore(run.accelerator)
+        run.store.restore(run.state)
     assert str(run.store.folder) in str(refusal.value)
 
 
@@ -252,7 +254,7 @@ def test_another_runs_checkpoint_is_refused_with_every_difference(tmp_path: Path
     other = Run(tmp_path, {**RECORD, "rate": 0.2, "widths": (32, 32)})
 
     with pytest.raises(ResumeError) as refusal:
-        other.store.restore(other.accelerator)
+        other.store.restore(other.state)
     message = str(refusal.value)
     assert "rate was 0.1 and is now 0.2" in message
     assert "widths was [32, 64] and is now [32, 32]" in message
@@ -265,8 +267,8 @@ def test_settings_that_may_differ_are_let_through(tmp_path: Path) -> None:
     longer = Run(tmp_path, {**RECORD, "steps": 12})
 
     with pytest.raises(ResumeError, match="steps was 6 and is now 12"):
-        longer.store.restore(longer.accelerator)
-    assert longer.store.restore(longer.accelerator, may_differ=("steps",)) == 2
+        longer.store.restore(longer.state)
+    assert longer.store.restore(longer.state, may_differ=("steps",)) == 2
 
 
 def test_a_setting_that_one_side_lacks_is_a_difference() -> None:

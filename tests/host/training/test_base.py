@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from siamese_core.architecture import TINY, Architecture
 from siamese_core.diffusers_backend.base_model import load_base
-from siamese_core.diffusers_backend.base_training import encode_moments
+from siamese_core.diffusers_backend.pair_encoding import encode_moments
 from siamese_core.diffusers_backend.text_encoder import encode_prompts
 
 from ..conftest import ROOT

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from siamese_core.diffusers_backend.base_training import UNetSettings, VAESettings
-from siamese_core.learning.siamese_training import ExecutionSettings, OptimiserSettings
+from siamese_core.learning.settings import ExecutionSettings, OptimiserSettings
 from siamese_core.learning.training_set import BatchSettings
 from siamese_core.masks.random_transforms import TransformSettings
 from siamese_core.method.objective import ObjectiveSettings

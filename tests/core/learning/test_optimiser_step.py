@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
 
+from siamese_core.diffusers_backend.siamese_training import frozen_on_device, start_networks
 from siamese_core.errors import UserError
-from siamese_core.learning.siamese_training import MOST_SKIPPED, Diverged, OptimiserSettings, Trainer
-from siamese_core.learning.training_set import BatchSettings, TrainingSet
+from siamese_core.learning.engine import SingleProcess
+from siamese_core.learning.optimiser_step import MOST_SKIPPED, Diverged, Trainer
+from siamese_core.learning.settings import BatchSettings, OptimiserSettings
+from siamese_core.learning.training_set import TrainingSet
 from siamese_core.method.objective import ObjectiveSettings
 from tests.support.gradients_worker import TOTAL_STEPS, GradientRecorder, random_trainer, training_data
 from tests.support.small_models import small_base
@@ -26,7 +27,9 @@ AFTER_GATE = TOTAL_STEPS // 2
 
 
 def trainer(settings: OptimiserSettings) -> Trainer:
-    return Trainer.create(copy.deepcopy(small_base()), "dense", settings, 1, Accelerator(cpu=True))
+    engine = SingleProcess()
+    networks = start_networks(copy.deepcopy(small_base()), "dense", 1, engine.device)
+    return Trainer.create(networks, settings, engine)
 
 
 def test_all_trained_weights_learn_at_the_papers_rate() -> None:
@@ -90,17 +93,8 @@ def test_a_batch_in_parts_has_the_gradients_and_losses_of_the_whole() -> None:
     torch.testing.assert_close(terms_of_parts, terms, rtol=1e-5, atol=1e-6)
 
 
-@pytest.fixture
-def other_precision() -> Iterator[None]:
-    """Let a test have an Accelerator of another precision: it is a matter of the whole process."""
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
-
-
-@pytest.mark.usefixtures("other_precision")
 def test_checkpointing_loses_no_gradient_in_mixed_precision() -> None:
-    made = random_trainer(mixed_precision="bf16")
+    made = random_trainer("bf16")
     made.networks.checkpoint_gradients()
     recorder = made.optimizer = GradientRecorder(made)
     hint_block = made.networks.control.controlnet_cond_embedding
@@ -165,7 +159,7 @@ def test_the_moving_average_follows_the_weights_and_gives_them_back() -> None:
     with made.averaged_weights():
         torch.testing.assert_close(weights_of(made), average)
     assert all(torch.equal(*both) for both in zip(weights_of(made), after, strict=True))
-    assert trainer(OptimiserSettings()).ema is None
+    assert trainer(OptimiserSettings()).average is None
 
 
 def test_the_eight_bit_optimiser_asks_for_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +169,6 @@ def test_the_eight_bit_optimiser_asks_for_its_package(monkeypatch: pytest.Monkey
 
 
 def test_frozen_networks_leave_the_device_after_their_work() -> None:
-    made = trainer(OptimiserSettings())
-    with made.frozen_on_device() as base:
-        assert base.vae.device == base.text_encoder.device == made.accelerator.device
-    assert made.base.vae.device == made.base.text_encoder.device == torch.device("cpu")
+    base, moved = copy.deepcopy(small_base()), torch.device("meta")
+    with pytest.raises(NotImplementedError, match="meta"), frozen_on_device(base, moved):  # nor come back
+        assert base.vae.device == base.text_encoder.device == moved

@@ -1,0 +1,70 @@
+"""Siamese training on a diffusers base: its networks at the start, and the finished model file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..architecture import HintBlock
+from ..weights.key_layouts import decoder_keys, to_ldm
+from ..weights.model_file import FileKind, ModelFile
+from .base_model import Base, base_file
+from .networks import DHIControlNet, SiameseNetworks
+
+
+def start_networks(
+    base: Base,
+    hint_block: HintBlock,
+    seed: int,
+    device: torch.device,
+    gradient_checkpointing: bool = False,
+) -> SiameseNetworks:
+    """The networks of a run that begins, on ``device``: ``base``'s UNet and a control network made of it.
+
+    ``base.architecture`` gets ``hint_block``, whose random weights come from ``seed``.
+    """
+    base.architecture = replace(base.architecture, hint_block=hint_block)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        control = DHIControlNet.initialised_from(base.unet, base.architecture)
+    for module in (base.unet, control):
+        module.to(device, memory_format=_memory_format(device))
+    networks = SiameseNetworks.assemble(base.unet, control, base.architecture.prediction)
+    if gradient_checkpointing:
+        networks.checkpoint_gradients()
+    return networks
+
+
+@contextmanager
+def frozen_on_device(base: Base, device: torch.device) -> Iterator[None]:
+    """Within the block ``base``'s VAE and text encoder lie on ``device``, before and after it on the CPU."""
+    frozen: tuple[Any, ...] = (base.vae, base.text_encoder)
+    for module in frozen:
+        module.to(device, memory_format=_memory_format(device))
+    try:
+        yield
+    finally:
+        for module in frozen:
+            module.to("cpu")
+
+
+def finished_model(
+    base: Base, networks: SiameseNetworks, kind: FileKind, training: dict[str, Any], run_id: str
+) -> ModelFile:
+    """The weights as they are as a model file: ``full`` or ``adapter`` (control and decoder only)."""
+    whole = base_file(base, training, run_id)
+    control = to_ldm("control", networks.control.state_dict(), base.architecture)
+    if kind == "full":
+        return replace(whole, kind="full", parts={**whole.parts, "control": control})
+    unet = whole.parts["unet"]
+    decoder = {key: unet[key] for key in decoder_keys(unet)}
+    return replace(whole, kind="adapter", parts={"unet": decoder, "control": control})
+
+
+def _memory_format(device: torch.device) -> torch.memory_format:
+    """Channels last where convolutions are fastest so; on a CPU their backward pass is slower."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format

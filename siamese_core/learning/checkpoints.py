@@ -1,0 +1,199 @@
+"""Checkpoints of a training run: written whole or not at all, read back exactly.
+
+Every random draw of a step comes from the run's seed and the step's number (``seeds``), so a checkpoint is
+the state of networks and optimisers plus the number of steps done. The names of its files are accelerate's,
+which wrote them first; random states, which it wrote too, are not needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..files import replace_folder, write_text_atomic
+from ..run_record import ResumeError, check_record
+from .averaged_weights import AveragedWeights
+from .engine import Engine, is_main
+
+RECORD_NAME = "record.json"
+
+_UNREADABLE = (
+    *(OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError),
+    *(SafetensorError, pickle.UnpicklingError),
+)
+
+
+@dataclass(frozen=True)
+class TrainedState:
+    """What a run's steps change, and a checkpoint holds.
+
+    ``networks`` -> ``model.safetensors``, ``model_1.safetensors`` ...; ``optimizers`` -> ``optimizer.bin``,
+    ``optimizer_1.bin`` ...; ``scaler`` (fp16) -> ``scaler.pt``; ``average`` -> ``custom_checkpoint_0.pkl``.
+    """
+
+    networks: Sequence[nn.Module]
+    optimizers: Sequence[torch.optim.Optimizer]
+    average: AveragedWeights | None = None
+    scaler: torch.amp.GradScaler | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write the state into the empty ``folder``.
+
+        Raises OSError, RuntimeError (of torch) or SafetensorError when the disk refuses.
+        """
+        for index, network in enumerate(self.networks):
+            weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}
+            save_file(weights, _numbered(folder, "model", index, ".safetensors"), metadata={"format": "pt"})
+        for path, part in self._pickled(folder):
+            torch.save(part.state_dict(), path)
+
+    def read(self, folder: Path) -> Callable[[], None]:
+        """Read what :meth:`write` wrote, and return the function that makes it the present state.
+
+        Nothing changes before that is called. Raises one of ``_UNREADABLE`` when any part is damaged, missing
+        or of other networks.
+        """
+        weights = []
+        for index, network in enumerate(self.networks):
+            path = _numbered(folder, "model", index, ".safetensors")
+            found = load_file(path)
+            wanted = {name: weight.shape for name, weight in network.state_dict().items()}
+            if {name: weight.shape for name, weight in found.items()} != wanted:
+                raise ValueError(f"{path.name} holds the weights of another network")
+            weights.append(found)
+        states = [
+            (part, torch.load(path, map_location="cpu", weights_only=True))
+            for path, part in self._pickled(folder)
+        ]
+
+        def apply() -> None:
+            for network, found in zip(self.networks, weights, strict=True):
+                network.load_state_dict(found)
+            for part, state in states:
+                part.load_state_dict(state)
+
+        return apply
+
+    def _pickled(self, folder: Path) -> list[tuple[Path, Any]]:
+        """The parts that torch writes, with the file of each."""
+        parts: list[tuple[Path, Any]] = [
+            (_numbered(folder, "optimizer", index, ".bin"), optimizer)
+            for index, optimizer in enumerate(self.optimizers)
+        ]
+        if self.average is not None:
+            parts.append((folder / "custom_checkpoint_0.pkl", self.average))
+        if self.scaler is not None:
+            parts.append((folder / "scaler.pt", self.scaler))
+        return parts
+
+
+def _numbered(folder: Path, name: str, index: int, suffix: str) -> Path:
+    return folder / f"{name}{f'_{index}' if index else ''}{suffix}"
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """Checkpoints of one run: ``folder/step-00000500/``, the newest ``keep`` of them.
+
+    A checkpoint is written under a temporary name, synced and renamed; older ones go only after that.
+    ``record`` identifies the run (kind, settings, data); a checkpoint with another record is foreign.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    keep: int = 2
+
+    def save(self, state: TrainedState, step: int, engine: Engine) -> None:
+        """Write the checkpoint of ``step`` done steps; to be called by all processes, of which one writes.
+
+        Raises ResumeError when it cannot be written, on a full disk for instance; older ones are unharmed.
+        """
+        if is_main(engine):
+            self._write(state, step)
+        engine.wait_for_all()  # a process that ended early would have the launcher end the others
+
+    def _write(self, state: TrainedState, step: int) -> None:
+        target = self.folder / f"step-{step:08d}"
+        temporary = self.folder / f".tmp-step-{step:08d}"
+        for torn in self.folder.glob(".tmp-*"):  # left by a run that was killed while saving
+            shutil.rmtree(torn, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            state.write(temporary)
+            write_text_atomic(temporary / RECORD_NAME, json.dumps({**self.record, "step": step}, indent=1))
+            replace_folder(temporary, target)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own
+            shutil.rmtree(temporary, ignore_errors=True)
+            kept = self._finished()
+            advice = f"--resume continues from {kept[-1].name}" if kept else "there is no earlier checkpoint"
+            raise ResumeError(
+                f"{target}: the checkpoint could not be written ({error}); make room on the disk or repair "
+                f"the folder: {advice}"
+            ) from error
+        for old in self._finished()[: -self.keep]:
+            shutil.rmtree(old)
+
+    def restore(
+        self,
+        state: TrainedState,
+        may_differ: tuple[str, ...] = (),
+        note: Callable[[str], None] = lambda text: None,
+    ) -> int:
+        """Bring ``state`` to the newest whole checkpoint and return its step.
+
+        ``note`` is told of newer ones that are damaged. Raises ResumeError when there is none, and when the
+        newest that tells what it is of differs from the run in a key not in ``may_differ``.
+        """
+        damaged = []
+        for path in reversed(self._finished() or [self.latest()]):
+            try:
+                record = json.loads((path / RECORD_NAME).read_text("utf-8"))
+                check_record(path, record, self.record, may_differ)
+                apply = state.read(path)
+            except ResumeError:
+                raise
+            except _UNREADABLE as error:
+                damaged.append(f"{path} is damaged ({_reason(error)})")
+                continue
+            apply()
+            for text in damaged:
+                note(f"{text}; resuming from {path.name}")
+            return int(path.name.removeprefix("step-"))
+        raise ResumeError(
+            f"{'; '.join(damaged)}: no whole checkpoint is left to resume from; copy one back, or start a "
+            "new run without --resume in an empty folder"
+        )
+
+    def latest(self) -> Path:
+        """The newest checkpoint, which may be damaged. Raises ResumeError when there is none."""
+        finished = self._finished()
+        if not finished:
+            raise ResumeError(
+                f"{self.folder}: no checkpoint to resume from; give the --output of the interrupted run, "
+                "or start a new one without --resume in an empty folder"
+            )
+        return finished[-1]
+
+    def exists(self) -> bool:
+        return bool(self._finished())
+
+    def _finished(self) -> list[Path]:
+        return sorted(path.parent for path in self.folder.glob(f"step-*/{RECORD_NAME}"))
+
+
+def _reason(error: BaseException) -> str:
+    """What ``error`` says, in one line; of a missing file its name."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

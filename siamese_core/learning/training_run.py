@@ -1,0 +1,151 @@
+"""The folder of a training run: begun or resumed, held by one process at a time, and trained in.
+
+``run.json`` holds the run's id and record; ``checkpoints/`` and ``log.jsonl`` are its training's, or, where
+it trains one network after another, ``checkpoints/<part>/`` and ``<part>.jsonl`` are those of each part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+from torch import Tensor
+
+from ..files import write_text_atomic
+from ..run_record import ResumeError, check_record
+from .checkpoints import CheckpointStore, TrainedState
+from .engine import Engine, is_main
+from .optimiser_step import Diverged
+from .step_loop import LoopSettings, Report, run_steps
+
+_RUN_FILE, _LOCK_FILE = "run.json", "run.lock"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A run in ``folder``, new or with ``resume`` the one that is there, of one process of it.
+
+    ``record`` says what decides the result; a run is resumed only with an equal one, but for the keys in
+    ``may_differ``. ``note`` is told, in the main process, what a user should know.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    engine: Engine
+    resume: bool = False
+    may_differ: tuple[str, ...] = ()
+    keep_checkpoints: int = 2
+    note: Callable[[str], None] = print
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[str]:
+        """Hold the folder until the block ends, or the process; gives the run's id ("" but in the main one).
+
+        A new run's folder is empty or not there. Raises ResumeError when another process trains in it, and
+        when there is nothing to resume, or another run.
+        """
+        if not is_main(self.engine):
+            yield ""
+            return
+        if not self.resume:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        elif not (self.folder / _RUN_FILE).exists() and not self._saved():
+            raise ResumeError(
+                f"{self.folder}: no checkpoint to resume from; give the --output of the interrupted run, or "
+                "start a new one without --resume in an empty folder"
+            )
+        try:
+            with filelock.FileLock(self.folder / _LOCK_FILE, blocking=False):
+                yield self._reopened() if self.resume else self._begun()
+        except filelock.Timeout as error:
+            raise ResumeError(
+                f"{self.folder}: another process is training there; wait for it to end, or give another "
+                "--output"
+            ) from error
+
+    def restored(self, state: TrainedState, steps: int, part: str = "") -> int:
+        """Bring ``state`` to where the run to ``steps`` stopped; the number of steps that are done.
+
+        0 for a new run, and for one that was stopped before its first checkpoint. Raises ResumeError when no
+        checkpoint can be read, and when more steps are done already.
+        """
+        store = self.checkpoints(part)
+        if not (self.resume and store.exists()):
+            return 0
+        done = store.restore(state, self.may_differ, self._tell)
+        if done > steps:
+            raise ResumeError(f"--steps {steps} is too low: {done} steps are done already")
+        return done
+
+    def train(
+        self,
+        step_function: Callable[[int], Mapping[str, Tensor]],
+        settings: LoopSettings,
+        state: TrainedState,
+        first: int,
+        *,
+        part: str = "",
+        label: str = "train",
+        report: Report = lambda step, values: None,
+        after_step: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """:func:`run_steps` from step ``first``, with checkpoints and log in the run's folder.
+
+        A state that has diverged is kept apart from the checkpoints, in ``diverged/``.
+        """
+        try:
+            run_steps(
+                step_function,
+                settings,
+                engine=self.engine,
+                state=state,
+                checkpoints=self.checkpoints(part),
+                log_path=self.folder / f"{part or 'log'}.jsonl",
+                first=first,
+                label=label,
+                report=report,
+                after_step=after_step,
+            )
+        except Diverged as error:
+            failed = CheckpointStore(self.folder / "diverged", self.record)
+            failed.save(state, error.step, self.engine)
+            raise Diverged(error.step, f"{error}. The state it ended in is in {failed.folder}") from error
+
+    def checkpoints(self, part: str = "") -> CheckpointStore:
+        return CheckpointStore(self.folder / "checkpoints" / part, self.record, self.keep_checkpoints)
+
+    def _begun(self) -> str:
+        run_id = uuid.uuid4().hex
+        text = json.dumps({"run_id": run_id, **self.record}, indent=1)
+        write_text_atomic(self.folder / _RUN_FILE, text)
+        return run_id
+
+    def _reopened(self) -> str:
+        path = self.folder / _RUN_FILE
+        try:
+            found = dict(json.loads(path.read_text("utf-8")))
+            run_id = str(found.pop("run_id"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not self._saved():
+                raise ResumeError(
+                    f"{path} is damaged, and there is no checkpoint to resume from; start a new run without "
+                    "--resume in an empty folder"
+                ) from error
+            self.note(f"{path} is damaged or missing; it is written anew, with a new run id")
+            return self._begun()
+        if not self._saved():  # killed before its first checkpoint: it begins again
+            check_record(path, found, self.record, self.may_differ)
+        return run_id
+
+    def _saved(self) -> bool:
+        return any((self.folder / "checkpoints").glob("**/step-*"))
+
+    def _tell(self, text: str) -> None:
+        if is_main(self.engine):
+            self.note(text)
