@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils import flop_counter
 
-from siamese_core.diffusers_backend.cpu_memory import return_freed_memory
+from siamese_core.cpu_memory import return_freed_memory
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from siamese_core.diffusers_backend.cpu_memory import keep_freed_memory
+from siamese_core.cpu_memory import keep_freed_memory
 from siamese_core.diffusers_backend.mask_sampling import controlled_noise_predictor, sample_latents
 
 from .measure import argument_parser, interleaved, note, prepare

@@ -31,12 +31,12 @@ from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from tqdm import tqdm
 
+from siamese_core.cpu_memory import keep_freed_memory
 from siamese_core.dataset_generation.finished_pairs import SetPlan
 from siamese_core.dataset_generation.generation_run import PairMaker, SetRun, Shard
 from siamese_core.dataset_generation.mask_source import MaskSource, MaskUse, PairSize
 from siamese_core.dataset_generation.storage import SetStore, open_store
 from siamese_core.diffusers_backend.base_model import BaseError
-from siamese_core.diffusers_backend.cpu_memory import keep_freed_memory
 from siamese_core.diffusers_backend.mask_sampling import DEFAULT_STEPS, Sampler
 from siamese_core.diffusers_backend.siamese_model import SiameseModel, model_from_file
 from siamese_core.files import file_digest

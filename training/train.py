@@ -29,9 +29,9 @@ from accelerate import Accelerator
 from PIL import Image
 
 from siamese_core.architecture import HintBlock
+from siamese_core.cpu_memory import return_freed_memory
 from siamese_core.diffusers_backend.accelerate_engine import AccelerateEngine, tracked
 from siamese_core.diffusers_backend.base_model import Base, load_base, local_base
-from siamese_core.diffusers_backend.cpu_memory import return_freed_memory
 from siamese_core.diffusers_backend.mask_sampling import Sampler
 from siamese_core.diffusers_backend.networks import SiameseNetworks
 from siamese_core.diffusers_backend.pair_encoding import BaseEncoder

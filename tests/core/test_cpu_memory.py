@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc
 
 FAULTS = """
 import resource, torch
-from siamese_core.diffusers_backend.cpu_memory import keep_freed_memory, return_freed_memory
+from siamese_core.cpu_memory import keep_freed_memory, return_freed_memory
 torch.set_num_threads(1)
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
