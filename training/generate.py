@@ -39,13 +39,13 @@ from siamese_core.dataset_generation.storage import SetStore, open_store
 from siamese_core.diffusers_backend.base_model import BaseError
 from siamese_core.diffusers_backend.mask_sampling import DEFAULT_STEPS, Sampler
 from siamese_core.diffusers_backend.siamese_model import SiameseModel, model_from_file
+from siamese_core.errors import CheckpointError
 from siamese_core.files import file_digest
-from siamese_core.masks.folder_contents import left_out
+from siamese_core.masks.folder_contents import Tell, left_out
 from siamese_core.masks.mask_files import ResizeMode, discover_masks, list_images
 from siamese_core.masks.random_transforms import TransformSettings
 from siamese_core.overlap import places_of
 from siamese_core.pairs.formats import FORMATS, FinishedPair
-from siamese_core.pairs.pair_files import PROMPT_FILE, find_pairs
 from siamese_core.settings import (
     CLASS,
     COUNT,
@@ -60,6 +60,8 @@ from siamese_core.settings import (
 )
 from siamese_core.stop_requests import Interrupted, stop_requests
 from siamese_core.weights.model_file import ModelFile, load_model
+from siamese_core.weights.recorded_sampling import PAPER_RESOLUTION
+from siamese_core.weights.training_record import recorded_prompts, recorded_resolution
 
 from .command_line.notes import note
 from .command_line.options import (
@@ -72,7 +74,9 @@ from .command_line.options import (
     refuse_unknown,
     run_command,
 )
+from .command_line.prompt_notes import tell_cut, tell_guidance
 from .generation.pair_sampling import Painter, PairJob, SamplerSettings
+from .generation.prompts import Prompts, own_prompts
 
 _TRANSFORM = "mask_"
 _SHARD = re.compile(r"(\d+)/(\d+)", re.ASCII)
@@ -89,7 +93,8 @@ class GenerateSettings:
     per_mask: int = option(1, "images per mask", COUNT)
     random_masks: bool = option(False, "draw every mask anew: move, turn and scale it as --mask-... says")
     prompt: str | None = option(
-        None, "prompt; default: the mask's in a prompt.json beside masks/, else the checkpoint's"
+        None,
+        "prompt; default: the mask's own beside masks/, else drawn from those of the checkpoint's training",
     )
     negative_prompt: str = option("", "prompt of the unconditional pass")
     sampler: Sampler = option("ddim", "the paper's ddim, or dpmpp-2m (DPM-Solver++), which needs fewer steps")
@@ -128,21 +133,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store = open_store(settings.output, shard.name)
     if args.overwrite and shard.count > 1:
         raise OptionError("--overwrite would remove what other shards have made; remove the folder yourself")
+    tell = note if accelerator.is_main_process else (lambda text: None)
     files = discover_masks(settings.masks)
-    if settings.masks.is_dir() and accelerator.is_main_process:
+    if settings.masks.is_dir():
         for phrase in left_out(files[0].parent):
-            note(f"not read in '{files[0].parent}': {phrase}")
+            tell(f"not read in '{files[0].parent}': {phrase}")
     image_paths = _matching_images(settings, files)
     checkpoint = load_model(settings.checkpoint)
     model = _model(settings.checkpoint, checkpoint)
-    masks = _read_masks(settings, transforms, files, _resolution(settings, checkpoint, model))
-    prompts = _prompts(settings, files, str(checkpoint.training.get("prompt", "")))
+    try:
+        resolution = _resolution(settings, checkpoint, tell)
+        prompts = _prompts(settings, files, checkpoint, tell)
+    except CheckpointError as error:
+        raise OptionError(f"{settings.checkpoint}: {error}") from error
+    masks = _read_masks(settings, transforms, files, resolution)
+    tell_cut(model.base.tokenizer, prompts.all | {settings.negative_prompt}, tell)
+    tell_guidance(prompts.all, settings.negative_prompt, settings.guidance, tell)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     model.to(accelerator.device)
     painter = Painter(
         model,
-        _sampler(settings, masks, shares_text=len(set(prompts)) == 1),
+        _sampler(settings, masks, shares_text=len(prompts.all) == 1),
         masks=masks,
         prompts=prompts,
         images=image_paths,
@@ -255,27 +267,30 @@ def _model(path: Path, checkpoint: ModelFile) -> SiameseModel:
         raise BaseError(f"{path}: {error}") from error
 
 
-def _resolution(settings: GenerateSettings, checkpoint: ModelFile, model: SiameseModel) -> int:
+def _resolution(settings: GenerateSettings, checkpoint: ModelFile, tell: Tell) -> int:
     if settings.resolution is not None:
         return settings.resolution
-    stored = checkpoint.training.get("resolution", model.base.architecture.resolution)
-    if type(stored) is not int or stored <= 0 or stored % 64:
-        raise OptionError(
-            f"{settings.checkpoint}: its record tells of the resolution {str(stored)[:40]}, which is no "
-            "positive multiple of 64; give --resolution"
+    if "resolution" not in checkpoint.training:
+        tell(
+            f"{settings.checkpoint} does not record at which size it was trained: it samples at the paper's "
+            f"{PAPER_RESOLUTION} px; --resolution gives another"
         )
-    return stored
+    return recorded_resolution(checkpoint.training)
 
 
-def _prompts(settings: GenerateSettings, masks: Sequence[Path], stored: str) -> list[str]:
-    """The prompt of each mask: --prompt, else its own in the masks' prompt.json, else the checkpoint's."""
+def _prompts(settings: GenerateSettings, masks: Sequence[Path], checkpoint: ModelFile, tell: Tell) -> Prompts:
+    """--prompt for all, else each mask's own, else those that the model was trained on, by their shares."""
     if settings.prompt is not None:
-        return [settings.prompt] * len(masks)
-    own: dict[Path, str] = {}
-    if (settings.masks / PROMPT_FILE).exists():
-        pairs = find_pairs(settings.masks, default_prompt=stored)
-        own = {pair.mask.resolve(): pair.prompt or "" for pair in pairs}
-    return [own.get(path.resolve(), stored) for path in masks]
+        return Prompts([settings.prompt] * len(masks), {}, settings.seed)
+    own = own_prompts(settings.masks, masks, tell)
+    shares = recorded_prompts(checkpoint.training)
+    if None in own and not shares:
+        raise OptionError(
+            f"--prompt is needed: {settings.checkpoint} does not record what it was trained on, and "
+            f"{own.count(None)} of {len(own)} masks have no prompt of their own; the paper's authors trained "
+            "on 'a photo of polyps' and 'a photo of skin lesions'"
+        )
+    return Prompts(own, shares, settings.seed)
 
 
 def _matching_images(settings: GenerateSettings, masks: Sequence[Path]) -> list[Path] | None:

@@ -54,6 +54,7 @@ from siamese_core.pairs.captions import read_captions
 from siamese_core.pairs.pair_files import find_pairs, read_image
 from siamese_core.settings import COUNT, SEED, SIDE, Range, option, recorded
 from siamese_core.stop_requests import Interrupted
+from siamese_core.weights.training_record import prompt_shares
 
 from .command_line.notes import note
 from .command_line.options import (
@@ -67,6 +68,7 @@ from .command_line.options import (
     require_empty,
     run_command,
 )
+from .command_line.prompt_notes import tell_cut, tell_shares
 from .pretrained.perceptual_features import efficientnet_features
 
 
@@ -105,6 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # All input comes before the folder is made: a refusal leaves nothing in the way of the next try.
     paths, prompts = _find_images(args.images, settings.prompt)
     base = _start(args.init, settings)
+    shares = prompt_shares(prompts)
+    tell_shares(settings.prompt, shares, note)
+    tell_cut(base.tokenizer, shares, note)
     images = _read_images(paths, settings.resolution)
     print(f"{len(images)} images at {settings.resolution} px")
     if not args.resume:

@@ -66,6 +66,7 @@ from siamese_core.settings import (
 from siamese_core.stop_requests import Interrupted
 from siamese_core.weights.diffusers_folder import weight_files
 from siamese_core.weights.model_file import save_model
+from siamese_core.weights.training_record import PROMPTS_KEY, prompt_shares
 
 from .command_line.notes import note
 from .command_line.options import (
@@ -79,6 +80,7 @@ from .command_line.options import (
     require_empty,
     run_command,
 )
+from .command_line.prompt_notes import tell_cut, tell_shares
 from .generation.sample_pictures import sample_sheet
 
 
@@ -144,6 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             require_empty(settings.output, "give another --output, or --resume to go on with that run")
     settings = replace(settings, base=local_base(settings.base))
     base = load_base(settings.base)  # before the folder is made: a refusal leaves nothing in the way
+    shares = prompt_shares(pair.prompt or "" for pair in pairs)
+    tell_shares(settings.prompt, shares, tell)
+    tell_cut(base.tokenizer, shares, tell)
     record = _run_record(settings, pairs, objective, batches, optimiser, engine.processes)
     run = TrainingRun(
         settings.output,
@@ -195,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 128 + stop.signal_number
         if is_main(engine):
             with trainer.averaged_weights():
-                _export(base, networks, settings, record, run_id)
+                _export(base, networks, settings, {**record, PROMPTS_KEY: shares}, run_id)
     accelerator.end_training()
     return 0
 

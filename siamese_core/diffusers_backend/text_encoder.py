@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,16 @@ def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
         list(prompts), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     )
     return batch.input_ids
+
+
+def cut_texts(tokenizer: Any, prompts: Iterable[str]) -> dict[str, str]:
+    """The ``prompts`` that :func:`tokenize` cuts, each with the end of it that is lost (in lower case)."""
+    lost = {}
+    for prompt in dict.fromkeys(prompts):
+        ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
+        if len(ids) > MAX_TOKENS:
+            lost[prompt] = str(tokenizer.decode(ids[MAX_TOKENS - 1 : -1])).strip()
+    return lost
 
 
 @torch.no_grad()

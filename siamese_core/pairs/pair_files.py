@@ -44,7 +44,7 @@ from .prompt_file import pairs_of_prompt_file
 IMAGE_FOLDERS = ("images", "image")
 PROMPT_FILE = "prompt.json"
 
-_MASK_SUFFIXES = ("_mask", "_segmentation")
+MASK_SUFFIXES = ("_mask", "_segmentation")
 _SHOWN_STEMS = 5
 
 
@@ -266,7 +266,7 @@ def _mask_stem(mask: Path, image_by_stem: dict[str, Path]) -> str:
     stem = stem_key(mask.stem)
     if stem in image_by_stem:
         return stem
-    for suffix in _MASK_SUFFIXES:
+    for suffix in MASK_SUFFIXES:
         if stem.lower().endswith(suffix):
             return stem[: -len(suffix)]
     return stem

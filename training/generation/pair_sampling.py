@@ -34,6 +34,8 @@ from siamese_core.pairs.manifest import PairRecord, record_text
 from siamese_core.pairs.pair_files import read_image
 from siamese_core.seeds import sample_seed
 
+from .prompts import Prompts
+
 
 @dataclass(frozen=True)
 class SamplerSettings:
@@ -67,12 +69,12 @@ class PairJob:
 
 @dataclass(frozen=True)
 class Painter:
-    """Makes the pairs of ``masks``, whose file number k has ``prompts[k]`` and ``images[k]``."""
+    """Makes the pairs of ``masks``, whose file number k has ``images[k]``."""
 
     model: SiameseModel
     sampler: SamplerSettings
     masks: MaskSource
-    prompts: Sequence[str]
+    prompts: Prompts
     images: Sequence[Path] | None
     checkpoint_digest: str
     run_id: str
@@ -87,7 +89,7 @@ class Painter:
             "masks": self.masks.digest,
             "per_mask": self.masks.per_mask,
             "transforms": None if transforms is None else asdict(transforms),
-            "prompts": _digest(self.prompts),
+            "prompts": self.prompts.digest,
             "images": _digest([file_digest(path) for path in self.images]) if self.images else None,
             "seed": self.masks.seed,
             "checkpoint": self.checkpoint_digest,
@@ -110,7 +112,7 @@ class Painter:
             seed=sample_seed(self.masks.seed, index),
             mask_file=mask.file.name,
             mask_digest=mask.digest,
-            prompt=self.prompts[number],
+            prompt=self.prompts.of(number, index),
             sampler=asdict(sampler),
             checkpoint_digest=self.checkpoint_digest,
             run_id=self.run_id,

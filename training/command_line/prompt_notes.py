@@ -1,0 +1,61 @@
+"""What a user should know of the prompts that a command works with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from siamese_core.diffusers_backend.text_encoder import MAX_TOKENS, cut_texts
+from siamese_core.masks.folder_contents import Tell
+
+_SHOWN = 60  # characters of a prompt
+_SHOWN_PROMPTS = 3
+
+
+def tell_cut(tokenizer: Any, prompts: Iterable[str], tell: Tell) -> None:
+    """Tell of ``prompts`` whose end the text encoder does not read."""
+    cut = cut_texts(tokenizer, prompts)
+    if cut:
+        prompt, rest = next(iter(cut.items()))
+        tell(
+            f"the text encoder reads {MAX_TOKENS - 2} tokens, and {_counted(len(cut))} longer: of "
+            f"{_short(prompt)} the end is not read ({_short(rest)})"
+        )
+
+
+def tell_shares(given: str, shares: Mapping[str, float], tell: Tell) -> None:
+    """Tell of training prompts that are empty, or differ from the one ``given`` for all."""
+    if not any(shares):
+        tell(
+            "no pair has a prompt, and --prompt gives none: the model learns the empty one, and a guidance "
+            "scale will have no effect on it"
+        )
+        return
+    others = {prompt: share for prompt, share in shares.items() if prompt != given}
+    if given and others:
+        shown = ", ".join(
+            f"{_short(prompt)} {share:.0%}" for prompt, share in [*others.items()][:_SHOWN_PROMPTS]
+        )
+        more = f" and {len(others) - _SHOWN_PROMPTS} more" if len(others) > _SHOWN_PROMPTS else ""
+        tell(
+            f"{sum(others.values()):.0%} of the pairs have a prompt of their own, which is used in place of "
+            f"--prompt: {shown}{more}"
+        )
+
+
+def tell_guidance(prompts: Iterable[str], negative: str, guidance: float, tell: Tell) -> None:
+    """Tell that guidance has no effect, where every prompt is the one of the unconditional pass."""
+    if guidance != 1 and set(prompts) == {negative}:
+        tell(
+            f"prompt and negative prompt are both {_short(negative)}, so --guidance {guidance:g} has no "
+            "effect; give --prompt a text that the model was trained on, or save half of the time with "
+            "--guidance 1"
+        )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+
+
+def _counted(count: int) -> str:
+    return f"{count} prompt is" if count == 1 else f"{count} prompts are"

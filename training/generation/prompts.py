@@ -1,0 +1,72 @@
+"""The prompt of each pair of a generated dataset: one for all, its own, or drawn as the model learnt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from siamese_core.masks.folder_contents import Tell
+from siamese_core.masks.mask_files import first_subfolder
+from siamese_core.pairs.captions import read_captions, stem_key
+from siamese_core.pairs.pair_files import IMAGE_FOLDERS, MASK_SUFFIXES, PROMPT_FILE
+from siamese_core.pairs.prompt_file import read_prompt_file
+from siamese_core.weights.training_record import draw_prompt
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """``own[k]`` is that of mask file k; where it is None, each pair draws from ``shares`` by ``seed``."""
+
+    own: Sequence[str | None]
+    shares: Mapping[str, float]
+    seed: int
+
+    def of(self, number: int, index: int) -> str:
+        """The prompt of pair ``index``, whose mask is file ``number``."""
+        own = self.own[number]
+        return draw_prompt(self.shares, self.seed, index) if own is None else own
+
+    @property
+    def all(self) -> set[str]:
+        """Every prompt that a pair can have."""
+        own = {prompt for prompt in self.own if prompt is not None}
+        return own | {*self.shares} if None in self.own else own
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides the prompts besides the seed."""
+        if len(self.shares) <= 1 or None not in self.own:  # as before there were shares to draw from
+            only = next(iter(self.shares), "")
+            content: object = [only if prompt is None else prompt for prompt in self.own]
+        else:
+            content = [list(self.own), sorted(self.shares.items())]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def own_prompts(source: Path, masks: Sequence[Path], tell: Tell) -> list[str | None]:
+    """The prompt that lies beside each of the ``masks`` found at ``source``, None for those without one.
+
+    It is looked for in a ``prompt.json``, else where :func:`read_captions` looks. ``tell`` is given where
+    prompts were found. Raises PairError and CaptionError for lists that cannot be read.
+    """
+    if not source.is_dir():
+        return [None] * len(masks)
+    if (source / PROMPT_FILE).is_file():
+        listed = {pair.mask.resolve(): pair.prompt for _, pair in read_prompt_file(source / PROMPT_FILE)}
+        return [listed.get(path.resolve()) for path in masks]
+    images = first_subfolder(source, IMAGE_FOLDERS) or source
+    names = [_image_stems(path) for path in masks]
+    captions = read_captions(source, images, [images / f"{stem}.png" for stems in names for stem in stems])
+    for place in captions.sources:
+        tell(f"{source}: prompts come from {place}")
+    found = ((captions.by_stem.get(stem_key(stem)) for stem in stems) for stems in names)
+    return [next((prompt for prompt in prompts if prompt), None) for prompts in found]
+
+
+def _image_stems(mask: Path) -> list[str]:
+    """The stems that an image of ``mask`` can have."""
+    suffixes = [suffix for suffix in MASK_SUFFIXES if mask.stem.lower().endswith(suffix)]
+    return [mask.stem, *(mask.stem[: -len(suffix)] for suffix in suffixes)]
