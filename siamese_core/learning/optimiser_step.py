@@ -190,6 +190,6 @@ def _optimizer(groups: list[dict[str, Any]], settings: OptimiserSettings) -> Any
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
         raise UserError(
-            "--optimiser adamw8bit needs the package bitsandbytes: pip install 'siamese-diffusion[eightbit]'"
+            "--optimiser adamw8bit needs the package bitsandbytes: pip install -e '.[eightbit]'"
         ) from error
     return AdamW8bit(groups, weight_decay=settings.weight_decay)
