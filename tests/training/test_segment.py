@@ -7,64 +7,32 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_core.settings import SettingError
-from tests.support.commands import Outcome, run_here
+from tests.support.commands import run_here
 from tests.support.folders import read_tree
 from tests.support.phantoms.phantom import write_phantoms
+from tests.support.segmenting import SIDE, compare, compared, read_results, short, write_sets
 from training import segment
 from training.command_line.options import read_toml
 from training.segmentation.networks.registry import NETWORKS
 from training.segmentation.plan import (
-    Plan,
     PlanError,
-    check_plan,
     evenly_chosen,
     experiments_of_table,
-    under,
 )
 from training.segmentation.training_sets import same_image
 from training.statistics.crossed import crossed_mean
 
-SIDE = 64
 TABLES = sorted((Path(segment.__file__).parent / "recipes" / "tables").glob("*.toml"))
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six real pairs, twelve synthetic ones, and two test sets of other sizes."""
-    root = tmp_path_factory.mktemp("data")
-    write_phantoms(root / "real", 6, size=SIDE)
-    write_phantoms(root / "synthetic", 12, size=SIDE, first=100)
-    write_phantoms(root / "near", 5, size=SIDE, first=200)
-    write_phantoms(root / "far", 2, size=96, first=300)
-    return root
-
-
-def compare(data: Path, output: Path, *more: object) -> Outcome:
-    """Run the command on the four sets in two steps; later flags win."""
-    sets = ("--real", data / "real", "--synthetic", data / "synthetic", "--test", data / "near", data / "far")
-    return run_here(segment.main, *sets, *short(output), *more)
-
-
-def short(output: Path) -> tuple[object, ...]:
-    numbers = ("--steps", 2, "--batch-size", 2, "--resolution", SIDE, "--seeds", 2, "--threads", 1)
-    return ("--network", "small-unet", "--output", output, *numbers)
-
-
-def compared(data: Path, output: Path, *more: object) -> dict[str, Any]:
-    outcome = compare(data, output, *more)
-    assert outcome.status == 0, outcome.errors
-    return read_results(output)
-
-
-def read_results(output: Path) -> dict[str, Any]:
-    return dict(json.loads((output / "results.json").read_text("utf-8")))
+    return write_sets(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -365,72 +333,3 @@ def test_an_unknown_setting_of_a_table_is_named(tmp_path: Path) -> None:
     path.write_text("epochs = 3", "utf-8")
     refusal = run_here(segment.main, "--config", path, "--output", tmp_path / "out").refusal
     assert "unknown setting 'epochs'" in refusal
-
-
-def test_mixed_variants_get_the_asked_mixing_and_the_baseline_stays(
-    data: Path, finished: Path, tmp_path: Path
-) -> None:
-    compared(data, tmp_path / "out", "--times", 2, "--seeds", 1, "--real-share", 0.5, "--then-real", 1)
-    (group,) = read_results(tmp_path / "out")["results"]
-    assert [(e.get("real_share"), e.get("then_real")) for e in group["variants"]] == [(None, None), (0.5, 1)]
-    table = (tmp_path / "out/segmentation.md").read_text("utf-8")
-    assert "| real+2x | 6 + 12 (50% real in a batch, last 1 steps real) |" in table
-    runs = "runs/data/small-unet"
-    old, new = (
-        {
-            name: json.loads((output / runs / name / "seed-42.json").read_text("utf-8"))
-            for name in ("real", "real+2x")
-        }
-        for output in (finished, tmp_path / "out")
-    )
-    assert new["real"]["record"] == old["real"]["record"]
-    assert new["real"]["scores"] == old["real"]["scores"]
-    assert new["real+2x"]["record"] == old["real+2x"]["record"] | {"real_share": 0.5, "then_real": 1}
-    assert new["real+2x"]["loss"] != old["real+2x"]["loss"]
-
-
-def test_a_plan_says_the_mixing_of_each_variant(data: Path, tmp_path: Path) -> None:
-    plan = tmp_path / "plan.toml"
-    plan.write_text(
-        """
-        networks = ["small-unet"]
-        real_share = 0.25
-        [test]
-        near = "near"
-        [[variant]]
-        name = "real"
-        real = ["real"]
-        [[variant]]
-        name = "own"
-        real = ["real"]
-        synthetic = ["synthetic"]
-        then_real = 2
-        [[variant]]
-        name = "common"
-        real = ["real"]
-        synthetic = ["synthetic"]
-        """,
-        "utf-8",
-    )
-    words = ("--config", plan, "--data", data, *short(tmp_path / "out"), "--seeds", 1)
-    outcome = run_here(segment.main, *words)
-    assert outcome.status == 0, outcome.errors
-    (group,) = read_results(tmp_path / "out")["results"]
-    found = {e["name"]: (e.get("real_share"), e.get("then_real")) for e in group["variants"]}
-    assert found == {"real": (None, None), "own": (None, 2), "common": (0.25, None)}
-
-
-def test_a_mixing_that_does_not_fit_is_refused(data: Path, tmp_path: Path) -> None:
-    refusal = compare(data, tmp_path / "out", "--then-real", 3).refusal
-    assert "then_real = 3 exceeds the 2 steps of a run" in refusal
-    assert not (tmp_path / "out").exists()
-    table = {
-        "test": {"near": "near"},
-        "variant": [{"name": "a", "real": ["real"], "synthetic": ["synthetic"], "real_share": 1.5}],
-    }
-    with pytest.raises(SettingError, match=r"variant 'a': real_share must lie in 0..1, not 1.5"):
-        experiments_of_table(table, Path("plan.toml"), ["small-unet"])
-    table["variant"] = [{"name": "a", "real": [str(data / "real")], "then_real": 1}]
-    plan = Plan("", "", experiments_of_table(table, Path("plan.toml"), ["small-unet"]))
-    with pytest.raises(PlanError, match="variant 'a': real_share and then_real need both"):
-        check_plan(replace(plan, experiments=(under(data, plan.experiments[0]),)), ["small-unet"])
