@@ -62,6 +62,7 @@ from siamese_core.settings import (
     SIDE,
     THREADS,
     option,
+    recorded,
 )
 from siamese_core.stop_requests import Interrupted
 from siamese_core.weights.diffusers_folder import weight_files
@@ -227,7 +228,7 @@ def _run_record(
         "command": "train",
         **{name: getattr(settings, name) for name in _IDENTITY},
         **asdict(objective),
-        **asdict(batches),
+        **recorded(batches),
         "batch_size": batches.batch_size * processes,
         **asdict(optimiser),
         "prompt": settings.prompt or Counter(pair.prompt or "" for pair in pairs).most_common(1)[0][0],

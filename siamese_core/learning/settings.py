@@ -26,6 +26,9 @@ class BatchSettings:
         "independent", "stratified: a step's timesteps lie evenly over 0..999; same expectation, less noise"
     )
     prompt_dropout: float = option(0.05, "share of samples trained on the empty prompt", SHARE)
+    balance_prompts: bool = option(
+        False, "draw every prompt equally often, so that rare kinds of images are learnt", added_later=True
+    )
 
 
 @dataclass(frozen=True)

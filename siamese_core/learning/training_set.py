@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from ..architecture import LATENT_SCALE
 from ..method.noise_schedule import TRAIN_TIMESTEPS, stratified_timesteps
 from ..method.objective import TrainingBatch
-from ..seeds import epoch_order, generator, stream_seed
+from ..seeds import epoch_order, generator, shuffled_places, stream_seed
 from .settings import BatchSettings
 
 
@@ -47,7 +48,7 @@ class TrainingSet:
         however many share them. Latents are drawn from the cached posterior anew each step; a share
         ``prompt_dropout`` of the samples gets the empty prompt.
         """
-        pairs = epoch_order(seed, step, settings.batch_size * processes, len(self))
+        pairs = self.places(seed, step, settings, processes)
         own_pairs = slice(process * settings.batch_size, (process + 1) * settings.batch_size)
         count = len(pairs) * settings.draws_per_pair
         own = slice(own_pairs.start * settings.draws_per_pair, own_pairs.stop * settings.draws_per_pair)
@@ -74,6 +75,33 @@ class TrainingSet:
             mask_hint=mask_hint(self.masks[pairs].to(device)),  # bytes travel, floats are made there
             image_hint=image_hint(self.images[pairs].to(device)),
         )
+
+    def places(self, seed: int, step: int, settings: BatchSettings, processes: int = 1) -> list[int]:
+        """The pairs of step k, of all processes together.
+
+        All pairs are drawn equally often; with ``balance_prompts`` all prompts are, and of each its pairs.
+        """
+        count = settings.batch_size * processes
+        if not settings.balance_prompts:
+            return epoch_order(seed, step, count, len(self))
+        return [self._balanced_place(seed, place) for place in range(step * count, (step + 1) * count)]
+
+    @cached_property
+    def _places_by_prompt(self) -> list[Tensor]:
+        """The pairs of each prompt that has any, in order."""
+        order = self.prompt_index.argsort(stable=True)
+        return list(order.split(self.prompt_index.unique(return_counts=True)[1].tolist()))
+
+    def _balanced_place(self, seed: int, position: int) -> int:
+        """The pair at ``position`` of an endless order in which all prompts take turns, shuffled every round.
+
+        In round r each prompt shows the r-th pair of its own endless order.
+        """
+        groups = self._places_by_prompt
+        turn = position // len(groups)
+        prompt = shuffled_places(seed, position, 1, len(groups), "order-prompts")[0]
+        group = groups[prompt]
+        return int(group[shuffled_places(seed, turn, 1, len(group), f"order-prompt-{prompt}")[0]])
 
 
 def mask_hint(masks: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from siamese_core.learning.settings import BatchSettings
 from siamese_core.learning.training_set import TrainingSet, image_hint, mask_hint
 from siamese_core.method.objective import TrainingBatch
 from siamese_core.seeds import epoch_order
+from siamese_core.settings import recorded
 from tests.support.training_sets import small_set
 
 
@@ -150,3 +151,57 @@ def test_a_batch_comes_apart_in_whole_pairs() -> None:
     for name, whole in vars(batch).items():
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), whole), name
     assert len(batch.parts(9)) == 5
+
+
+def unbalanced_set() -> TrainingSet:
+    """Eleven pairs, of which nine have the first prompt and one each the two others."""
+    data = small_set()
+    rows = torch.arange(11) % len(data)
+    return TrainingSet(
+        images=data.images[rows],
+        masks=data.masks[rows],
+        moments=data.moments[rows],
+        contexts=torch.arange(4.0).view(-1, 1, 1).expand(-1, 77, 4),
+        prompt_index=torch.tensor([0, 0, 0, 0, 1, 0, 0, 0, 0, 2, 0]),
+    )
+
+
+def prompts_drawn(data: TrainingSet, settings: BatchSettings, steps: int) -> list[int]:
+    drawn = [data.batch(42, step, settings, "cpu").context[:, 0, 0].long().tolist() for step in range(steps)]
+    return [prompt for batch in drawn for prompt in batch]
+
+
+def test_balanced_prompts_are_drawn_equally_often_however_rare_their_pairs_are() -> None:
+    data = unbalanced_set()
+    drawn = prompts_drawn(data, batches(4, balance_prompts=True), 9)
+    assert [drawn.count(prompt) for prompt in range(3)] == [12, 12, 12]
+    assert all(sorted(drawn[start : start + 3]) == [0, 1, 2] for start in range(0, 36, 3))
+    unbalanced = prompts_drawn(data, batches(4), 11)
+    assert [unbalanced.count(prompt) for prompt in range(3)] == [36, 4, 4]
+
+
+def test_balanced_prompts_show_all_pairs_of_a_prompt_before_any_again() -> None:
+    data = unbalanced_set()
+    settings = batches(9, balance_prompts=True)
+    shown = [
+        place
+        for step in range(3)
+        for place, prompt in zip(
+            data.places(42, step, settings), data.prompt_index[data.places(42, step, settings)], strict=True
+        )
+        if prompt == 0
+    ]
+    assert sorted(shown) == [0, 1, 2, 3, 5, 6, 7, 8, 10]
+
+
+def test_balanced_batches_are_shared_by_processes_as_others_are() -> None:
+    data = unbalanced_set()
+    whole = data.batch(42, 5, batches(4, balance_prompts=True), "cpu")
+    parts = [data.batch(42, 5, batches(2, balance_prompts=True), "cpu", k, 2) for k in range(2)]
+    for name, value in vars(whole).items():
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), value), name
+
+
+def test_a_record_from_before_balanced_prompts_is_that_of_unbalanced_ones() -> None:
+    assert "balance_prompts" not in recorded(batches(4))
+    assert recorded(batches(4, balance_prompts=True))["balance_prompts"] is True
