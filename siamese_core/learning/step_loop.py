@@ -46,6 +46,7 @@ def run_steps(
     label: str = "training",
     report: Report = lambda step, values: None,
     after_step: Callable[[int], None] = lambda done: None,
+    stopped_by: type[BaseException] | tuple[type[BaseException], ...] = (),
 ) -> None:
     """Call ``step_function(k)`` for k in ``first .. steps - 1`` and log the scalars it returns.
 
@@ -53,7 +54,8 @@ def run_steps(
     synchronisation) only every ``log_every`` steps, as means over all processes. Then ``report(k, values)``
     gets those of the latest step, in the main process. ``after_step(k + 1)`` runs after each step, on every
     process. On SIGINT or SIGTERM to any process the step is finished, a checkpoint saved and Interrupted
-    raised in all of them.
+    raised in all of them. An exception of ``stopped_by`` drops the step that it ends, saves those before it
+    and is raised on.
     """
     log = _StepLog(log_path, first) if is_main(engine) else None
     pending: list[tuple[int, Mapping[str, Tensor]]] = []
@@ -77,20 +79,28 @@ def run_steps(
     # Gradients through convolutions that start at zero are tiny; on a CPU arithmetic with denormal numbers
     # made such steps three times as slow.
     torch.set_flush_denormal(True)
+    done = saved = first
     with stop_requests() as requests, progress:
-        for k in range(first, settings.steps):
-            pending.append((k, step_function(k)))
-            done = k + 1
-            progress.update()
-            stop = engine.highest(requests[0] if requests else 0)
-            saving = done % settings.save_every == 0 or done == settings.steps or stop > 0
-            if done % settings.log_every == 0 or saving:  # a checkpoint never knows more than the log
+        try:
+            for k in range(first, settings.steps):
+                pending.append((k, step_function(k)))
+                done = k + 1
+                progress.update()
+                stop = engine.highest(requests[0] if requests else 0)
+                saving = done % settings.save_every == 0 or done == settings.steps or stop > 0
+                if done % settings.log_every == 0 or saving:  # a checkpoint never knows more than the log
+                    flush()
+                after_step(done)
+                if saving:
+                    checkpoints.save(state, done, engine)
+                    saved = done
+                if stop and not (settings.is_last and done == settings.steps):
+                    raise Interrupted(done, stop)
+        except stopped_by:
+            if done > saved:
                 flush()
-            after_step(done)
-            if saving:
                 checkpoints.save(state, done, engine)
-            if stop and not (settings.is_last and done == settings.steps):
-                raise Interrupted(done, stop)
+            raise
 
 
 class _StepLog:

@@ -94,6 +94,7 @@ class TrainingRun:
         label: str = "train",
         report: Report = lambda step, values: None,
         after_step: Callable[[int], None] = lambda done: None,
+        stopped_by: type[BaseException] | tuple[type[BaseException], ...] = (),
     ) -> None:
         """:func:`run_steps` from step ``first``, with checkpoints and log in the run's folder.
 
@@ -111,6 +112,7 @@ class TrainingRun:
                 label=label,
                 report=report,
                 after_step=after_step,
+                stopped_by=stopped_by,
             )
         except Diverged as error:
             failed = CheckpointStore(self.folder / "diverged", self.record)

@@ -55,6 +55,7 @@ class Run:
         save_every: int = 2,
         log_every: int = 10,
         before_step: Callable[[int], None] = lambda k: None,
+        stopped_by: type[BaseException] | tuple[()] = (),
     ) -> None:
         def step(k: int) -> dict[str, Tensor]:
             before_step(k)
@@ -69,6 +70,7 @@ class Run:
             log_path=self.log_path,
             first=first,
             after_step=self.done.append,
+            stopped_by=stopped_by,
         )
 
     def weights(self) -> Tensor:
@@ -177,6 +179,33 @@ def test_a_stop_finishes_the_step_and_saves_it(tmp_path: Path, number: signal.Si
     assert [row["step"] for row in run.logged()] == [0, 1, 2]
     assert run.done == [1, 2, 3]
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("save_every", [100, 3])
+def test_an_exception_that_stops_drops_its_step_and_saves_those_before(
+    tmp_path: Path, save_every: int
+) -> None:
+    run, whole = Run(tmp_path / "run"), Run(tmp_path / "whole")
+    for folder in ("run", "whole"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(Killed):
+        run.go(save_every=save_every, before_step=kill_at(3), stopped_by=Killed)
+
+    assert run.names() == ["step-00000003"]
+    assert [row["step"] for row in run.logged()] == [0, 1, 2]
+    again = Run(tmp_path / "run")
+    again.go(first=again.store.restore(again.state))
+    whole.go()
+    assert torch.equal(again.weights(), whole.weights())
+    assert again.logged() == whole.logged()
+
+
+def test_an_exception_before_the_first_step_saves_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with pytest.raises(Killed):
+        run.go(before_step=kill_at(0), stopped_by=Killed)
+
+    assert not run.store.exists()
 
 
 def test_a_second_interrupt_does_not_wait_for_the_step(tmp_path: Path) -> None:
