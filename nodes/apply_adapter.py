@@ -9,16 +9,14 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..siamese_core.architecture import Prediction
-from ..siamese_core.weights.key_layouts import decoder_keys
 from ..siamese_core.weights.model_file import CheckpointError, ModelFile, load_model
 from ..siamese_core.weights.recorded_sampling import own_sampling
 from .host.control import build_control
 from .host.file_state import FileState, file_fingerprint
-from .host.host_models import FILE, OWN_SAMPLING, RUN_ID, prediction_of
+from .host.host_models import FILE, HOST_PREFIX, OWN_SAMPLING, apply_decoder, prediction_of
 from .host.refusals import refusing
 from .host.schema import searchable
 
-_HOST_PREFIX = "diffusion_model."
 _NO_ADAPTER = "(no file in models/controlnet)"
 _PREDICTED: dict[Prediction, str] = {"epsilon": "the noise", "v_prediction": "v"}
 
@@ -90,21 +88,6 @@ class ApplySiameseAdapter(io.ComfyNode):
         return io.NodeOutput(patched, build_control(file), note)
 
 
-def apply_decoder(model: Any, file: ModelFile, strength: float) -> Any:
-    """A clone of the MODEL whose decoder is (1 - strength) times its own plus strength times the file's."""
-    decoder = file.parts["unet"]
-    patches = {_HOST_PREFIX + key: (decoder[key],) for key in decoder_keys(decoder)}
-    patched = model.clone()
-    taken = patched.add_patches(patches, strength_patch=strength, strength_model=1.0 - strength)
-    if missed := sorted(patches.keys() - set(taken)):
-        raise CheckpointError(
-            f"The model has no '{missed[0]}' ({len(missed)} weights are missing); use the checkpoint that "
-            "the adapter was trained on."
-        )
-    patched.set_attachments(RUN_ID, file.run_id)
-    return patched
-
-
 def _refuse_stock_control(path: Path, file: ModelFile) -> None:
     if file.architecture.hint_block == "sparse" and not file.training:
         raise CheckpointError(
@@ -117,7 +100,7 @@ def _check_base(path: Path, file: ModelFile, host: dict[str, tuple[int, ...]]) -
     """Compare the file's encoder copy and decoder with the model's, so that nothing is silently left out."""
     found = {**file.parts["control"], **file.parts.get("unet", {})}
     for key, value in found.items():
-        wanted = host.get(_HOST_PREFIX + key)
+        wanted = host.get(HOST_PREFIX + key)
         if wanted is not None and wanted != tuple(value.shape):
             raise CheckpointError(
                 f"'{path.name}' was trained on a model of another size: '{key}' is {tuple(value.shape)} "

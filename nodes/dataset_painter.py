@@ -149,13 +149,6 @@ def _on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether ``error`` means that fewer images at once may do."""
-    management = comfy.model_management
-    is_oom = getattr(management, "is_oom", None)  # newer hosts know more kinds
-    return bool(is_oom(error)) if is_oom else isinstance(error, management.OOM_EXCEPTION)
-
-
 def on_smaller_batch(size: int) -> None:
     """Say that ``size`` images at once are tried next, and make room."""
     logging.warning(

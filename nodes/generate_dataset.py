@@ -26,12 +26,12 @@ from .dataset_painter import (
     DatasetProgress,
     Job,
     facts_of,
-    is_out_of_memory,
     on_smaller_batch,
     settings_of,
 )
 from .host.folders import ROOTS_VARIABLE, output_path
 from .host.graph import graph_text, made_by, nodes_before, prompt_behind
+from .host.memory import is_out_of_memory
 from .host.notices import show
 from .host.own_sampling import chosen_guidance, chosen_side, size_warnings
 from .host.refusals import refusing

@@ -8,6 +8,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from ..siamese_core import shipped
 from ..siamese_core.weights.model_file import KIND_NAMES, CheckpointError, load_model
 from ..siamese_core.weights.recorded_sampling import own_sampling
 from .host.control import build_control
@@ -16,8 +17,8 @@ from .host.host_models import FILE, OWN_SAMPLING, build_clip, build_model, build
 from .host.refusals import refusing
 from .host.schema import searchable
 
-BUNDLED = "tiny-siamese.safetensors (bundled)"
-_BUNDLED_PATH = Path(__file__).parents[1] / "siamese_core" / "assets" / "tiny-siamese.safetensors"
+BUNDLED = {f"{path.name} (bundled)": path for path in (shipped.MODEL, shipped.BASE)}
+"""Models that come with the pack, by what the list calls them."""
 
 
 class LoadSiameseCheckpoint(io.ComfyNode):
@@ -28,14 +29,15 @@ class LoadSiameseCheckpoint(io.ComfyNode):
             display_name="Load Siamese Checkpoint",
             category="Siamese-Diffusion",
             description="Load a whole Siamese-Diffusion model: UNet, text encoder, VAE and the ControlNet "
-            "that reads masks. The bundled one paints 128 x 128 colonoscopy phantoms and needs no download.",
+            "that reads masks. The bundled one paints 128 x 128 colonoscopy phantoms and needs no download. "
+            "A base to train on has no ControlNet.",
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=[BUNDLED, *folder_paths.get_filename_list("checkpoints")],
-                    default=BUNDLED,
-                    tooltip="A full model written by training.train or by the paper's authors' code, from "
-                    "models/checkpoints, or the small one that comes with the pack.",
+                    options=[*BUNDLED, *folder_paths.get_filename_list("checkpoints")],
+                    default=next(iter(BUNDLED)),
+                    tooltip="A full model written by training.train or by the paper's authors' code, or a "
+                    "base, from models/checkpoints; or one of the small ones that come with the pack.",
                 ),
                 io.Int.Input(
                     "heads",
@@ -51,7 +53,7 @@ class LoadSiameseCheckpoint(io.ComfyNode):
                 io.Model.Output(tooltip="The UNet with the decoder that training has tuned."),
                 io.Clip.Output(tooltip="The text encoder."),
                 io.Vae.Output(tooltip="The VAE."),
-                io.ControlNet.Output(tooltip="The ControlNet that reads masks."),
+                io.ControlNet.Output(tooltip="The ControlNet that reads masks; nothing of a base."),
             ],
         )
         return searchable(schema, ("checkpoint", "load model"), rare=("heads",))
@@ -67,7 +69,7 @@ class LoadSiameseCheckpoint(io.ComfyNode):
         path = _path(checkpoint)
         state = FileState.of(path)
         model = load_model(path, num_heads=heads or None)
-        if model.kind != "full":
+        if model.kind not in ("full", "base"):
             raise CheckpointError(
                 f"'{path.name}' is {KIND_NAMES[model.kind]}, not a full model; training.train writes one "
                 "with --export full. Adapters go into models/controlnet and through Apply Siamese Adapter."
@@ -76,10 +78,10 @@ class LoadSiameseCheckpoint(io.ComfyNode):
         unet = build_model(model)
         unet.set_attachments(FILE, state)
         unet.set_attachments(OWN_SAMPLING, own_sampling(model.training, model.architecture))
-        return io.NodeOutput(unet, build_clip(model, embeddings), build_vae(model), build_control(model))
+        control = build_control(model) if "control" in model.parts else None
+        return io.NodeOutput(unet, build_clip(model, embeddings), build_vae(model), control)
 
 
 def _path(checkpoint: str) -> Path:
-    if checkpoint == BUNDLED:
-        return _BUNDLED_PATH
-    return Path(folder_paths.get_full_path_or_raise("checkpoints", checkpoint))
+    bundled = BUNDLED.get(checkpoint)
+    return bundled or Path(folder_paths.get_full_path_or_raise("checkpoints", checkpoint))

@@ -200,7 +200,15 @@ def check_size(masks: Tensor) -> None:
 
 
 def stranger_warnings(model: Any, control_net: Any) -> list[str]:
-    """What is to be said when decoder and ControlNet are no two halves of one training run."""
+    """What is to be said when decoder and ControlNet are no two halves of one training run.
+
+    Raises ControlError when there is no ControlNet.
+    """
+    if control_net is None:
+        raise ControlError(
+            "There is no ControlNet: the checkpoint is a base, which does not follow masks. Train it with "
+            "Train Siamese, or load a trained model."
+        )
     decoder, control = model.get_attachment(RUN_ID), getattr(control_net, "run_id", "")
     if not (decoder and control and decoder != control):
         return []

@@ -17,9 +17,12 @@ import comfy.utils
 from torch import Tensor
 
 from ...siamese_core.architecture import Architecture, Prediction, TextArchitecture, VAEArchitecture
-from ...siamese_core.weights.key_layouts import PREFIXES
-from ...siamese_core.weights.model_file import ModelFile
+from ...siamese_core.weights.key_layouts import PREFIXES, decoder_keys
+from ...siamese_core.weights.model_file import CheckpointError, ModelFile
 from .control import head_counts
+
+HOST_PREFIX = "diffusion_model."
+"""Before a UNet weight's name in the host's models."""
 
 RUN_ID = "siamese_run_id"
 """Attachment of a MODEL: the training run its decoder comes from."""
@@ -32,7 +35,7 @@ OWN_SAMPLING = "siamese_own_sampling"
 
 
 def build_model(model: ModelFile) -> Any:
-    """MODEL of a ``full`` file."""
+    """MODEL of a ``full`` file or of a base."""
     prefix = PREFIXES["unet"]
     weights = {prefix + key: value for key, value in model.parts["unet"].items()}
     config = unet_config(model.architecture, weights, prefix)
@@ -51,8 +54,24 @@ def build_model(model: ModelFile) -> Any:
         network, load_device=load_device, offload_device=management.unet_offload_device()
     )
     _load(network, weights, prefix, patcher)
-    patcher.set_attachments(RUN_ID, model.run_id)
+    if model.kind == "full":
+        patcher.set_attachments(RUN_ID, model.run_id)
     return patcher
+
+
+def apply_decoder(model: Any, file: ModelFile, strength: float) -> Any:
+    """A clone of the MODEL whose decoder is (1 - strength) times its own plus strength times the file's."""
+    decoder = file.parts["unet"]
+    patches = {HOST_PREFIX + key: (decoder[key],) for key in decoder_keys(decoder)}
+    patched = model.clone()
+    taken = patched.add_patches(patches, strength_patch=strength, strength_model=1.0 - strength)
+    if missed := sorted(patches.keys() - set(taken)):
+        raise CheckpointError(
+            f"The model has no '{missed[0]}' ({len(missed)} weights are missing); use the checkpoint that "
+            "the adapter was trained on."
+        )
+    patched.set_attachments(RUN_ID, file.run_id)
+    return patched
 
 
 def prediction_of(model: Any) -> Prediction:
@@ -62,7 +81,7 @@ def prediction_of(model: Any) -> Prediction:
 
 
 def build_clip(model: ModelFile, embeddings: list[str] | None) -> Any:
-    """CLIP of a ``full`` file; ``embeddings`` are the host's folders of textual inversions."""
+    """CLIP of a ``full`` file or of a base; ``embeddings`` are the host's folders of textual inversions."""
     prefix = PREFIXES["text"]
     text = model.architecture.text
     config = comfy.supported_models.SD15 if text.family == "clip" else comfy.supported_models.SD20
@@ -86,7 +105,7 @@ def build_clip(model: ModelFile, embeddings: list[str] | None) -> Any:
 
 
 def build_vae(model: ModelFile) -> Any:
-    """VAE of a ``full`` file."""
+    """VAE of a ``full`` file or of a base."""
     vae = comfy.sd.VAE(sd=dict(model.parts["vae"]), config={"params": _vae_config(model.architecture.vae)})
     vae.throw_exception_if_invalid()
     return vae

@@ -237,10 +237,13 @@ def test_a_pickle_that_runs_code(host: Host, tmp_path: Path, kind: str) -> None:
     assert not witness.exists()
 
 
-def test_a_base_where_a_full_model_is_wanted(host: Host) -> None:
-    target = put(host, "checkpoints", "base.safetensors")
-    target.write_bytes(shipped.BASE.read_bytes())
+@pytest.mark.parametrize("place", ["checkpoints", "the pack"])
+def test_a_base_opens_and_has_no_controlnet_to_sample_with(host: Host, place: str) -> None:
+    name = f"{shipped.BASE.name} (bundled)"
+    if place == "checkpoints":
+        name = "base.safetensors"
+        put(host, "checkpoints", name).write_bytes(shipped.BASE.read_bytes())
     graph = {**graphs.model(), "4": graphs.masks(count=1), "5": graphs.sampler(("4", 0))}
-    graph["1"]["inputs"]["checkpoint"] = "base.safetensors"
+    graph["1"]["inputs"]["checkpoint"] = name
     graph["6"] = graphs.saved_latent(("5", 2), "refused")
-    refused(host, graph, r"'base\.safetensors' is a base, not a full model")
+    refused(host, graph, r"There is no ControlNet: the checkpoint is a base")

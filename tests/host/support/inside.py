@@ -78,7 +78,7 @@ def model_management(checkpoint: Path, adapter: Path) -> dict[str, Any]:
     base = part("nodes.host.host_models").build_model(load_model(checkpoint))
     before = {key: value.clone() for key, value in base.model.state_dict().items()}
     file = load_model(adapter)
-    patched = part("nodes.apply_adapter").apply_decoder(base, file, 1.0)
+    patched = part("nodes.host.host_models").apply_decoder(base, file, 1.0)
     control = part("nodes.host.control").build_control(file)
     wrapped = control.control_model_wrapped
     management, device = comfy.model_management, patched.load_device

@@ -24,7 +24,7 @@ import websocket
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _TEXT = (3).to_bytes(4, "big")
 """What a message begins with that writes text on a node; the node's id follows, behind its length."""
-_NOT_THE_PACK = (".git", ".venv", ".host", "runs", "__pycache__")
+_NOT_THE_PACK = (".git", ".venv", ".host", "build", "runs", "__pycache__")
 
 
 @dataclass(frozen=True)
