@@ -18,7 +18,13 @@ def network_inputs() -> list[io.Input]:
 
 def sampling_inputs() -> list[io.Input]:
     return [
-        io.Int.Input("steps", default=50, min=1, max=999, tooltip="Sampling steps; the paper's 50."),
+        io.Int.Input(
+            "steps",
+            default=50,
+            min=1,
+            max=999,
+            tooltip="Sampling steps; the paper's 50 of ddim, 15 of dpmpp_2m with karras.",
+        ),
         io.Float.Input(
             "cfg",
             default=0.0,
@@ -32,14 +38,15 @@ def sampling_inputs() -> list[io.Input]:
             "sampler_name",
             options=list(comfy.samplers.KSampler.SAMPLERS),
             default="ddim",
-            tooltip="The paper's ddim. Ancestral and SDE samplers draw noise for a batch as a whole, "
-            "so that their samples do depend on the batch.",
+            tooltip="The paper's ddim. 15 steps of dpmpp_2m with karras come as near to the exact images as "
+            "50 of ddim (measured on the bundled model). Ancestral and SDE samplers draw noise for a batch "
+            "as a whole, so that their samples do depend on the batch.",
         ),
         io.Combo.Input(
             "scheduler",
             options=list(comfy.samplers.KSampler.SCHEDULERS),
             default="ddim_uniform",
-            tooltip="The paper's ddim_uniform.",
+            tooltip="The paper's ddim_uniform; karras for dpmpp_2m.",
         ),
         io.Float.Input(
             "strength",
