@@ -32,13 +32,13 @@ from accelerate.utils.memory import should_reduce_batch_size
 from tqdm import tqdm
 
 from siamese_core.cpu_memory import keep_freed_memory
-from siamese_core.dataset_generation.finished_pairs import SetPlan
+from siamese_core.dataset_generation.finished_pairs import SetPlan, begun_plan
 from siamese_core.dataset_generation.generation_run import PairMaker, SetRun, Shard
 from siamese_core.dataset_generation.mask_source import MaskSource, MaskUse, PairSize
 from siamese_core.dataset_generation.storage import SetStore, open_store
 from siamese_core.diffusers_backend.base_model import BaseError
 from siamese_core.diffusers_backend.mask_sampling import DEFAULT_STEPS, Sampler
-from siamese_core.diffusers_backend.siamese_model import SiameseModel, model_from_file
+from siamese_core.diffusers_backend.siamese_model import DTYPES, Precision, SiameseModel, model_from_file
 from siamese_core.errors import CheckpointError
 from siamese_core.files import file_digest
 from siamese_core.masks.folder_contents import Tell, left_out
@@ -99,6 +99,10 @@ class GenerateSettings:
     negative_prompt: str = option("", "prompt of the unconditional pass")
     sampler: Sampler = option("ddim", "the paper's ddim, or dpmpp-2m (DPM-Solver++), which needs fewer steps")
     steps: int | None = option(None, "sampling steps; default: 50 of ddim, 15 of dpmpp-2m", SAMPLING_STEPS)
+    precision: Precision | None = option(
+        None, "number format of the networks; default: fp16 on CUDA, else fp32, and a begun dataset's own"
+    )
+    compile: bool = option(False, "have torch compile the networks: minutes first, for long runs")
     guidance: float = option(9.0, "guidance scale; 1 switches guidance off", GUIDANCE)
     resolution: int | None = option(
         None, "side in pixels, a multiple of 64; without it the checkpoint's", SIDE
@@ -151,10 +155,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tell_guidance(prompts.all, settings.negative_prompt, settings.guidance, tell)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
-    model.to(accelerator.device)
+    precision = settings.precision or _own_precision(store, accelerator.device, replaces=args.overwrite)
+    model.to(accelerator.device, precision)
+    if settings.compile:
+        model.compile()
     painter = Painter(
         model,
-        _sampler(settings, masks, shares_text=len(prompts.all) == 1),
+        _sampler(settings, masks, precision, shares_text=len(prompts.all) == 1),
         masks=masks,
         prompts=prompts,
         images=image_paths,
@@ -243,9 +250,21 @@ def _read_masks(
         return MaskSource(files, use, settings.per_mask, settings.seed, on_mask)
 
 
-def _sampler(settings: GenerateSettings, masks: MaskSource, shares_text: bool) -> SamplerSettings:
+def _own_precision(store: SetStore, device: torch.device, replaces: bool) -> Precision:
+    """That of the dataset that was begun at the place, or the device's own; older records mean fp32."""
+    begun = None if replaces else begun_plan(store)
+    if begun is None:
+        return "fp16" if device.type == "cuda" else "fp32"
+    return next((own for own in DTYPES if own == begun.settings.get("precision")), "fp32")
+
+
+def _sampler(
+    settings: GenerateSettings, masks: MaskSource, precision: Precision, shares_text: bool
+) -> SamplerSettings:
     return SamplerSettings(
         name=settings.sampler,
+        precision=precision,
+        compile=settings.compile,
         steps=settings.sampling_steps,
         guidance=settings.guidance,
         negative_prompt=settings.negative_prompt,

@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"note: painted with {name} {record.versions.get(name)}, this is {own}")
     torch.set_num_threads(sampler.threads)
     model = model_from_file(load_model(args.checkpoint))
-    model.to(_device(sampler.device))
+    model.to(_device(sampler.device), sampler.precision)
+    if sampler.compile:
+        model.compile()
     # What the others of its batch showed does not matter; how many there were moves the last bits.
     pairs = paint(model, [job] * sampler.batch_size, Texts(model))
     digest = _write(pairs[record.index % sampler.batch_size], args.output)

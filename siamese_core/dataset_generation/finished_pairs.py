@@ -100,6 +100,11 @@ def stored_plan(store: SetStore) -> SetPlan:
     return plan
 
 
+def begun_plan(store: SetStore) -> SetPlan | None:
+    """The plan of the set that was begun at the place; None where none was. Raises SetError as above."""
+    return None if store.size(_SETTINGS) is None else stored_plan(store)
+
+
 def remove_set(store: SetStore) -> None:
     """Remove the set at the place, if there is one: what its lists name, and the lists; all else stays.
 

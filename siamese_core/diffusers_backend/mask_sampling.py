@@ -35,11 +35,15 @@ def controlled_noise_predictor(
     second one (image, w_i) adds the image prior. ``context`` and ``unconditional`` (B, tokens, width). The
     hint blocks run once, here; both passes run as one batch and share what does not depend on the text.
     Rows of one text share its keys and values too: ``shares_text`` says whether all do, for whom it must not
-    depend on the rows that happen to meet, since it moves the last bits; None looks.
+    depend on the rows that happen to meet, since it moves the last bits; None looks. Guidance and all that
+    follows keep the latents' number format, whatever the networks' is.
     """
-    features = [(networks.control.hint_features(hint), weight) for hint, weight in hints]
+    dtype = networks.control.dtype
+    features = [(networks.control.hint_features(hint.to(dtype)), weight) for hint, weight in hints]
+    context, unconditional = context.to(dtype), unconditional.to(dtype)
 
     def predict(latent: Tensor, timestep: int, context: Tensor, passes: int) -> Tensor:
+        own, latent = latent.dtype, latent.to(dtype)
         timesteps = torch.full((len(latent),), timestep, device=latent.device)
         total: list[Tensor] | None = None
         for feature, weight in features:
@@ -48,7 +52,7 @@ def controlled_noise_predictor(
                 outputs = [weight * part for part in outputs]
             total = outputs if total is None else [a + b for a, b in zip(total, outputs, strict=True)]
         output = networks.decoder(networks.encode(latent, timesteps, context, passes), context, total)
-        return output.to(latent.dtype)  # under autocast guidance would be computed in half precision
+        return output.to(own)  # under autocast guidance would be computed in half precision
 
     def noise(output: Tensor, latent: Tensor, timestep: int) -> Tensor:
         at = torch.full((1,), timestep, device=latent.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
@@ -10,6 +11,15 @@ from ..weights.key_layouts import to_diffusers
 from ..weights.model_file import KIND_NAMES, ModelFile
 from .base_model import Base, BaseError, base_from_file
 from .networks import DHIControlNet, SiameseNetworks
+
+Precision = Literal["fp32", "fp16", "bf16"]
+"""Number formats of the networks."""
+
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
 
 
 @dataclass
@@ -23,13 +33,22 @@ class SiameseModel:
     def device(self) -> torch.device:
         return self.networks.control.device
 
-    def to(self, device: torch.device | str) -> None:
-        """Move everything to ``device``."""
-        for module in (self.base.unet, self.base.vae, self.base.text_encoder, self.networks.control):
-            module.to(device, memory_format=torch.channels_last)
+    def to(self, device: torch.device | str, precision: Precision = "fp32") -> None:
+        """Move everything to ``device``, in ``precision`` but for the text encoder, run once a prompt."""
+        dtype = DTYPES[precision]
+        for module in (self.base.unet, self.base.vae, self.networks.control):
+            module.to(device, dtype=dtype, memory_format=torch.channels_last)
+        self.base.text_encoder.to(device)
         self.networks = SiameseNetworks.assemble(
             self.base.unet, self.networks.control, self.networks.prediction
         )
+
+    def compile(self) -> None:
+        """Have torch compile what runs at every step, at its first call for each size; after :meth:`to`."""
+        networks: Any = self.networks
+        networks.control.control = torch.compile(networks.control.control)
+        for module in (networks.encoder, networks.decoder):
+            module.forward = torch.compile(module.forward)
 
 
 def model_from_file(model: ModelFile) -> SiameseModel:

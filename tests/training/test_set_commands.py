@@ -147,6 +147,26 @@ def test_a_stopped_run_tells_of_the_pairs_that_are_listed(
     assert len(manifest(tmp_path / "set")) == 4
 
 
+def test_a_dataset_is_resumed_in_the_precision_that_it_was_begun_in(
+    full_model: Path, masks: Path, tmp_path: Path
+) -> None:
+    half, full = tmp_path / "half", tmp_path / "full"
+    assert paint(full_model, masks, half, "--precision", "bf16").status == 0
+    assert paint(full_model, masks, full).status == 0
+    lines = [manifest(folder)[0] for folder in (half, full)]
+    assert [line["sampler"].get("precision") for line in lines] == ["bf16", None]
+    name = lines[0]["files"][0]["name"]
+    images = [np.asarray(Image.open(folder / name)) for folder in (half, full)]
+    difference = np.abs(np.subtract(*images, dtype=int))
+    assert 0 < difference.mean() < 8
+
+    wanted = files(half)
+    (half / name).unlink()
+    assert paint(full_model, masks, half, "--resume").status == 0
+    assert files(half) == wanted
+    assert "precision" in paint(full_model, masks, full, "--resume", "--precision", "bf16").refusal
+
+
 def test_another_setting_than_the_begun_sets_is_named(
     full_model: Path, masks: Path, tmp_path: Path, signal_at_pair: SignalAtPair
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property, lru_cache
 from importlib.metadata import version
@@ -15,24 +15,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
-from siamese_core.architecture import LATENT_SCALE
 from siamese_core.dataset_generation.mask_source import MaskSource, PairMask, PairSize
+from siamese_core.diffusers_backend.image_decoding import decode_images
 from siamese_core.diffusers_backend.mask_sampling import (
     Sampler,
     controlled_noise_predictor,
     sample_latents,
 )
-from siamese_core.diffusers_backend.siamese_model import SiameseModel
+from siamese_core.diffusers_backend.siamese_model import Precision, SiameseModel
 from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.files import file_digest
 from siamese_core.learning.training_set import image_hint, mask_hint
 from siamese_core.masks.mask_files import ResizeMode, resize_image
-from siamese_core.method.ddim import to_uint8
 from siamese_core.pairs.formats import FinishedPair
 from siamese_core.pairs.manifest import PairRecord, record_text
 from siamese_core.pairs.pair_files import read_image
 from siamese_core.seeds import sample_seed
+from siamese_core.settings import option, recorded
 
 from .prompts import Prompts
 
@@ -53,6 +54,8 @@ class SamplerSettings:
     shares_text: bool
     threads: int
     name: Sampler = "ddim"
+    precision: Precision = option("fp32", "number format of the networks", added_later=True)
+    compile: bool = option(False, "whether torch compiled the networks", added_later=True)
     batch_size: int = 0
     image_digest: str | None = None
     device: str = "cpu"
@@ -82,7 +85,7 @@ class Painter:
     @property
     def identity(self) -> dict[str, Any]:
         """All that decides the pairs besides the batch size."""
-        sampler = asdict(replace(self.sampler, device=self.model.device.type))
+        sampler = recorded(replace(self.sampler, device=self.model.device.type))
         transforms = self.masks.use.transforms
         return {
             **{name: value for name, value in sampler.items() if name not in ("batch_size", "image_digest")},
@@ -113,7 +116,7 @@ class Painter:
             mask_file=mask.file.name,
             mask_digest=mask.digest,
             prompt=self.prompts.of(number, index),
-            sampler=asdict(sampler),
+            sampler=recorded(sampler),
             checkpoint_digest=self.checkpoint_digest,
             run_id=self.run_id,
             transform=mask.transform,
@@ -123,7 +126,15 @@ class Painter:
 
     def paint(self, jobs: Sequence[PairJob]) -> list[FinishedPair]:
         """Sample the ``jobs`` as one batch."""
-        return paint(self.model, jobs, self._texts)
+        return paint(self.model, jobs, self._texts, self._note_overflow)
+
+    def _note_overflow(self) -> None:
+        own = self.sampler.precision
+        self._say(f"note: images are not finite when decoded in {own}; such batches are decoded in fp32")
+
+    @cached_property
+    def _say(self) -> Callable[[str], None]:
+        return cache(tqdm.write)  # each text once
 
     @cached_property
     def _texts(self) -> Texts:
@@ -151,8 +162,16 @@ class Texts:
 
 
 @torch.no_grad()
-def paint(model: SiameseModel, jobs: Sequence[PairJob], texts: Texts) -> list[FinishedPair]:
-    """Sample ``jobs``, of one size and alike in their sampling, as one batch, by what their records say."""
+def paint(
+    model: SiameseModel,
+    jobs: Sequence[PairJob],
+    texts: Texts,
+    on_overflow: Callable[[], None] = lambda: None,
+) -> list[FinishedPair]:
+    """Sample ``jobs``, of one size and alike in their sampling, as one batch, by what their records say.
+
+    ``on_overflow`` is called, and NotFiniteError raised, as by :func:`decode_images`.
+    """
     records = [replace(job.record, sampler={**job.record.sampler, "batch_size": len(jobs)}) for job in jobs]
     sampler = SamplerSettings(**records[0].sampler)
     contexts = torch.cat([texts.of(record.prompt) for record in records])
@@ -178,7 +197,7 @@ def paint(model: SiameseModel, jobs: Sequence[PairJob], texts: Texts) -> list[Fi
         sampler=sampler.name,
         prediction=model.networks.prediction,
     )
-    pixels_of = to_uint8(model.base.vae.decode(latents / LATENT_SCALE).sample)
+    pixels_of = decode_images(model.base.vae, latents, on_overflow)
     return [
         _finished(record, job.mask.written, image)
         for record, job, image in zip(records, jobs, pixels_of, strict=True)
