@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..architecture import LATENT_SCALE
 from ..errors import UserError
@@ -32,9 +32,9 @@ def decode_images(vae: Any, latents: Tensor, on_overflow: Callable[[], None]) ->
     if not pixels.isfinite().all() and vae.dtype != torch.float32:
         own = vae.dtype
         on_overflow()
-        vae.to(torch.float32)
+        vae.float()
         pixels = _in_parts(vae, latents)
-        vae.to(own)
+        nn.Module.to(vae, own)
     if not pixels.isfinite().all():
         raise NotFiniteError(
             "the sampled latents are not finite, and no image was written of them; use --precision bf16 or "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from ..weights.key_layouts import to_diffusers
 from ..weights.model_file import KIND_NAMES, ModelFile
@@ -37,7 +38,8 @@ class SiameseModel:
         """Move everything to ``device``, in ``precision`` but for the text encoder, run once a prompt."""
         dtype = DTYPES[precision]
         for module in (self.base.unet, self.base.vae, self.networks.control):
-            module.to(device, dtype=dtype, memory_format=torch.channels_last)
+            # Not diffusers' own, which warns of modules to be kept in float32 even where there are none.
+            nn.Module.to(module, device, dtype=dtype, memory_format=torch.channels_last)
         self.base.text_encoder.to(device)
         self.networks = SiameseNetworks.assemble(
             self.base.unet, self.networks.control, self.networks.prediction

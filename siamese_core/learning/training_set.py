@@ -74,6 +74,7 @@ class TrainingSet:
             context=self.contexts[prompts].to(device),
             mask_hint=mask_hint(self.masks[pairs].to(device)),  # bytes travel, floats are made there
             image_hint=image_hint(self.images[pairs].to(device)),
+            host_timesteps=timesteps,
         )
 
     def places(self, seed: int, step: int, settings: BatchSettings, processes: int = 1) -> list[int]:

@@ -25,15 +25,25 @@ def alphas_cumprod() -> Tensor:
     return torch.cumprod(1.0 - betas, dim=0).float()
 
 
+def _alphas_on(device: torch.device) -> Tensor:
+    """``alphas_cumprod`` on ``device``, copied there once: the host waits for a device that it copies to."""
+    return alphas_cumprod() if device.type == "cpu" else _copied_alphas(device)
+
+
+@lru_cache
+def _copied_alphas(device: torch.device) -> Tensor:
+    return alphas_cumprod().to(device)
+
+
 def signal_and_noise_scale(timesteps: Tensor) -> tuple[Tensor, Tensor]:
     """sqrt(abar_t) and sqrt(1 - abar_t) for ``timesteps`` (B,), each ``(B, 1, 1, 1)`` float32."""
-    abar = alphas_cumprod().double().to(timesteps.device)[timesteps].view(-1, 1, 1, 1)
+    abar = _alphas_on(timesteps.device).double()[timesteps].view(-1, 1, 1, 1)
     return abar.sqrt().float(), (1.0 - abar).sqrt().float()
 
 
 def signal_to_noise(timesteps: Tensor) -> Tensor:
     """abar_t / (1 - abar_t) for ``timesteps`` (B,): ``(B,)`` float32."""
-    abar = alphas_cumprod().to(timesteps.device)[timesteps]
+    abar = _alphas_on(timesteps.device)[timesteps]
     return abar / (1.0 - abar)
 
 

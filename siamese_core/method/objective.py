@@ -99,7 +99,8 @@ class TrainingBatch:
 
     ``latent`` and ``noise`` (B, 4, h, w), latents scaled; ``timesteps`` (B,) in 0..999; ``context``
     (B, tokens, width); ``mask_hint`` and ``image_hint`` (P, 3, 8h, 8w) in [0, 1]: P pairs with B / P
-    samples each, those of a pair one after the other.
+    samples each, those of a pair one after the other. ``host_timesteps``: ``timesteps`` on the CPU, if they
+    are there already.
     """
 
     latent: Tensor
@@ -108,6 +109,18 @@ class TrainingBatch:
     context: Tensor
     mask_hint: Tensor
     image_hint: Tensor
+    host_timesteps: Tensor | None = None
+
+    def up_to(self, timestep: int) -> Tensor:
+        """Indices (n,) of the samples up to ``timestep``, chosen on the CPU.
+
+        With ``host_timesteps`` nothing waits for the networks' device: how many qualify is known at once.
+        """
+        known = self.timesteps if self.host_timesteps is None else self.host_timesteps
+        chosen = (known <= timestep).nonzero().flatten()
+        if self.timesteps.is_cuda and not chosen.is_cuda:
+            chosen = chosen.pin_memory()  # without it, the copy waits
+        return chosen.to(self.timesteps.device, non_blocking=True)
 
     def parts(self, count: int) -> list[TrainingBatch]:
         """The batch in at most ``count`` parts of whole pairs, in order."""
@@ -122,6 +135,9 @@ class TrainingBatch:
                 context=self.context[first * per_pair : last * per_pair],
                 mask_hint=self.mask_hint[first:last],
                 image_hint=self.image_hint[first:last],
+                host_timesteps=None
+                if self.host_timesteps is None
+                else self.host_timesteps[first * per_pair : last * per_pair],
             )
             for first, last in bounds
             if first < last
@@ -311,7 +327,7 @@ def _augmentation_branch(
     backward: Callable[[Tensor], None],
 ) -> Tensor:
     """L_m' (B,), detached: the mask branch on latents re-noised from the image branch's clean prediction."""
-    chosen = (batch.timesteps <= settings.augmentation_max_timestep).nonzero().flatten()
+    chosen = batch.up_to(settings.augmentation_max_timestep)
     result = torch.zeros_like(batch.timesteps, dtype=torch.float32)
     if not len(chosen):
         return result
