@@ -34,14 +34,20 @@ def other_settings(
     """The sentence that names what differs; ``lists`` are those of the dataset that is there."""
     known = {one.key: one for one in differences}
     told = [one for one in differences if not _follows(one, known)]
-    # A file's name says more than its content, and this node's own widgets more than those before it.
-    told.sort(key=lambda one: (one.key.startswith("nodes."), one.key == "checkpoint"))
+    told.sort(key=_rank)
     parts = [_told(one, source, lists) for one in told[:_SHOWN]]
     more = f"; and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
     return (
         f"The folder '{folder}' holds a dataset that was begun with other settings: {'; '.join(parts)}"
         f"{more}. Put that back to resume the dataset, or give another folder."
     )
+
+
+def _rank(one: Difference) -> int:
+    """Own widgets come first, then the model file, what the node is connected to, and the nodes behind."""
+    if not one.key.startswith("nodes."):
+        return 1 if one.key == "checkpoint" else 0
+    return 3 if "." in one.key.partition(".")[2] else 2
 
 
 def _follows(one: Difference, known: Mapping[str, Difference]) -> bool:

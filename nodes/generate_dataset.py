@@ -11,7 +11,7 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 
-from ..siamese_core.dataset_generation.finished_pairs import SetPlan, SetState
+from ..siamese_core.dataset_generation.finished_pairs import SetLists, SetPlan, SetState, stored_plan
 from ..siamese_core.dataset_generation.generation_run import PairMaker, SetRun, Shard
 from ..siamese_core.dataset_generation.mask_source import MaskSource, MaskUse
 from ..siamese_core.dataset_generation.storage import open_store
@@ -246,7 +246,8 @@ class GenerateDataset(io.ComfyNode):
                 run.list_unfinished()
             raise
         except ResumeError as error:
-            raise UserError(other_settings(folder, error.differences, source, run.lists)) from error
+            there = SetLists(store, stored_plan(store))
+            raise UserError(other_settings(folder, error.differences, source, there)) from error
         state = run.lists.state()
         report = show(_report(state, folder, width, height, guidance, prompt), warnings)
         sheet = progress.sheet(run.lists)

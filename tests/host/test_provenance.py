@@ -75,7 +75,7 @@ def test_the_record_names_a_lora_and_its_content(host: Host) -> None:
 
 
 def test_what_does_not_change_the_images_may_change(host: Host) -> None:
-    first = drawn("same_images")
+    first = drawn("same_images", per_mask=1)
     host.run(first)
     before = files(host.output_dir / "same_images")
     # Other ids, as in a subgraph; a preview of other masks; the prompt and a widget from other nodes.
@@ -119,8 +119,8 @@ def test_a_changed_widget_is_named_with_both_values(host: Host, changes: dict[st
 
 
 def test_a_changed_prompt_and_transform_are_named(host: Host) -> None:
-    host.run(drawn("named"))
-    other = drawn("named")
+    host.run(drawn("named", per_mask=1))
+    other = drawn("named", per_mask=1)
     other["2"]["inputs"]["text"] = "something else"
     other["5"]["inputs"]["rotate"] = 33.0
     told = refusal(host, other)
