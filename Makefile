@@ -52,7 +52,7 @@ hosts: $(READY) $(HOST_READY) $(OLDER_HOSTS:%=host-%)
 host-%: $(READY) $(HOST_READY)
 	$(PYTHON) tests/host/install.py $(HOST)/$* --comfyui $* --over $(HOST)
 	COMFYUI_PATH=$(abspath $(HOST))/$*/ComfyUI COMFYUI_PYTHON=$(abspath $(HOST))/$*/venv/bin/python \
-		$(BIN)/python -m pytest tests/host
+		$(PYTEST) tests/host
 
 clean:
 	rm -rf $(VENV) $(HOST) demo_output build *.egg-info

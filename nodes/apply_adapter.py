@@ -109,7 +109,7 @@ def _check_base(path: Path, file: ModelFile, host: dict[str, tuple[int, ...]]) -
 
 
 def _check_prediction(path: Path, file: ModelFile, host: Prediction) -> None:
-    """Refuse weights of another training target: their shapes are the same, and they would paint noise."""
+    """Refuse weights of another training target: their shapes are the same, and they would give noise."""
     own = file.architecture.prediction
     told = file.training or "unet" in file.parts  # a foreign ControlNet alone says nothing of its target
     if told and own != host:

@@ -21,8 +21,8 @@ from ..siamese_core.overlap import places_of
 from ..siamese_core.pairs.formats import FORMATS
 from ..siamese_core.run_record import ResumeError
 from .dataset_differences import other_settings
-from .dataset_painter import (
-    DatasetPainter,
+from .dataset_generator import (
+    DatasetGenerator,
     DatasetProgress,
     Job,
     facts_of,
@@ -50,9 +50,9 @@ class GenerateDataset(io.ComfyNode):
             node_id="SiameseGenerateDataset",
             display_name="Generate Dataset",
             category="Siamese-Diffusion",
-            description="Paint a labelled pair for every mask of a folder, or for many random masks drawn "
+            description="Generate a labelled pair for every mask of a folder, or for many random masks drawn "
             "after them, straight to the disk. Memory does not grow with their number. A run that was "
-            "stopped goes on when it is queued again.",
+            "stopped is resumed when it is queued again.",
             inputs=[
                 *network_inputs(),
                 io.String.Input(
@@ -64,14 +64,14 @@ class GenerateDataset(io.ComfyNode):
                 io.String.Input(
                     "folder",
                     default="siamese_dataset",
-                    tooltip="Folder of the set, below ComfyUI's output folder; new, or that of a run with "
-                    "these settings, which is then gone on with.",
+                    tooltip="Folder of the dataset, below ComfyUI's output folder; new, or that of a run "
+                    "with these settings, which is then resumed.",
                 ),
                 io.Combo.Input(
                     "format",
                     options=list(FORMATS),
                     default="pairs",
-                    tooltip="Layout of the set: pairs is what training.train reads.",
+                    tooltip="Layout of the dataset: pairs is what training.train reads.",
                 ),
                 io.Int.Input(
                     "per_mask", default=1, min=1, max=1_000_000, tooltip="Pairs made of each mask file."
@@ -81,7 +81,7 @@ class GenerateDataset(io.ComfyNode):
                     default=42,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,  # a set is gone on with under the same seed
+                    control_after_generate=False,  # a dataset is resumed under the same seed
                     tooltip="Seed of the first sample; those of the others follow from it.",
                 ),
                 *sampling_inputs(),
@@ -230,13 +230,13 @@ class GenerateDataset(io.ComfyNode):
             prompt = prompt or prompt_behind(cls.hidden, "positive")
         facts = facts_of(sampling, use)
         nodes = made_by(cls.hidden, known=[facts["checkpoint"]])
-        painter = DatasetPainter(source, sampling, seed, prompt, facts, graph_text(cls.hidden), nodes)
+        generator = DatasetGenerator(source, sampling, seed, prompt, facts, graph_text(cls.hidden), nodes)
         noted = {"nodes_before": nodes_before(cls.hidden)} if begun_before else {"nodes": nodes}
-        plan = SetPlan(FORMATS[format], len(source), batch_size, chunk_size, {**painter.identity, **noted})
+        plan = SetPlan(FORMATS[format], len(source), batch_size, chunk_size, {**generator.identity, **noted})
         progress = DatasetProgress(len(source))
         reads = files if mask_folder(masks).is_file() else places_of(files)
         maker = PairMaker[Job](
-            painter.job, painter.paint, is_out_of_memory, on_smaller_batch, source.stem, reads
+            generator.job, generator.generate, is_out_of_memory, on_smaller_batch, source.stem, reads
         )
         run = SetRun(store, plan, maker, Shard(), progress.on_pairs)
         try:

@@ -29,8 +29,8 @@ class LoadSiameseCheckpoint(io.ComfyNode):
             display_name="Load Siamese Checkpoint",
             category="Siamese-Diffusion",
             description="Load a whole Siamese-Diffusion model: UNet, text encoder, VAE and the ControlNet "
-            "that reads masks. The bundled one paints 128 x 128 colonoscopy phantoms and needs no download. "
-            "A base to train on has no ControlNet.",
+            "that reads masks. The bundled one generates 128 x 128 colonoscopy phantoms and needs no "
+            "download. A base to train on has no ControlNet.",
             inputs=[
                 io.Combo.Input(
                     "checkpoint",

@@ -24,7 +24,7 @@ class PreviewPairs(io.ComfyNode):
             category="Siamese-Diffusion",
             description="Show images with the outlines of their masks, as one sheet.",
             inputs=[
-                io.Image.Input("images", tooltip="The painted images."),
+                io.Image.Input("images", tooltip="The synthetic images."),
                 io.Mask.Input("masks", tooltip="Their masks, as many and of the same size."),
                 io.Int.Input("columns", default=4, min=1, max=32, tooltip="Pairs in a row."),
                 io.Boolean.Input(

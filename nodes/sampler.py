@@ -35,11 +35,11 @@ class MaskDiffusionSampler(io.ComfyNode):
             node_id="SiameseMaskDiffusionSampler",
             display_name="Mask-Diffusion Sampler",
             category="Siamese-Diffusion",
-            description="Paint one image for every mask. The image has the mask's size. Sample i depends on "
-            "the seed and i alone, not on the batch it is computed in.",
+            description="Generate one image for every mask. The image has the mask's size. Sample i depends "
+            "on the seed and i alone, not on the batch it is computed in.",
             inputs=[
                 *network_inputs(),
-                io.Mask.Input("mask", tooltip="A batch of masks; white is painted as the lesion."),
+                io.Mask.Input("mask", tooltip="A batch of masks; white is the lesion."),
                 io.Int.Input(
                     "seed",
                     default=42,
@@ -59,7 +59,7 @@ class MaskDiffusionSampler(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(tooltip="The painted images."),
+                io.Image.Output(tooltip="The synthetic images."),
                 io.Mask.Output(tooltip="The masks that were used, strictly 0 or 1."),
                 io.Latent.Output(tooltip="The images' latents."),
             ],
@@ -103,7 +103,7 @@ class MaskDiffusionSampler(io.ComfyNode):
         for start in starts:
             chunk = masks[start : start + batch_size]
             seeds = [sample_seed(seed, start + row) for row in range(len(chunk))]
-            samples, pixels = sampling.paint(chunk, seeds, progress.next_chunk())
+            samples, pixels = sampling.sample(chunk, seeds, progress.next_chunk())
             latents.append(samples)
             images.append(pixels)
         show(f"{len(masks)} images of {width} x {height} pixels, guidance scale {guidance:g}", warnings)
@@ -125,7 +125,7 @@ class Sampling:
     scheduler: str
     strength: float
 
-    def paint(self, masks: Tensor, seeds: Sequence[int], callback: StepCallback) -> tuple[Tensor, Tensor]:
+    def sample(self, masks: Tensor, seeds: Sequence[int], callback: StepCallback) -> tuple[Tensor, Tensor]:
         """Latents (B, 4, H/8, W/8) and IMAGE of the bool ``masks`` (B, H, W), computed as one batch."""
         hint = masks[:, None].expand(-1, 3, -1, -1).float()
         controlled = with_control(self.positive, self.negative, self.control_net, hint, self.strength)

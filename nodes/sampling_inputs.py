@@ -1,4 +1,4 @@
-"""The inputs that every node has which paints: the networks, and how they are sampled."""
+"""The inputs that every node has that samples: the networks, and how they are sampled."""
 
 from __future__ import annotations
 

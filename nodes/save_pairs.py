@@ -31,7 +31,7 @@ class SavePairs(io.ComfyNode):
             description="Write images and masks as a labelled dataset: images/, masks/, prompt.json and "
             "manifest.jsonl in a folder below ComfyUI's output folder. training.train reads it as it is.",
             inputs=[
-                io.Image.Input("images", tooltip="The painted images."),
+                io.Image.Input("images", tooltip="The synthetic images."),
                 io.Mask.Input("masks", tooltip="Their masks, as many and of the same size."),
                 io.String.Input(
                     "folder", default="siamese_pairs", tooltip="Folder below ComfyUI's output folder."

@@ -149,9 +149,9 @@ def check_hint(hint: Tensor, x_noisy: Tensor, batched_number: int) -> None:
         )
     # One latent pixel of rounding is all that two sizes of one aspect can differ by.
     if abs(height * latent_width - width * latent_height) > max(height, width):
-        to_paint = f"{latent_width * LATENT_STRIDE} x {latent_height * LATENT_STRIDE}"
+        wanted = f"{latent_width * LATENT_STRIDE} x {latent_height * LATENT_STRIDE}"
         raise ControlError(
-            f"The mask is {width} x {height} pixels and the image to paint {to_paint}: another aspect, so "
+            f"The mask is {width} x {height} pixels and the image to generate {wanted}: another aspect, so "
             "the host would cut the mask; resize the mask or change the size of the empty latent."
         )
 

@@ -63,7 +63,7 @@ def test_the_dummy_mask_of_a_picture_without_alpha(host: Host, stock: bool) -> N
 def test_a_mask_of_another_aspect(host: Host) -> None:
     graph = {**graphs.model(), "4": graphs.masks(count=1, width=192), **graphs.stock_sampling(("4", 0))}
     graph["24"] = graphs.saved_latent(("23", 0), "refused")
-    refused(host, graph, r"mask is 192 x 128 pixels and the image to paint 128 x 128: another aspect")
+    refused(host, graph, r"mask is 192 x 128 pixels and the image to generate 128 x 128: another aspect")
 
 
 def test_a_mask_that_is_no_multiple_of_64(host: Host) -> None:

@@ -34,14 +34,14 @@ _PREVIEW_SIDE = 512
 
 @dataclass(frozen=True)
 class Job:
-    """A pair to be painted."""
+    """A pair to be generated."""
 
     record: PairRecord
     mask: PairMask
 
 
 @dataclass(frozen=True)
-class DatasetPainter:
+class DatasetGenerator:
     """Makes the pairs of ``source`` with the host's sampling; ``facts`` are the same for all of them."""
 
     source: MaskSource
@@ -84,9 +84,9 @@ class DatasetPainter:
         )
         return Job(record, mask)
 
-    def paint(self, jobs: Sequence[Job]) -> list[FinishedPair]:
+    def generate(self, jobs: Sequence[Job]) -> list[FinishedPair]:
         masks = torch.from_numpy(np.stack([job.mask.for_model for job in jobs]))
-        _, images = self.sampling.paint(masks, [job.record.seed or 0 for job in jobs], _on_step)
+        _, images = self.sampling.sample(masks, [job.record.seed or 0 for job in jobs], _on_step)
         pixels = image_arrays(images)
         return [self._finished(job, image, len(jobs)) for job, image in zip(jobs, pixels, strict=True)]
 
@@ -116,7 +116,7 @@ class DatasetProgress:
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     def sheet(self, lists: SetLists) -> Tensor:
-        """The latest pairs as an IMAGE; where none was left to make, the last ones of the set."""
+        """The latest pairs as an IMAGE; where none was left to make, the last ones of the dataset."""
         return sheet_of(self._latest or stored_pairs(lists, SHOWN_PAIRS))
 
 
