@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from pathlib import Path
 from typing import Any, get_args
 
 import comfy.model_management
@@ -32,7 +30,7 @@ from .dataset_generator import (
 from .host.folders import ROOTS_VARIABLE, output_path
 from .host.graph import graph_text, made_by, nodes_before, prompt_behind
 from .host.memory import is_out_of_memory
-from .host.notices import show
+from .host.notices import ReadingNotes, show, warn
 from .host.own_sampling import chosen_guidance, chosen_side, size_warnings
 from .host.refusals import refusing
 from .host.schema import searchable
@@ -209,7 +207,6 @@ class GenerateDataset(io.ComfyNode):
         height, width = chosen_side(model, height), chosen_side(model, width)
         check_size(torch.ones(1, height, width))
         warnings = [*stranger_warnings(model, control_net), *size_warnings(model, height, width)]
-        show(warnings=warnings)
         files = discover_masks(mask_folder(masks))
         use = MaskUse(
             size=(height, width),
@@ -219,7 +216,10 @@ class GenerateDataset(io.ComfyNode):
             invert=invert,
             transforms=transform.settings if transform else None,
         )
-        source = MaskSource(files, use, per_mask, transform.seed if transform else seed, _on_mask)
+        notes = ReadingNotes()
+        source = MaskSource(files, use, per_mask, transform.seed if transform else seed, notes.on_mask)
+        warnings += notes.told()
+        warn(warnings)
         guidance = chosen_guidance(model, cfg)
         sampling = Sampling(
             model, control_net, positive, negative, vae, steps, guidance, sampler_name, scheduler, strength
@@ -262,9 +262,3 @@ def _report(state: SetState, folder: str, width: int, height: int, guidance: flo
     if state.skipped:
         lines.append(f"{state.skipped} pairs left out, see skipped.jsonl")
     return "\n".join(lines)
-
-
-def _on_mask(path: Path, note: str | None) -> None:
-    comfy.model_management.throw_exception_if_processing_interrupted()
-    if note:
-        logging.debug("Siamese-Diffusion: %s: %s", path.name, note)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import comfy.model_management
 import comfy.utils
 import numpy as np
 from comfy_api.latest import io
@@ -19,7 +17,7 @@ from ..siamese_core.errors import UserError
 from ..siamese_core.masks.mask_files import MaskError, ResizeMode, discover_masks, read_mask, resize_mask
 from .host.folders import ROOTS_VARIABLE, input_path
 from .host.mask_tensors import mask_batch
-from .host.notices import show
+from .host.notices import ReadingNotes, show, warn
 from .host.own_sampling import chosen_side
 from .host.refusals import refusing
 from .host.schema import searchable
@@ -141,11 +139,11 @@ class LoadMasks(io.ComfyNode):
         chosen = files[start : start + count] if count else files[start:]
         progress = comfy.utils.ProgressBar(len(chosen))
         masks: list[NDArray[np.bool_]] = []
-        notes: dict[str, str] = {}
+        notes = ReadingNotes()
         empty: list[str] = []
         for path in chosen:
-            comfy.model_management.throw_exception_if_processing_interrupted()
             reading = read_mask(path, threshold=threshold, label=label or None)
+            notes.on_mask(path, reading.note)
             mask = ~reading.mask if invert else reading.mask
             size = (height or mask.shape[0], width or mask.shape[1])
             masks.append(resize_mask(mask, size, resize_mode))
@@ -154,15 +152,13 @@ class LoadMasks(io.ComfyNode):
                     f"'{chosen[0].name}' and '{path.name}' differ in size ({_size(masks[0].shape)} and "
                     f"{_size(masks[-1].shape)}); set width and height, or connect the model."
                 )
-            if reading.note:
-                notes.setdefault(reading.note, path.name)
             if not masks[-1].any():
                 empty.append(path.name)
             progress.update(1)
-        for note, name in notes.items():
-            logging.info("Siamese-Diffusion: %s: %s", name, note)
+        warnings = _warnings(empty, len(masks))
+        warn(warnings)
         read = f"{len(masks)} of {total} masks, {_size(masks[0].shape)} pixels"
-        show("\n".join([read, *(f"{name}: {note}" for note, name in notes.items())]), _warnings(empty, total))
+        show("\n".join([read, *notes.told()]), warnings)
         names = "\n".join(path.stem for path in chosen)
         return io.NodeOutput(mask_batch(masks), names, total)
 

@@ -19,7 +19,7 @@ from ..siamese_core.seeds import sample_seed, starting_noise
 from .host.control import ControlError, empty_mask_warnings, refuse_dummy
 from .host.host_models import RUN_ID
 from .host.mask_tensors import binary_masks
-from .host.notices import show
+from .host.notices import show, warn
 from .host.own_sampling import chosen_guidance, size_warnings
 from .host.refusals import refusing
 from .host.schema import searchable
@@ -92,7 +92,7 @@ class MaskDiffusionSampler(io.ComfyNode):
             *size_warnings(model, height, width),
             *empty_mask_warnings(masks),
         ]
-        show(warnings=warnings)
+        warn(warnings)
         guidance = chosen_guidance(model, cfg)
         sampling = Sampling(
             model, control_net, positive, negative, vae, steps, guidance, sampler_name, scheduler, strength

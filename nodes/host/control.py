@@ -19,7 +19,7 @@ from ...siamese_core.architecture import LATENT_STRIDE, UNetArchitecture
 from ...siamese_core.errors import UserError
 from ...siamese_core.method.dhi import dense_hint_block, sparse_hint_block
 from ...siamese_core.weights.model_file import ModelFile
-from .notices import show
+from .notices import warn
 
 _HINT_BLOCKS = {"dense": dense_hint_block, "sparse": sparse_hint_block}
 _DUMMY_SIDE = 64  # the host's Load Image gives a black mask of this side when a file has no alpha
@@ -85,7 +85,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
         if self.cond_hint is None and self.cond_hint_original is not None:
             check_hint(self.cond_hint_original, x_noisy, batched_number)
             if self.tells_of_empty and (warnings := empty_mask_warnings(self.cond_hint_original > 0.5)):
-                show(warnings=warnings)
+                warn(warnings)
         return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
 
     def copy(self) -> SiameseControl:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
@@ -24,6 +26,27 @@ def show(result: str = "", warnings: Sequence[str] = ()) -> str:
     return text
 
 
-def warn(warning: str) -> None:
-    """Write ``warning`` into the log."""
-    logging.warning("Siamese-Diffusion: %s", warning)
+def warn(warnings: Sequence[str]) -> None:
+    """Write ``warnings`` on the running node, and into the log."""
+    for warning in warnings:
+        logging.warning("Siamese-Diffusion: %s", warning)
+    show(warnings=warnings)
+
+
+class ReadingNotes:
+    """What had to be interpreted in mask files: each note once, with the first file and the count."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, list[str]] = {}
+
+    def on_mask(self, path: Path, note: str | None) -> None:
+        """Keep the ``note`` on the reading of ``path``, if there is one; stops a run that is interrupted."""
+        throw_exception_if_processing_interrupted()
+        if note:
+            self._files.setdefault(note, []).append(path.name)
+
+    def told(self) -> list[str]:
+        return [
+            f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {note}"
+            for note, names in self._files.items()
+        ]
