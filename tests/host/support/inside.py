@@ -113,6 +113,7 @@ def schemas() -> dict[str, dict[str, list[str]]]:
     extension = asyncio.run(importlib.import_module(NAME).comfy_entrypoint())
     for node in asyncio.run(extension.get_node_list()):
         schema = node.define_schema()
+        schema.finalize()
         schema.validate()
         found[schema.node_id] = {
             "aliases": list(getattr(schema, "search_aliases", ())),
@@ -131,7 +132,8 @@ def schemas_of_an_older_host() -> dict[str, dict[str, list[str]]]:
     newer, make = io.Schema, io.Input.__init__
     kept = [(name, field.type, field) for name, field in newer.__dataclass_fields__.items()]
     kept = [entry for entry in kept if entry[0] != "search_aliases"]
-    io.Schema = make_dataclass("Schema", kept, namespace={"validate": newer.validate})
+    methods = {"finalize": newer.finalize, "validate": newer.validate}
+    io.Schema = make_dataclass("Schema", kept, namespace=methods)
 
     def without_advanced(self: Any, id: str, *args: Any, **more: Any) -> None:
         make(self, id, *args, **more)
