@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..siamese_core.errors import UserError
 from ..siamese_core.masks.mask_files import MaskError, ResizeMode, discover_masks, read_mask, resize_mask
+from .host.file_state import never_equal
 from .host.folders import ROOTS_VARIABLE, input_path
 from .host.mask_tensors import mask_batch
 from .host.notices import ReadingNotes, show, warn
@@ -103,7 +103,7 @@ class LoadMasks(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder: str | None = None, **_: object) -> str | float:
         if folder is None:  # it comes from another node, whose value the host does not tell here
-            return math.nan
+            return never_equal()
         try:
             files = discover_masks(mask_folder(folder))
             stats = [file.stat() for file in files]

@@ -195,6 +195,20 @@ def test_masks_are_read_again_when_the_folder_changes(host: Host) -> None:
     assert host.run(graph)["outputs"]["5"]["text"] == ["b2\nb10"]
 
 
+def test_masks_of_a_linked_folder_are_read_again_too(host: Host) -> None:
+    folder = host.input_dir / "linked"
+    folder.mkdir()
+    Image.fromarray(np.eye(64, dtype=np.uint8) * 255).save(folder / "a.png")
+    graph: dict[str, Any] = {"4": graphs.masks(("9", 0)), **graphs.preview(("4", 0))}  # type: ignore[arg-type]
+    graph |= {
+        "5": graphs.node("PreviewAny", source=("4", 1)),
+        "9": graphs.node("PrimitiveString", value="linked"),
+    }
+    assert host.run(graph)["outputs"]["5"]["text"] == ["a"]
+    Image.fromarray(np.eye(64, dtype=np.uint8) * 255).save(folder / "b.png")
+    assert host.run(graph)["outputs"]["5"]["text"] == ["a\nb"]
+
+
 def test_windows_habits_and_foreign_names_work(host: Host) -> None:
     folder = host.input_dir / "Ordner mit Leerzeichen" / "маски 遮罩"
     folder.mkdir(parents=True)
