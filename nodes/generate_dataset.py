@@ -256,8 +256,8 @@ class GenerateDataset(io.ComfyNode):
 
 def _report(state: SetState, folder: str, width: int, height: int, guidance: float, prompt: str) -> str:
     lines = [
-        f"{state.pairs} pairs of {width} x {height} pixels in output/{folder}",
-        f"guidance scale {guidance:g}, prompt: {prompt or '(none)'}",
+        f"{state.pairs} pairs in output/{folder}",
+        f"{width} x {height} pixels, cfg {guidance:g}, prompt: {prompt or '(none)'}",
     ]
     if state.skipped:
         lines.append(f"{state.skipped} pairs left out, see skipped.jsonl")

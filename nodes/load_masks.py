@@ -182,8 +182,8 @@ def _warnings(empty: Sequence[str], total: int) -> list[str]:
     if not empty:
         return []
     return [
-        f"{len(empty)} of {total} masks (first: {empty[0]}) have no foreground; if they should, lower the "
-        "threshold, set the label, or give a larger width and height."
+        f"{len(empty)} of {total} masks (first: {empty[0]}) without foreground: check threshold, label and "
+        "size"
     ]
 
 

@@ -106,7 +106,7 @@ class MaskDiffusionSampler(io.ComfyNode):
             samples, pixels = sampling.sample(chunk, seeds, progress.next_chunk())
             latents.append(samples)
             images.append(pixels)
-        show(f"{len(masks)} images of {width} x {height} pixels, guidance scale {guidance:g}", warnings)
+        show(f"{len(masks)} images, {width} x {height} pixels, cfg {guidance:g}", warnings)
         return io.NodeOutput(torch.cat(images), masks.float(), {"samples": torch.cat(latents)})
 
 
@@ -213,6 +213,6 @@ def stranger_warnings(model: Any, control_net: Any) -> list[str]:
     if not (decoder and control and decoder != control):
         return []
     return [
-        f"The model's decoder and the ControlNet come from different training runs ({decoder[:8]} and "
-        f"{control[:8]}); images may not follow the masks. Take both from one file."
+        f"MODEL and CONTROL_NET come from different training runs ({decoder[:8]} and {control[:8]}): take "
+        "both from one file"
     ]

@@ -161,13 +161,9 @@ def empty_mask_warnings(masks: Tensor) -> list[str]:
     empty = [number for number, mask in enumerate(masks, start=1) if not mask.any()]
     if not empty:
         return []
-    which = (
-        "The mask has" if len(masks) == 1 else f"{len(empty)} of {len(masks)} masks (first: {empty[0]}) have"
-    )
     return [
-        f"{which} no foreground: no value exceeds one half, so nothing is asked for there. Load Image gives "
-        "the alpha channel, which is empty in an opaque file; read masks with Load Masks, or with Load Image "
-        "(as Mask) and its channel 'red'."
+        f"{len(empty)} of {len(masks)} masks (first: number {empty[0]}) without foreground: no value exceeds "
+        "one half. Load Image gives the alpha channel; read masks with Load Masks"
     ]
 
 

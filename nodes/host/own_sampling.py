@@ -36,8 +36,8 @@ def size_warnings(model: Any, height: int, width: int) -> list[str]:
     own = own_sampling_of(model)
     if not own.recorded or (height, width) == (own.resolution, own.resolution):
         return []
+    # Short, as the page shows a few lines only.
     return [
-        f"The images are {width} x {height} pixels, and the model was trained at {own.resolution} x "
-        f"{own.resolution}; at another size they rarely come out well. Set width and height to 0 with the "
-        "model connected, or to that size."
+        f"{width} x {height} pixels, but the model was trained at {own.resolution} x {own.resolution}: set "
+        "width and height to 0"
     ]
