@@ -14,6 +14,7 @@ from ..siamese_core.weights.recorded_sampling import own_sampling
 from .host.control import build_control
 from .host.file_state import FileState, file_fingerprint
 from .host.host_models import FILE, HOST_PREFIX, OWN_SAMPLING, apply_decoder, prediction_of
+from .host.own_sampling import tell_of_training
 from .host.refusals import refusing
 from .host.schema import searchable
 
@@ -76,6 +77,7 @@ class ApplySiameseAdapter(io.ComfyNode):
         host_shapes = {key: tuple(value.shape) for key, value in model.model.state_dict().items()}
         _check_base(path, file, host_shapes)
         _check_prediction(path, file, prediction_of(model))
+        tell_of_training(file)
         if file.kind == "control":
             note = f"'{path.name}' holds a ControlNet alone: the model stays as it is."
             same = model.clone()

@@ -14,6 +14,7 @@ from ..siamese_core.weights.recorded_sampling import own_sampling
 from .host.control import build_control
 from .host.file_state import FileState, file_fingerprint
 from .host.host_models import FILE, OWN_SAMPLING, build_clip, build_model, build_vae
+from .host.own_sampling import tell_of_training
 from .host.refusals import refusing
 from .host.schema import searchable
 
@@ -74,6 +75,7 @@ class LoadSiameseCheckpoint(io.ComfyNode):
                 f"'{path.name}' is {KIND_NAMES[model.kind]}, not a full model; training.train writes one "
                 "with --export full. Adapters go into models/controlnet and through Apply Siamese Adapter."
             )
+        tell_of_training(model)
         embeddings = folder_paths.get_folder_paths("embeddings")
         unet = build_model(model)
         unet.set_attachments(FILE, state)

@@ -19,7 +19,9 @@ def show(result: str = "", warnings: Sequence[str] = ()) -> str:
     It stays there until the node runs again. Text that a node returns for the page is shown for core's own
     nodes only.
     """
-    text = "\n".join([*(_SIGN + warning for warning in warnings), *filter(None, [result])])
+    lines = [*(_SIGN + warning for warning in warnings), *result.splitlines()]
+    # Some pages show all of them in one line.
+    text = "\n".join(line if line.endswith((".", ")")) else f"{line}." for line in lines)
     context, server = get_executing_context(), getattr(PromptServer, "instance", None)
     if text and context is not None and server is not None:
         server.send_progress_text(text, context.node_id)

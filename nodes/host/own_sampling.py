@@ -4,11 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...siamese_core.errors import UserError
-from ...siamese_core.weights.recorded_sampling import PAPER_GUIDANCE, PAPER_RESOLUTION, OwnSampling
+from ...siamese_core.errors import CheckpointError, UserError
+from ...siamese_core.weights.model_file import ModelFile
+from ...siamese_core.weights.recorded_sampling import (
+    PAPER_GUIDANCE,
+    PAPER_RESOLUTION,
+    OwnSampling,
+    own_sampling,
+)
+from ...siamese_core.weights.training_record import PROMPTS_KEY, recorded_prompts
 from .host_models import OWN_SAMPLING
+from .notices import show
 
+_SHOWN_PROMPTS = 4
 _PAPER = OwnSampling(PAPER_RESOLUTION, PAPER_GUIDANCE, recorded=False)
+
+
+def tell_of_training(file: ModelFile) -> None:
+    """Write on the running node how the model of ``file`` was trained, as far as it is recorded."""
+    own = own_sampling(file.training, file.architecture)
+    size = f"trained at {own.resolution} x {own.resolution} pixels" if own.recorded else "size not recorded"
+    lines, warnings = [f"{size}, own cfg {own.guidance:g}"], []
+    try:
+        shares = recorded_prompts(file.training) if PROMPTS_KEY in file.training else {}
+    except CheckpointError as error:
+        shares, warnings = {}, [str(error)]
+    lines += [f"{share:.0%}: {prompt}" for prompt, share in list(shares.items())[:_SHOWN_PROMPTS]]
+    if len(shares) > _SHOWN_PROMPTS:
+        lines.append(f"and {len(shares) - _SHOWN_PROMPTS} more prompts")
+    show("\n".join(lines), warnings)
 
 
 def own_sampling_of(model: Any) -> OwnSampling:

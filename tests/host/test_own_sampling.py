@@ -47,6 +47,14 @@ def test_no_size_and_no_guidance_are_those_of_the_files_record(host: Host) -> No
     assert torch.equal(latent(host, "own_0"), latent(host, "own_2_5"))
 
 
+def test_the_loader_tells_size_guidance_and_prompts_of_the_training(host: Host) -> None:
+    shares = {"a round polyp": 0.75, "a flat polyp": 0.25}
+    name = put_with_record(host, "prompts.safetensors", resolution=64, guidance=2.5, prompts=shares)
+    host.run({**sampled(name, cfg=0.0), "6": graphs.saved_latent(("5", 2), "own_prompts")})
+    told = ["trained at 64 x 64 pixels, own cfg 2.5.", "75%: a round polyp.", "25%: a flat polyp."]
+    assert host.text_on("1").splitlines() == told
+
+
 def test_a_small_model_without_a_recorded_guidance_takes_3(host: Host) -> None:
     host.run({**sampled(cfg=0.0), "6": graphs.saved_latent(("5", 2), "own_3")})
     assert "128 x 128 pixels, cfg 3" in host.text_on("5")
@@ -99,7 +107,9 @@ def test_a_mask_without_foreground_is_told_on_the_node_that_samples(host: Host, 
         graph |= graphs.stock_sampling(mask, steps=1) if stock else {"23": graphs.sampler(mask, steps=1)}
         graph["24"] = graphs.saved_latent(("23", 0 if stock else 2), f"no_foreground_{name}_{stock}")
         host.run(graph)
-        assert "1 of 1 masks (first: number 1) without foreground: no value exceeds one half" in host.text_on("23"), name
+        assert "1 of 1 masks (first: number 1) without foreground: no value exceeds one half" in host.text_on(
+            "23"
+        ), name
 
 
 def test_load_masks_tells_how_many_masks_are_empty(host: Host) -> None:
