@@ -72,8 +72,8 @@ class LoadSiameseCheckpoint(io.ComfyNode):
         model = load_model(path, num_heads=heads or None)
         if model.kind not in ("full", "base"):
             raise CheckpointError(
-                f"'{path.name}' is {KIND_NAMES[model.kind]}, not a full model; training.train writes one "
-                "with --export full. Adapters go into models/controlnet and through Apply Siamese Adapter."
+                f"'{path.name}' is {KIND_NAMES[model.kind]}, not a full model; choose one. Adapters "
+                "go into models/controlnet and through Apply Siamese Adapter."
             )
         tell_of_training(model)
         embeddings = folder_paths.get_folder_paths("embeddings")
