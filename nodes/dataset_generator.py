@@ -23,6 +23,7 @@ from ..siamese_core.dataset_generation.mask_source import MaskSource, MaskUse, P
 from ..siamese_core.dataset_generation.storage import SetStore
 from ..siamese_core.pairs.formats import FinishedPair
 from ..siamese_core.pairs.manifest import PairRecord, record_text
+from ..siamese_core.run_record import READ_DIFFERENTLY
 from ..siamese_core.seeds import sample_seed
 from .host.host_models import FILE, RUN_ID
 from .host.mask_tensors import image_arrays
@@ -64,6 +65,7 @@ class DatasetGenerator:
             "transform_seed": self.source.seed,
             "prompt": self.prompt,
             "seed": self.seed,
+            **({READ_DIFFERENTLY: self.source.changes} if self.source.changes else {}),
         }
 
     def job(self, index: int) -> Job:
@@ -133,11 +135,10 @@ def facts_of(sampling: Sampling, use: MaskUse) -> dict[str, Any]:
         "width": width,
         "height": height,
         "resize_mode": use.resize_mode,
-        "mask_threshold": use.threshold,
-        "mask_label": use.label,
-        **(
-            {"mask_invert": True} if use.invert else {}
-        ),  # a younger setting: at its default it changes nothing
+        "mask_threshold": use.rule.threshold,
+        "mask_label": use.rule.label,
+        # A younger setting: at its default it changes nothing.
+        **({"mask_invert": True} if use.rule.invert else {}),
         "device": str(sampling.model.load_device.type),
         "threads": torch.get_num_threads(),
         "checkpoint": file.digest() if file else "",

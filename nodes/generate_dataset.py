@@ -14,7 +14,9 @@ from ..siamese_core.dataset_generation.generation_run import PairMaker, SetRun, 
 from ..siamese_core.dataset_generation.mask_source import MaskSource, MaskUse
 from ..siamese_core.dataset_generation.storage import open_store
 from ..siamese_core.errors import UserError
-from ..siamese_core.masks.mask_files import ResizeMode, discover_masks
+from ..siamese_core.masks.foreground_rule import ForegroundRule
+from ..siamese_core.masks.mask_files import discover_masks
+from ..siamese_core.masks.resizing import ResizeMode
 from ..siamese_core.overlap import places_of
 from ..siamese_core.pairs.formats import FORMATS
 from ..siamese_core.run_record import ResumeError
@@ -211,9 +213,7 @@ class GenerateDataset(io.ComfyNode):
         use = MaskUse(
             size=(height, width),
             resize_mode=resize_mode,
-            threshold=threshold,
-            label=label or None,
-            invert=invert,
+            rule=ForegroundRule(threshold, label or None, invert=invert),
             transforms=transform.settings if transform else None,
         )
         notes = ReadingNotes()

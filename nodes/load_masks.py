@@ -13,7 +13,10 @@ from comfy_api.latest import io
 from numpy.typing import NDArray
 
 from ..siamese_core.errors import UserError
-from ..siamese_core.masks.mask_files import MaskError, ResizeMode, discover_masks, read_mask, resize_mask
+from ..siamese_core.masks.foreground_rule import ForegroundRule
+from ..siamese_core.masks.image_decoding import MaskError
+from ..siamese_core.masks.mask_files import discover_masks, read_mask
+from ..siamese_core.masks.resizing import ResizeMode, resize_mask
 from .host.file_state import never_equal
 from .host.folders import ROOTS_VARIABLE, input_path
 from .host.mask_tensors import mask_batch
@@ -142,7 +145,7 @@ class LoadMasks(io.ComfyNode):
         notes = ReadingNotes()
         empty: list[str] = []
         for path in chosen:
-            reading = read_mask(path, threshold=threshold, label=label or None)
+            reading = read_mask(path, ForegroundRule(threshold, label or None))
             notes.on_mask(path, reading.note)
             mask = ~reading.mask if invert else reading.mask
             size = (height or mask.shape[0], width or mask.shape[1])

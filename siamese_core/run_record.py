@@ -10,6 +10,9 @@ from typing import Any
 
 from .errors import UserError
 
+READ_DIFFERENTLY = "read_differently"
+"""Key of a record: the files that versions before masks/foreground.py read otherwise, absent without any."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -39,7 +42,15 @@ def check_record(
     may_differ: tuple[str, ...] = (),
     what: str = "checkpoint",
 ) -> None:
-    """Raise ResumeError naming every key in which the record of a ``what`` differs from the present run's."""
+    """Raise ResumeError naming every key in which the record of a ``what`` differs from the present run's.
+
+    A record from before files were read as they are now is told apart (:data:`READ_DIFFERENTLY`).
+    """
+    if READ_DIFFERENTLY in wanted and READ_DIFFERENTLY not in found:
+        raise ResumeError(
+            f"{path}: the {what} was begun when some of its files were read otherwise than now, so that the "
+            f"rest would not fit ({'; '.join(wanted[READ_DIFFERENTLY])}); begin it anew in another folder"
+        )
     differing = differences(found, wanted, may_differ)
     if differing:
         shown = "; ".join(f"{one.key} was {one.old!r} and is now {one.new!r}" for one in differing)

@@ -40,8 +40,9 @@ from torch import nn
 
 from siamese_core.files import write_text_atomic
 from siamese_core.pairs.pair_files import Pair, find_pairs
-from siamese_core.settings import CLASS, COUNT, GREY_LEVEL, SEED, THREADS, Range, option
+from siamese_core.settings import COUNT, SEED, THREADS, Range, option
 
+from .command_line.mask_options import MaskOptions
 from .command_line.notes import note
 from .command_line.options import (
     OptionError,
@@ -79,7 +80,7 @@ _HEADLINES = ("kid", "fid", "precision", "recall", "close-share", "adherence", "
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
+class EvaluateSettings(MaskOptions):
     """What is compared, and how."""
 
     real: Path = option(Path(), "real images: those that the model was trained on")
@@ -101,8 +102,6 @@ class EvaluateSettings:
     batch_size: int = option(16, "images computed at once", COUNT)
     seed: int = option(42, "seed of resamples, subsets and the segmentation network", SEED)
     skip_corrupt: bool = option(False, "leave out files that cannot be read, and list them")
-    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)", GREY_LEVEL)
-    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
     threads: int = option(0, "CPU threads, 0 leaves torch's choice", THREADS)
 
 
@@ -209,8 +208,7 @@ def _measure_pairs(
             sets.test,
             SegmenterSettings(steps=settings.segmenter_steps),
             side=settings.segmenter_resolution,
-            threshold=settings.mask_threshold,
-            label=settings.mask_label,
+            rule=settings.mask_rule,
             groups=same_mask(measured.matching, len(sets.synthetic.images)),
         )
 
@@ -219,15 +217,15 @@ def _find_sets(settings: EvaluateSettings) -> Sets:
     notes: list[str] = []
     checked: list[ImageSet] = []
     for name, folder in (("real", settings.real), ("synthetic", settings.synthetic)):
-        images, skipped, sizes = check_images(
-            find_images(folder, note),
-            threshold=settings.mask_threshold,
-            label=settings.mask_label,
-            skip_corrupt=settings.skip_corrupt,
+        check = check_images(
+            find_images(folder, note), settings.mask_rule, skip_corrupt=settings.skip_corrupt
         )
-        checked.append(images)
-        notes.append(f"{len(images)} {name} images, {_sizes(sizes)}.")
-        notes += [f"Skipped: {sentence}" for sentence in skipped]
+        checked.append(check.images)
+        notes.append(f"{len(check.images)} {name} images, {_sizes(check.sizes)}.")
+        notes += [f"Skipped: {sentence}" for sentence in check.skipped]
+        for text in check.notes:
+            note(f"{folder}: {text}")
+            notes.append(f"{name}: {text}.")
     train, test = (
         find_pairs(folder, default_prompt="", tell=note) if folder else []
         for folder in (settings.segmenter_train, settings.real_test)
@@ -277,7 +275,7 @@ def _write(settings: EvaluateSettings, sets: Sets, measured: Measured, main_extr
     }
     write_text_atomic(settings.output / "evaluation.json", json.dumps(record, indent=1) + "\n")
     headlines = [name for name in results.metrics if name.partition("[")[0] in _HEADLINES]
-    pictures = CasePictures(sets.real, sets.synthetic, settings.mask_threshold, settings.mask_label)
+    pictures = CasePictures(sets.real, sets.synthetic, settings.mask_rule)
     matches = {} if isinstance(measured.matching, str) else dict(measured.matching.pairs)
     report = EvaluationReport(
         title="Synthetic against real images",

@@ -28,9 +28,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from siamese_core.pairs.formats import FORMATS
-from siamese_core.pairs.pair_export import Reading, export_pairs, find_source
-from siamese_core.settings import CLASS, COUNT, GREY_LEVEL, option
+from siamese_core.pairs.pair_export import export_pairs, find_source
+from siamese_core.settings import COUNT, option
 
+from .command_line.mask_options import MaskOptions
 from .command_line.notes import note
 from .command_line.options import (
     OptionError,
@@ -43,15 +44,13 @@ from .command_line.options import (
 
 
 @dataclass(frozen=True)
-class ExportSettings:
+class ExportSettings(MaskOptions):
     """Where the pairs go, in which layout, and how their masks are read."""
 
     output: Path = option(Path(), "folder for the set, new or empty")
     format: str = option("", f"layout of the set: {', '.join(FORMATS)}")
     pairs_per_tar: int = option(100, "pairs in a tar of webdataset; so many are in memory at a time", COUNT)
     prompt: str = option("", "prompt of pairs that have none")
-    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)", GREY_LEVEL)
-    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kind,
             settings.output,
             chunk=settings.pairs_per_tar if kind.chunk_is_a_file else 1,
-            reading=Reading(settings.mask_threshold, settings.mask_label),
+            rule=settings.mask_rule,
             default_prompt=settings.prompt,
             on_pair=progress.update,
         )

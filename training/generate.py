@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -42,14 +42,13 @@ from siamese_core.diffusers_backend.siamese_model import DTYPES, Precision, Siam
 from siamese_core.errors import CheckpointError
 from siamese_core.files import file_digest
 from siamese_core.masks.folder_contents import Tell, left_out
-from siamese_core.masks.mask_files import ResizeMode, discover_masks, list_images
+from siamese_core.masks.mask_files import discover_masks, list_images
 from siamese_core.masks.random_transforms import TransformSettings
+from siamese_core.masks.resizing import ResizeMode
 from siamese_core.overlap import places_of
 from siamese_core.pairs.formats import FORMATS, FinishedPair
 from siamese_core.settings import (
-    CLASS,
     COUNT,
-    GREY_LEVEL,
     GUIDANCE,
     SAMPLING_STEPS,
     SEED,
@@ -63,6 +62,7 @@ from siamese_core.weights.model_file import ModelFile, load_model
 from siamese_core.weights.recorded_sampling import PAPER_RESOLUTION
 from siamese_core.weights.training_record import recorded_prompts, recorded_resolution
 
+from .command_line.mask_options import MaskOptions
 from .command_line.notes import note
 from .command_line.options import (
     OptionError,
@@ -83,7 +83,7 @@ _SHARD = re.compile(r"(\d+)/(\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)
-class GenerateSettings:
+class GenerateSettings(MaskOptions):
     """What is painted, and how; sampling defaults are the paper's."""
 
     checkpoint: Path = option(Path(), "full model file, of training.train or of the paper's authors")
@@ -109,8 +109,6 @@ class GenerateSettings:
     )
     resize_mode: ResizeMode = option("stretch", "how masks are brought to it")
     size: PairSize = option("model", "size of the written pair: the model's or the mask file's")
-    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)", GREY_LEVEL)
-    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
     images: Path | None = option(None, "folder of images of the masks' stems, for the image prior")
     image_weight: float = option(1.0, "weight w_i of the image prior's control", Range(0, 100))
     batch_size: int = option(4, "samples computed at once", COUNT)
@@ -234,20 +232,18 @@ def _read_masks(
         size=(resolution, resolution),
         resize_mode=settings.resize_mode,
         written=settings.size,
-        threshold=settings.mask_threshold,
-        label=settings.mask_label,
+        rule=settings.mask_rule,
         transforms=transforms,
     )
-    noted: set[str] = set()
     with tqdm(total=len(files), desc="reading masks", unit="mask", delay=2.0, leave=False) as progress:
 
         def on_mask(path: Path, note: str | None) -> None:
             progress.update()
-            if note and note not in noted:
-                noted.add(note)
-                print(f"note: {path.name}: {note}")
 
-        return MaskSource(files, use, settings.per_mask, settings.seed, on_mask)
+        source = MaskSource(files, use, settings.per_mask, settings.seed, on_mask)
+    for told in source.notes:
+        note(told)
+    return source
 
 
 def _own_precision(store: SetStore, device: torch.device, replaces: bool) -> Precision:
@@ -271,11 +267,10 @@ def _sampler(
         resolution=masks.use.size[0],
         resize_mode=settings.resize_mode,
         size=settings.size,
-        mask_threshold=settings.mask_threshold,
-        mask_label=settings.mask_label,
         image_weight=settings.image_weight if settings.images else None,
         shares_text=shares_text,
         threads=torch.get_num_threads(),
+        **{field.name: getattr(settings, field.name) for field in fields(MaskOptions)},
     )
 
 

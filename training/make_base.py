@@ -48,10 +48,12 @@ from siamese_core.learning.checkpoints import TrainedState
 from siamese_core.learning.step_loop import LoopSettings, Report
 from siamese_core.learning.training_run import TrainingRun
 from siamese_core.masks.folder_contents import left_out
-from siamese_core.masks.mask_files import list_images, resize_image
+from siamese_core.masks.mask_files import list_images
+from siamese_core.masks.resizing import resize_image
 from siamese_core.method.ddim import to_uint8
 from siamese_core.pairs.captions import read_captions
-from siamese_core.pairs.pair_files import find_pairs, read_image
+from siamese_core.pairs.image_files import ImageSurvey, read_image
+from siamese_core.pairs.pair_files import find_pairs
 from siamese_core.settings import COUNT, SEED, SIDE, Range, option, recorded
 from siamese_core.stop_requests import Interrupted
 from siamese_core.weights.training_record import prompt_shares
@@ -289,6 +291,11 @@ def _find_images(source: Path, prompt: str) -> tuple[list[Path], list[str]]:
 
 def _read_images(paths: Sequence[Path], resolution: int) -> Tensor:
     """``(N, 3, R, R)`` uint8."""
+    survey = ImageSurvey()
+    for path in paths:
+        survey.add(path)
+    for text in survey.notes():
+        note(text)
     rows = [resize_image(read_image(path), (resolution, resolution)) for path in paths]
     return torch.stack([torch.from_numpy(row).permute(2, 0, 1) for row in rows])
 

@@ -7,7 +7,8 @@ PraNet's layout (TrainDataset, TestDataset/<name>), or any folder with images/ a
 alone or in train/, validation/ and test/. Stems train_*, validation_*, test_* count as a split as well.
 
 Written: OUTPUT/train, OUTPUT/validation and OUTPUT/test (PraNet's sets: OUTPUT/test/<name>), each with
-images/ (PNG and JPEG copied byte for byte, others as PNG), masks/ (PNG of 0 and 255) and prompt.json, and
+images/ (PNG and JPEG copied byte for byte, others as PNG; so are those that EXIF turns or that
+have more than 8 bits), masks/ (PNG of 0 and 255) and prompt.json, and
 OUTPUT/prepare.json: counts, sizes, shares of the masks, lesions, and near-duplicates across the sets. All of
 it appears at once, at the end, or not at all.
 
@@ -33,12 +34,14 @@ from tqdm import tqdm
 
 from siamese_core.errors import UserError
 from siamese_core.files import whole_folder, write_text_atomic
-from siamese_core.masks.mask_files import mask_to_uint8
+from siamese_core.masks.image_decoding import image_header
+from siamese_core.masks.resizing import mask_to_uint8
 from siamese_core.overlap import places_of, require_apart
 from siamese_core.pairs.pair_files import PROMPT_FILE, Pair, load_pair
 from siamese_core.pairs.pair_writer import png_bytes
-from siamese_core.settings import CLASS, COUNT, GREY_LEVEL, SEED, option
+from siamese_core.settings import COUNT, SEED, option
 
+from .command_line.mask_options import MaskOptions
 from .command_line.notes import note
 from .command_line.options import (
     OptionError,
@@ -48,6 +51,7 @@ from .command_line.options import (
     run_command,
     settings_of,
 )
+from .command_line.pair_checking import checked
 from .preparation.dataset_layouts import Dataset, LayoutName, Sets, read_dataset
 from .preparation.dataset_statistics import PairFacts, SetFacts, facts_table, pair_facts, set_facts
 from .preparation.near_duplicates import HASH_BITS, NEAR, near_duplicates, perceptual_hash
@@ -65,7 +69,7 @@ class PrepareError(UserError):
 
 
 @dataclass(frozen=True)
-class PrepareSettings:
+class PrepareSettings(MaskOptions):
     """Where the pairs go and how they are read and divided."""
 
     output: Path = option(Path(), "folder for the sets, new or empty")
@@ -78,8 +82,6 @@ class PrepareSettings:
     )
     train: int | None = option(None, "take so many pairs for training and all others for testing", COUNT)
     seed: int = option(42, "seed of the draw", SEED)
-    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)", GREY_LEVEL)
-    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sets, division = divide(dataset, settings)
     told = ", ".join(f"{name} {value}" for name, value in division.items())
     print(f"{source}: {sum(map(len, sets.values()))} pairs, layout {dataset.layout}, {told}")
+    notes = checked([pair for one in sets.values() for pair in one], settings.mask_rule).notes
     with _output_folder(settings.output) as folder:
-        written, notes = _write_sets(folder, sets, settings)
+        written = _write_sets(folder, sets, settings)
         facts = {name: set_facts(one.facts) for name, one in written.items()}
         report = {
             "source": str(source),
@@ -135,44 +138,32 @@ def divide(dataset: Dataset, settings: PrepareSettings) -> tuple[Sets, dict[str,
     return drawn, {"split": text, "seed": settings.seed}
 
 
-def _write_sets(
-    folder: Path, sets: Sets, settings: PrepareSettings
-) -> tuple[dict[str, WrittenSet], list[str]]:
-    """Write every set below ``folder``; returns what was written, and what the user should know of masks."""
+def _write_sets(folder: Path, sets: Sets, settings: PrepareSettings) -> dict[str, WrittenSet]:
+    """Write every set below ``folder``; returns what was written."""
     written: dict[str, WrittenSet] = {}
-    masks_by_note: dict[str, list[str]] = {}
     with tqdm(total=sum(map(len, sets.values())), desc="preparing", unit="pair", mininterval=1.0) as progress:
         for name, pairs in sets.items():
             facts, hashes = [], []
             for pair in pairs:
-                loaded = load_pair(
-                    pair, size=None, threshold=settings.mask_threshold, label=settings.mask_label
-                )
+                loaded = load_pair(pair, size=None, rule=settings.mask_rule)
                 _write_pair(folder / name, pair, loaded.image, loaded.mask)
                 facts.append(pair_facts(loaded.mask))
                 hashes.append(perceptual_hash(loaded.image))
-                if loaded.note:
-                    masks_by_note.setdefault(loaded.note, []).append(pair.mask.name)
                 progress.update()
             written[name] = WrittenSet([pair.stem for pair in pairs], facts, np.stack(hashes))
-    if not any(fact.share for one in written.values() for fact in one.facts):
-        raise PrepareError(
-            "All masks are empty; lower --mask-threshold, or pick the label that is foreground with "
-            "--mask-label"
-        )
-    notes = [f"{note} (masks: {len(names)}, first: {names[0]})" for note, names in masks_by_note.items()]
-    return written, notes
+    return written
 
 
 def _write_pair(folder: Path, pair: Pair, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> None:
     suffix = pair.image.suffix.lower()
-    image_name = f"images/{pair.stem}{suffix if suffix in _COPIED else '.png'}"
+    is_copied = suffix in _COPIED and _shows_its_pixels(pair.image)
+    image_name = f"images/{pair.stem}{suffix if is_copied else '.png'}"
     mask_name = f"masks/{pair.stem}.png"
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     if (folder / mask_name).exists():  # on a file system that does not tell A from a, for instance
         raise PrepareError(f"{pair.image}: another pair has the name '{pair.stem}' too; rename one of them")
-    if suffix in _COPIED:
+    if is_copied:
         shutil.copyfile(pair.image, folder / image_name)
     else:
         (folder / image_name).write_bytes(png_bytes(image))
@@ -180,6 +171,12 @@ def _write_pair(folder: Path, pair: Pair, image: NDArray[np.uint8], mask: NDArra
     entry = {"source": mask_name, "target": image_name, "prompt": pair.prompt}
     with (folder / PROMPT_FILE).open("a", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def _shows_its_pixels(image: Path) -> bool:
+    """Whether all readers take the file as it was read here: not turned by EXIF, nor scaled by its folder."""
+    header = image_header(image, "image")
+    return header.orientation == 1 and not header.is_deep_grey
 
 
 def _duplicates(written: Mapping[str, WrittenSet]) -> dict[str, Any]:
@@ -203,8 +200,6 @@ def _duplicates(written: Mapping[str, WrittenSet]) -> dict[str, Any]:
 def _print_report(report: Mapping[str, Any], facts: Mapping[str, SetFacts]) -> None:
     prompts = list(report["prompts"])
     print(f"prompt: {prompts[0]!r}" + (f" and {len(prompts) - 1} more" if len(prompts) > 1 else ""))
-    for text in report["notes"]:
-        note(text)
     print(f"\n{facts_table(facts)}\n")
     duplicates = report["near_duplicates"]
     print(f"near-duplicates across sets: {duplicates['count']} ({duplicates['method']})")

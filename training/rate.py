@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siamese_core.files import write_text_atomic
-from siamese_core.masks.mask_files import ResizeMode
+from siamese_core.masks.resizing import ResizeMode
 from siamese_core.settings import SEED, Range, option
 
 from .command_line.notes import note

@@ -143,11 +143,10 @@ def _mask(folder: Path, record: PairRecord, sampler: SamplerSettings) -> PairMas
         size=(sampler.resolution, sampler.resolution),
         resize_mode=sampler.resize_mode,
         written=sampler.size,
-        threshold=sampler.mask_threshold,
-        label=sampler.mask_label,
+        rule=sampler.mask_rule,
         transforms=transforms,
     )
-    reading = read_mask(path, threshold=use.threshold, label=use.label)
+    reading = read_mask(path, use.rule)
     return PairMask(record.stem, path, record.mask_digest, *use.apply(reading.mask, seed), transform)
 
 

@@ -36,9 +36,10 @@ from siamese_core.files import whole_folder
 from siamese_core.json_lines import json_objects, text_in
 from siamese_core.overlap import places_of, require_apart
 from siamese_core.pairs.manifest import MANIFEST
-from siamese_core.pairs.pair_files import PROMPT_FILE, Pair, check_pairs, find_pairs
-from siamese_core.settings import CLASS, COUNT, GREY_LEVEL, SEED, SHARE, THREADS, Range, option
+from siamese_core.pairs.pair_files import PROMPT_FILE, Pair, find_pairs
+from siamese_core.settings import COUNT, SEED, SHARE, THREADS, Range, option
 
+from .command_line.mask_options import MaskOptions
 from .command_line.notes import note
 from .command_line.options import (
     OptionError,
@@ -49,6 +50,7 @@ from .command_line.options import (
     run_command,
     settings_of,
 )
+from .command_line.pair_checking import checked
 from .evaluation.metrics.features import EFFICIENTNET, WeightPlaces, extract, load_extractors
 from .segmentation.batches import PairReader
 from .segmentation.fitting import Segmenter, fit, fit_settings, load_segmenter, predictions
@@ -66,7 +68,7 @@ class SelectionError(UserError):
 
 
 @dataclass(frozen=True)
-class SelectSettings:
+class SelectSettings(MaskOptions):
     """Thresholds, and the network and features that the pairs are judged by."""
 
     pairs: Path = option(Path(), "synthetic pairs: a folder, or a prompt.json")
@@ -86,8 +88,6 @@ class SelectSettings:
     neighbours: int = option(3, "nearest real images that count for realism", COUNT)
     extractor: str = option(EFFICIENTNET, "features for realism; also inception, clip or a TorchScript file")
     seed: int = option(42, "seed of the network's training", SEED)
-    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)", GREY_LEVEL)
-    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
     threads: int = option(0, "CPU threads, 0 leaves torch's choice", THREADS)
 
 
@@ -111,8 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files = (file for pair in (*pairs, *real) for file in (pair.image, pair.mask))
     require_apart([settings.output], places_of(files))
     for folder, found in ((settings.pairs, pairs), (settings.real, real)):
-        for text in check_pairs(found, threshold=settings.mask_threshold, label=settings.mask_label):
-            note(f"{folder}: {text}")
+        checked(found, settings.mask_rule, place=folder)
     if len(real) <= settings.neighbours:
         raise OptionError(
             f"{settings.real}: {len(real)} real pairs are too few for --neighbours {settings.neighbours}; "
@@ -200,8 +199,7 @@ def _reader(settings: SelectSettings, side: int, *, own_masks: bool, cache_bytes
     return PairReader(
         side,
         own_masks=own_masks,
-        threshold=settings.mask_threshold,
-        label=settings.mask_label,
+        rule=settings.mask_rule,
         cache_bytes=cache_bytes,
     )
 

@@ -49,14 +49,14 @@ from siamese_core.learning.settings import BatchSettings, ExecutionSettings, Opt
 from siamese_core.learning.step_loop import LoopSettings
 from siamese_core.learning.training_run import TrainingRun
 from siamese_core.learning.training_set import TrainingSet
-from siamese_core.masks.mask_files import ResizeMode
+from siamese_core.masks.resizing import ResizeMode
 from siamese_core.method.objective import ObjectiveSettings
-from siamese_core.pairs.pair_files import Pair, check_pairs, find_pairs, pairs_fingerprint
+from siamese_core.pairs.pair_checks import PairCheck
+from siamese_core.pairs.pair_files import Pair, find_pairs, pairs_fingerprint
+from siamese_core.run_record import READ_DIFFERENTLY
 from siamese_core.settings import (
-    CLASS,
     COUNT,
     COUNT_OR_NONE,
-    GREY_LEVEL,
     GUIDANCE,
     SEED,
     SIDE,
@@ -69,6 +69,7 @@ from siamese_core.weights.diffusers_folder import weight_files
 from siamese_core.weights.model_file import save_model
 from siamese_core.weights.training_record import PROMPTS_KEY, prompt_shares
 
+from .command_line.mask_options import MaskOptions
 from .command_line.notes import note
 from .command_line.options import (
     OptionError,
@@ -81,12 +82,13 @@ from .command_line.options import (
     require_empty,
     run_command,
 )
+from .command_line.pair_checking import checked
 from .command_line.prompt_notes import tell_cut, tell_shares
 from .generation.sample_pictures import sample_sheet
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(MaskOptions):
     """What is trained on what; objective and optimiser have settings of their own."""
 
     pairs: Path = option(Path(), "folder of pairs or prompt.json")
@@ -96,8 +98,6 @@ class TrainSettings:
     steps: int = option(3000, "N, optimiser steps; w_i = k / N depends on it", COUNT)
     resolution: int = option(384, "image side in pixels, a multiple of 64", SIDE)
     resize_mode: ResizeMode = option("stretch", "how pairs are brought to it")
-    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)", GREY_LEVEL)
-    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
     hint_block: HintBlock = option("dense", "DHI, or ControlNet's own sparse block for the ablation")
     seed: int = option(42, "seed of weights, data order and noise", SEED)
     mixed_precision: Precision = option("no", "autocast of the training step")
@@ -120,8 +120,6 @@ _IDENTITY = (
     "steps",
     "resolution",
     "resize_mode",
-    "mask_threshold",
-    "mask_label",
     "hint_block",
     "seed",
     "mixed_precision",
@@ -140,17 +138,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     tell = note if is_main(engine) else (lambda text: None)
     pairs = find_pairs(settings.pairs, default_prompt=settings.prompt, tell=tell)
-    if is_main(engine):
-        for text in check_pairs(pairs, threshold=settings.mask_threshold, label=settings.mask_label):
-            note(text)
-        if not args.resume:
-            require_empty(settings.output, "give another --output, or --resume to go on with that run")
+    size = (settings.resolution, settings.resolution)
+    check = checked(pairs, settings.mask_rule, size, settings.resize_mode, is_told=is_main(engine))
+    if is_main(engine) and not args.resume:
+        require_empty(settings.output, "give another --output, or --resume to go on with that run")
     settings = replace(settings, base=local_base(settings.base))
     base = load_base(settings.base)  # before the folder is made: a refusal leaves nothing in the way
     shares = prompt_shares(pair.prompt or "" for pair in pairs)
     tell_shares(settings.prompt, shares, tell)
     tell_cut(base.tokenizer, shares, tell)
-    record = _run_record(settings, pairs, objective, batches, optimiser, engine.processes)
+    record = _run_record(settings, pairs, check, objective, batches, optimiser, engine.processes)
     run = TrainingRun(
         settings.output,
         record,
@@ -215,6 +212,7 @@ def _check_settings(settings: TrainSettings) -> None:
 def _run_record(
     settings: TrainSettings,
     pairs: list[Pair],
+    check: PairCheck,
     objective: ObjectiveSettings,
     batches: BatchSettings,
     optimiser: OptimiserSettings,
@@ -227,6 +225,8 @@ def _run_record(
     return {
         "command": "train",
         **{name: getattr(settings, name) for name in _IDENTITY},
+        **settings.mask_record,
+        **({READ_DIFFERENTLY: check.changes} if check.changes else {}),
         **asdict(objective),
         **recorded(batches),
         "batch_size": batches.batch_size * processes,
@@ -259,7 +259,7 @@ def _encoded(
     """
     folder = settings.output / "encoded"
     made_from = ("pairs_fingerprint", "base", "prompt", "prompts_digest", "resolution", "resize_mode")
-    key = json.dumps([record[name] for name in (*made_from, "mask_threshold", "mask_label")])
+    key = json.dumps([record[name] for name in (*made_from, *settings.mask_record)])
     if is_main(engine) and load_training_set(folder, key) is None:
         with frozen_on_device(base, engine.device):
             encode_pairs(
@@ -269,8 +269,7 @@ def _encoded(
                 pairs,
                 settings.resolution,
                 settings.resize_mode,
-                settings.mask_threshold,
-                settings.mask_label,
+                settings.mask_rule,
                 settings.prompt,
             )
     return wait_for_training_set(folder, key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..files import file_digest
-from ..masks.mask_files import MaskReading, ResizeMode, Size, read_mask, resize_mask
-from ..masks.random_transforms import TransformSettings, transform_mask, variant_seed
+from ..masks.foreground_rule import PLAIN_MASKS, ForegroundRule
+from ..masks.mask_files import read_mask
+from ..masks.plausibility import MaskSurvey
+from ..masks.random_transforms import TransformError, TransformSettings, transform_mask, variant_seed
+from ..masks.resizing import ResizeMode, Size, resize_mask
 from ..pairs.pair_writer import pair_stem
 
 PairSize = Literal["model", "source"]
@@ -32,23 +35,20 @@ class MaskUse:
     size: Size
     resize_mode: ResizeMode = "stretch"
     written: PairSize = "model"
-    threshold: int = 127
-    label: int | None = None
-    invert: bool = False
+    rule: ForegroundRule = PLAIN_MASKS
     transforms: TransformSettings | None = None
-
-    def read(self, path: Path) -> MaskReading:
-        """The mask in the file ``path``; raises MaskError as :func:`read_mask`."""
-        reading = read_mask(path, threshold=self.threshold, label=self.label)
-        return replace(reading, mask=~reading.mask) if self.invert else reading
 
     def apply(self, mask: NDArray[np.bool_], seed: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """The mask to write and the mask for the model, both (H, W) bool, of the ``mask`` in the file.
 
-        ``seed`` is the transform's. Raises TransformError when no transform meets its constraints.
+        ``seed`` is the transform's. Raises TransformError when no transform meets its constraints, as where
+        there is no foreground.
         """
         used = mask if self.written == "source" else resize_mask(mask, self.size, self.resize_mode)
         if self.transforms is not None:
+            if not used.any():
+                height, width = used.shape
+                raise TransformError(f"There is no foreground to transform at {width} x {height} pixels.")
             used = transform_mask(used, self.transforms, seed)
         return used, resize_mask(used, self.size, self.resize_mode) if self.written == "source" else used
 
@@ -68,9 +68,11 @@ class PairMask:
 class MaskSource:
     """Mask files, each used ``per_mask`` times: pair i is variant i % per_mask of mask i // per_mask.
 
-    All are read once on construction, so that a bad one is refused before hours of painting; ``on_mask`` is
-    called after each with the note on its reading, if any. Raises MaskError for those, and UserError when a
-    file changes afterwards, since equal settings would no longer mean an equal set.
+    All are read once on construction, so that bad ones are refused before hours of painting; ``on_mask`` is
+    called after each with the note on its reading, if any. ``notes`` is what the user should know of all of
+    them together, and ``changes`` what the first versions read otherwise. Raises MaskError for a bad one and
+    for masks that as a whole cannot be meant, and UserError when a file changes afterwards, since equal
+    settings would no longer mean an equal set.
     """
 
     def __init__(
@@ -83,9 +85,14 @@ class MaskSource:
     ) -> None:
         self.files, self.use, self.per_mask, self.seed = files, use, per_mask, seed
         self._digests: list[bytes] = []
+        survey = MaskSurvey(use.rule, use.size, use.resize_mode)
         for path in files:
             self._digests.append(bytes.fromhex(file_digest(path)))
-            on_mask(path, use.read(path).note)
+            reading = read_mask(path, use.rule)
+            survey.add(path, reading)
+            on_mask(path, reading.note)
+        survey.refuse_implausible(needs_foreground=use.transforms is not None)
+        self.notes, self.changes = survey.notes(), survey.changes
         self._read = lru_cache(maxsize=1)(self._read_again)
 
     def __len__(self) -> int:
@@ -132,7 +139,7 @@ class MaskSource:
     def _read_again(self, number: int) -> NDArray[np.bool_]:
         path = self.files[number]
         # Read first: whatever is digested afterwards is as new as what was used, or newer.
-        mask = self.use.read(path).mask
+        mask = read_mask(path, self.use.rule).mask
         if file_digest(path) != self._digests[number].hex():
             raise UserError(
                 f"{path}: the mask has changed since the run began; put the old file back and resume, or "

@@ -17,7 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..files import whole_folder
-from ..masks.mask_files import ResizeMode
+from ..masks.foreground_rule import PLAIN_MASKS, ForegroundRule
+from ..masks.resizing import ResizeMode
 from ..pairs.pair_files import Pair, load_pair
 from .training_set import TrainingSet
 
@@ -45,8 +46,7 @@ def encode_pairs(
     pairs: Sequence[Pair],
     resolution: int,
     mode: ResizeMode = "stretch",
-    threshold: int = 127,
-    label: int | None = None,
+    rule: ForegroundRule = PLAIN_MASKS,
     default_prompt: str = "",
 ) -> None:
     """Read, resize and encode ``pairs`` into ``folder`` with ``encoder``, a few at a time.
@@ -76,8 +76,7 @@ def encode_pairs(
             starts = range(0, len(pairs), _CHUNK)
             for start in tqdm(starts, desc="encoding pairs", mininterval=1.0):
                 loaded = [
-                    load_pair(pair, size=size, mode=mode, threshold=threshold, label=label)
-                    for pair in pairs[start : start + _CHUNK]
+                    load_pair(pair, size=size, mode=mode, rule=rule) for pair in pairs[start : start + _CHUNK]
                 ]
                 pixels = np.ascontiguousarray(np.stack([pair.image for pair in loaded]).transpose(0, 3, 1, 2))
                 images.append(pixels)

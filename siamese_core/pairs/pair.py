@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..masks.image_decoding import MaskError
 
 
 class PairError(UserError):
@@ -20,3 +23,12 @@ class Pair:
     image: Path
     mask: Path
     prompt: str | None
+
+
+@contextlib.contextmanager
+def as_pair_errors() -> Iterator[None]:
+    """Raise what is wrong with a single file as PairError."""
+    try:
+        yield
+    except MaskError as error:
+        raise PairError(str(error)) from error

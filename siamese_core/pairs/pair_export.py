@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,7 +14,9 @@ from ..errors import UserError
 from ..files import contained_path, file_digest, whole_folder
 from ..json_lines import json_objects
 from ..masks.folder_contents import Tell
+from ..masks.foreground_rule import PLAIN_MASKS, ForegroundRule
 from ..masks.mask_files import MASK_FOLDERS, first_subfolder
+from ..masks.plausibility import MaskSurvey
 from ..overlap import places_of, require_apart
 from .formats import FinishedPair, PairFormat, StoredFile
 from .formats.layout import FileContent, json_line, stored_file
@@ -41,14 +42,6 @@ class Source:
             return False
         known = self.manifest.indices()
         return len({known.get(pair.stem) for pair in self.pairs} - {None}) == len(self.pairs)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How masks are told from their files, as :func:`~siamese_core.masks.mask_files.read_mask` takes it."""
-
-    threshold: int = 127
-    label: int | None = None
 
 
 def find_source(path: Path, tell: Tell = lambda note: None) -> Source:
@@ -77,7 +70,7 @@ def export_pairs(
     output: Path,
     *,
     chunk: int = 1,
-    reading: Reading | None = None,
+    rule: ForegroundRule = PLAIN_MASKS,
     default_prompt: str = "",
     on_pair: Callable[[], object] | None = None,
 ) -> list[str]:
@@ -90,8 +83,8 @@ def export_pairs(
     disk refuses, and OverlapError for a folder that falls together with those of ``source``.
     """
     require_apart([output], places_of(file for pair in source.pairs for file in (pair.image, pair.mask)))
-    notes: Counter[str] = Counter()
-    loaded = _finished_pairs(source, reading or Reading(), default_prompt, notes)
+    survey = MaskSurvey(rule)
+    loaded = _finished_pairs(source, rule, default_prompt, survey)
     try:
         with whole_folder(output, replace=False) as folder, (folder / MANIFEST).open("wb") as lines:
             writer = _Writer(folder)
@@ -111,7 +104,7 @@ def export_pairs(
         raise ExportError(
             f"{output}: not written ({error}); make room on the disk, grant access, or give another folder"
         ) from error
-    return [f"{note} (masks: {count})" for note, count in notes.items()]
+    return survey.notes()
 
 
 class _Writer:
@@ -147,14 +140,13 @@ def _can_be_found(folder: Path) -> bool:
 
 
 def _finished_pairs(
-    source: Source, reading: Reading, default_prompt: str, notes: Counter[str]
+    source: Source, rule: ForegroundRule, default_prompt: str, survey: MaskSurvey
 ) -> Iterator[tuple[Mapping[str, Any], FinishedPair]]:
-    """Each pair with its line of the source's manifest ({} without one); what was interpreted is counted."""
+    """Each pair with its line of the source's manifest ({} without one); ``survey`` sees its mask."""
     keeps_indices = source.keeps_indices
     for index, pair in enumerate(source.pairs):
-        loaded = load_pair(pair, size=None, threshold=reading.threshold, label=reading.label)
-        if loaded.note:
-            notes[loaded.note] += 1
+        loaded = load_pair(pair, size=None, rule=rule)
+        survey.add(pair.mask, loaded.reading)
         line = (source.manifest.line(pair.stem) if source.manifest else None) or {}
         record = record_of(line, f"the line of '{pair.stem}'") if line else _unknown(pair, index)
         record = replace(record, prompt=pair.prompt or record.prompt or default_prompt)

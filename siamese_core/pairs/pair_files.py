@@ -1,4 +1,4 @@
-"""Image/mask pairs on disk: finding them, checking them, and loading one.
+"""Image/mask pairs on disk: finding them, and loading one.
 
 Two layouts are found: a folder with ``images/`` and ``masks/`` whose files share stems, and a
 ``prompt.json`` whose entries name a mask (``source``), an image (``target``) and a ``prompt``.
@@ -6,39 +6,27 @@ Two layouts are found: a folder with ``images/`` and ``masks/`` whose files shar
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..files import file_digest
 from ..masks.folder_contents import Tell, left_out, listed, nothing_read, tell_unread
-from ..masks.mask_files import (
-    MASK_FOLDERS,
-    MaskError,
-    ResizeMode,
-    Size,
-    decode_image,
-    deep_grey_values,
-    eight_bit_values,
-    first_subfolder,
-    has_deep_grey,
-    image_size,
-    list_images,
-    read_mask,
-    resize_image,
-    resize_mask,
-)
+from ..masks.foreground import MaskReading
+from ..masks.foreground_rule import PLAIN_MASKS, ForegroundRule
+from ..masks.image_decoding import image_header
+from ..masks.mask_files import MASK_FOLDERS, first_subfolder, list_images, read_mask
+from ..masks.resizing import ResizeMode, Size, resize_image, resize_mask
 from .captions import read_captions, stem_key
+from .image_files import read_image
 from .pair import Pair as Pair
 from .pair import PairError as PairError
+from .pair import as_pair_errors
 from .prompt_file import pairs_of_prompt_file
 
 IMAGE_FOLDERS = ("images", "image")
@@ -50,11 +38,16 @@ _SHOWN_STEMS = 5
 
 @dataclass(frozen=True)
 class LoadedPair:
-    """A pair in memory: ``image`` (H, W, 3) uint8 RGB, ``mask`` (H, W) bool, ``note`` on its reading."""
+    """A pair in memory: ``image`` (H, W, 3) uint8 RGB, ``mask`` (H, W) bool, and how the mask was read."""
 
     image: NDArray[np.uint8]
     mask: NDArray[np.bool_]
-    note: str | None
+    reading: MaskReading
+
+    @property
+    def note(self) -> str | None:
+        """What had to be interpreted in the mask, if anything."""
+        return self.reading.note
 
 
 def find_pairs(
@@ -127,77 +120,41 @@ def pairs_of_folders(
     return [Pair(image.stem, image, mask_by_stem[stem], prompt) for stem, image in image_by_stem.items()]
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read the image file ``path`` as (H, W, 3) uint8 RGB.
-
-    16-bit grey is scaled from 0..65535 to 0..255 (values that fit 8 bits already are kept), and
-    transparency is composited on black. An EXIF orientation is not applied: masks are drawn on the
-    stored pixel grid and carry no EXIF, so turning the image alone would part it from its mask.
-    (Pillow itself honours the orientation tag of TIFF, in images and masks alike.)
-
-    Raises PairError for what is no readable image, within the size limits of masks.
-    """
-    with _as_pair_errors():
-        image = decode_image(path, "image")
-        if has_deep_grey(image):
-            image = Image.fromarray(eight_bit_values(deep_grey_values(image, path, "image")))
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        coloured = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", coloured.size, (0, 0, 0, 255)), coloured)
-    return np.array(image.convert("RGB"))
-
-
 def load_pair(
     pair: Pair,
     *,
     size: Size | None,
     mode: ResizeMode = "stretch",
-    threshold: int = 127,
-    label: int | None = None,
+    rule: ForegroundRule = PLAIN_MASKS,
 ) -> LoadedPair:
     """Read ``pair`` and resize both halves alike to ``size`` (height, width); None keeps their size.
 
-    ``threshold`` and ``label`` are those of :func:`~siamese_core.masks.mask_files.read_mask`. Raises
-    PairError when a file cannot be read or the two differ in size.
+    ``rule`` is that of :func:`~siamese_core.masks.mask_files.read_mask`. Raises PairError when a file cannot
+    be read or the two differ in size.
     """
     image = read_image(pair.image)
-    with _as_pair_errors():
-        reading = read_mask(pair.mask, threshold=threshold, label=label)
-    _require_equal_sizes(pair, image.shape[:2], reading.mask.shape)
-    if size is None:
-        return LoadedPair(image, reading.mask, reading.note)
-    return LoadedPair(resize_image(image, size, mode), resize_mask(reading.mask, size, mode), reading.note)
+    with as_pair_errors():
+        reading = read_mask(pair.mask, rule)
+    require_equal_sizes(pair, image.shape[:2], reading.mask.shape)
+    if size is not None:
+        image = resize_image(image, size, mode)
+        reading = replace(reading, mask=resize_mask(reading.mask, size, mode))
+    return LoadedPair(image, reading.mask, reading)
 
 
-def check_pairs(pairs: Sequence[Pair], *, threshold: int = 127, label: int | None = None) -> list[str]:
-    """Check all ``pairs`` before a long run; returns what the user should know, one line per matter.
-
-    Decodes every mask and reads the header of every image. Raises PairError at the first file that
-    cannot be read, at the first pair whose sizes differ, and when every mask is empty.
-    """
-    masks_by_note: dict[str, list[str]] = defaultdict(list)
-    empty: list[str] = []
-    for pair in pairs:
-        with _as_pair_errors():
-            reading = read_mask(pair.mask, threshold=threshold, label=label)
-            size = image_size(pair.image, "image")
-        _require_equal_sizes(pair, size, reading.mask.shape)
-        if reading.note:
-            masks_by_note[reading.note].append(pair.mask.name)
-        if not reading.mask.any():
-            empty.append(pair.mask.name)
-    if empty and len(empty) == len(pairs):
-        wanted = f"value exceeds {threshold}" if label is None else f"value is the label {label}"
-        raise PairError(
-            f"All masks are empty ({_counted(len(empty), 'mask')}, first: '{pairs[0].mask}'): no {wanted}; "
-            "lower the threshold, or pick the label that is foreground with --mask-label."
-        )
-    notes = [
-        f"{_counted(len(names), 'mask')}: {note} (first: {names[0]})" for note, names in masks_by_note.items()
-    ]
-    if empty:
-        notes.append(f"{_counted(len(empty), 'mask')} without any foreground (first: {empty[0]})")
-    return notes
+def require_equal_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    """Raise PairError unless the (height, width) of the two are equal; says so where EXIF turned one."""
+    if image == mask:
+        return
+    turned = ""
+    with as_pair_errors():
+        orientation = image_header(pair.image).orientation
+    if image == mask[::-1] and orientation != 1:
+        turned = f", turned upright by its EXIF orientation {orientation},"
+    raise PairError(
+        f"The image '{pair.image}' is {image[1]} x {image[0]} pixels{turned} but its mask '{pair.mask}' is "
+        f"{mask[1]} x {mask[0]}; export them in the same size."
+    )
 
 
 def pairs_fingerprint(pairs: Sequence[Pair]) -> str:
@@ -270,22 +227,6 @@ def _mask_stem(mask: Path, image_by_stem: dict[str, Path]) -> str:
         if stem.lower().endswith(suffix):
             return stem[: -len(suffix)]
     return stem
-
-
-def _require_equal_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
-    if image != mask:
-        raise PairError(
-            f"The image '{pair.image}' is {image[1]} x {image[0]} pixels but its mask '{pair.mask}' is "
-            f"{mask[1]} x {mask[0]}; export them in the same size."
-        )
-
-
-@contextlib.contextmanager
-def _as_pair_errors() -> Iterator[None]:
-    try:
-        yield
-    except MaskError as error:
-        raise PairError(str(error)) from error
 
 
 def _counted(count: int, noun: str) -> str:

@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from ..errors import UserError
 from ..files import contained_path, write_bytes_atomic, write_text_atomic
 from ..json_lines import json_objects, text_in
-from ..masks.mask_files import mask_to_uint8
+from ..masks.resizing import mask_to_uint8
 from .manifest import MANIFEST, PairRecord
 
 PROMPTS = "prompt.json"

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_core.masks.mask_files import image_size, read_mask
-from siamese_core.pairs.pair_files import Pair, check_pairs, load_pair, read_image
+from siamese_core.masks.foreground_rule import ForegroundRule
+from siamese_core.masks.image_decoding import image_header
+from siamese_core.masks.mask_files import read_mask
+from siamese_core.pairs.image_files import read_image
+from siamese_core.pairs.pair_checks import check_pairs
+from siamese_core.pairs.pair_files import Pair, load_pair
 from tests.support.fuzzing import inputs, refusal
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -70,10 +74,13 @@ def seeds(suffix: str) -> list[bytes]:
 def read_in_every_way(path: Path, number: int) -> None:
     """What commands and nodes do with a file, one way after the other."""
     label, threshold = (None, None, 1, 255)[number % 4], (127, 0, 254)[number % 3]
-    pair = Pair(path.stem, path, path, None)
-    image_size(path)
-    load_pair(pair, size=(16, 16), threshold=threshold, label=label)
-    check_pairs([pair], threshold=threshold, label=label)
+    twin = path.parent / "masks" / path.name
+    twin.parent.mkdir(exist_ok=True)
+    twin.write_bytes(path.read_bytes())
+    pair, rule = Pair(path.stem, path, twin, None), ForegroundRule(threshold, label, invert=number % 5 == 0)
+    image_header(path)
+    load_pair(pair, size=(16, 16), rule=rule)
+    check_pairs([pair], rule)
 
 
 def test_each_half_of_a_pair_is_refused_alone(tmp_path: Path) -> None:
@@ -81,7 +88,7 @@ def test_each_half_of_a_pair_is_refused_alone(tmp_path: Path) -> None:
     for number, data in enumerate(inputs(seeds(".png"), 200, TOKENS)):
         path.write_bytes(data)
         refusal(lambda: read_image(path), path.name)
-        refusal(lambda label=number % 3: read_mask(path, label=label), path.name)
+        refusal(lambda label=number % 3: read_mask(path, ForegroundRule(label=label)), path.name)
 
 
 @pytest.mark.parametrize("suffix", SAVED)
@@ -138,7 +145,7 @@ def test_scans_without_end_are_not_waited_for(tmp_path: Path) -> None:
 
 def test_a_large_image_is_read_in_time_and_a_larger_one_refused(tmp_path: Path) -> None:
     Image.new("RGBA", (5000, 5000), (3, 3, 3, 3)).save(tmp_path / "mask.png", compress_level=1)
-    assert refusal(lambda: read_mask(tmp_path / "mask.png", label=3), "mask.png") is None
+    assert refusal(lambda: read_mask(tmp_path / "mask.png", ForegroundRule(label=3)), "mask.png") is None
     (tmp_path / "mask.png").write_bytes(larger(tmp_path / "mask.png", 40_000))
     assert "far too large" in str(refusal(lambda: read_mask(tmp_path / "mask.png"), "mask.png"))
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from siamese_core.files import contained_path, natural_key, portable_stem
-from siamese_core.masks.mask_files import resize_image, resize_mask
 from siamese_core.masks.random_transforms import TransformSettings, expand_masks
+from siamese_core.masks.resizing import resize_image, resize_mask
 from tests.support.fuzzing import odd_value, refusal, rounds
 
 NUMBERS = (0, 1, -1, 2, 50, 0.1, 0.5, 1.0, 10, 180, -0.0, 1e-9, 1e9, 10**400, float("nan"), float("inf"))

@@ -15,7 +15,8 @@ from PIL import Image
 
 from benchmarks.many_pairs import SIDE
 from siamese_core.files import file_digest
-from siamese_core.masks.mask_files import ResizeMode, read_mask, resize_mask
+from siamese_core.masks.mask_files import read_mask
+from siamese_core.masks.resizing import ResizeMode, resize_mask
 from siamese_core.pairs.pair_files import find_pairs
 from siamese_core.seeds import sample_seed
 from siamese_core.weights.key_layouts import decoder_keys

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese_core.contact_sheet import outlined
-from siamese_core.masks.mask_files import mask_to_uint8, read_mask, resize_image, resize_mask
-from siamese_core.pairs.pair_files import read_image
+from siamese_core.masks.foreground_rule import ForegroundRule
+from siamese_core.masks.mask_files import read_mask
+from siamese_core.masks.resizing import mask_to_uint8, resize_image, resize_mask
+from siamese_core.pairs.image_files import read_image
 
 from ..statistics.intervals import Floats
 from .metrics.image_sets import ImageSet
@@ -23,11 +25,11 @@ _CLOSEST = 8
 
 
 class CasePictures:
-    """Reads and shrinks the pictures of single cases; ``threshold`` and ``label`` are those of read_mask."""
+    """Reads and shrinks the pictures of single cases; masks are read by ``rule``."""
 
-    def __init__(self, real: ImageSet, synthetic: ImageSet, threshold: int, label: int | None) -> None:
+    def __init__(self, real: ImageSet, synthetic: ImageSet, rule: ForegroundRule) -> None:
         self._real, self._synthetic = real, synthetic
-        self._threshold, self._label = threshold, label
+        self._rule = rule
 
     def real(self, index: int) -> NDArray[np.uint8]:
         """The real image ``index``, fitted into the tile."""
@@ -42,7 +44,7 @@ class CasePictures:
         if self._synthetic.pairs is None:
             return None
         path = self._synthetic.pairs[index].mask
-        reading = read_mask(path, threshold=self._threshold, label=self._label)
+        reading = read_mask(path, self._rule)
         return resize_mask(reading.mask, (_SIDE, _SIDE), "pad")
 
     def of(self, index: int) -> list[tuple[str, NDArray[np.uint8]]]:

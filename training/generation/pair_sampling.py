@@ -28,10 +28,12 @@ from siamese_core.diffusers_backend.siamese_model import Precision, SiameseModel
 from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.files import file_digest
 from siamese_core.learning.training_set import image_hint, mask_hint
-from siamese_core.masks.mask_files import ResizeMode, resize_image
+from siamese_core.masks.foreground_rule import ForegroundRule, ForegroundSource
+from siamese_core.masks.resizing import ResizeMode, resize_image
 from siamese_core.pairs.formats import FinishedPair
+from siamese_core.pairs.image_files import read_image
 from siamese_core.pairs.manifest import PairRecord, record_text
-from siamese_core.pairs.pair_files import read_image
+from siamese_core.run_record import READ_DIFFERENTLY
 from siamese_core.seeds import sample_seed
 from siamese_core.settings import option, recorded
 
@@ -59,6 +61,16 @@ class SamplerSettings:
     batch_size: int = 0
     image_digest: str | None = None
     device: str = "cpu"
+    mask_from: ForegroundSource = option("auto", "as the flag", added_later=True)
+    mask_colour: str | None = option(None, "as the flag", added_later=True)
+    invert: bool = option(False, "as the flag", added_later=True)
+
+    @property
+    def mask_rule(self) -> ForegroundRule:
+        """How the mask's file was read. Raises UserError for a record of values out of range."""
+        return ForegroundRule(
+            self.mask_threshold, self.mask_label, self.mask_from, self.mask_colour, self.invert
+        )
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,7 @@ class Painter:
             "seed": self.masks.seed,
             "checkpoint": self.checkpoint_digest,
             "run_id": self.run_id,
+            **({READ_DIFFERENTLY: self.masks.changes} if self.masks.changes else {}),
         }
 
     def job(self, index: int) -> PairJob:

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from siamese_core.masks.mask_files import ResizeMode, image_size, resize_image
-from siamese_core.pairs.pair_files import read_image
+from siamese_core.masks.image_decoding import image_header
+from siamese_core.masks.resizing import ResizeMode, resize_image
+from siamese_core.pairs.image_files import read_image
 from siamese_core.pairs.pair_writer import png_bytes
 from siamese_core.seeds import generator, stream_seed
 
@@ -56,7 +57,7 @@ def choose(source: str, files: Sequence[Path], count: int, seed: int) -> list[Ch
 
 def smallest_side(choices: Sequence[Choice]) -> int:
     """The shortest side in pixels of all the chosen images: at this side none of them is enlarged."""
-    return min(min(image_size(choice.file, "image")) for choice in choices)
+    return min(min(image_header(choice.file, "image").size) for choice in choices)
 
 
 def page_items(choices: Sequence[Choice], side: int, mode: ResizeMode, seed: int) -> list[PageItem]:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siamese_core.masks.mask_files import resize_image, resize_mask
+from siamese_core.masks.foreground_rule import PLAIN_MASKS, ForegroundRule
+from siamese_core.masks.resizing import resize_image, resize_mask
 from siamese_core.pairs.pair_files import Pair, load_pair
 from siamese_core.seeds import epoch_order, generator, stream_seed
 
@@ -43,13 +44,12 @@ class PairReader:
         side: int,
         *,
         own_masks: bool = False,
-        threshold: int = 127,
-        label: int | None = None,
+        rule: ForegroundRule = PLAIN_MASKS,
         cache_bytes: int = 0,
     ) -> None:
         self.side = side
         self._own_masks = own_masks
-        self._threshold, self._label = threshold, label
+        self._rule = rule
         self._free = cache_bytes
         self._kept: dict[tuple[Path, Path], Example] = {}
         self._lock = threading.Lock()
@@ -59,7 +59,7 @@ class PairReader:
         key = (pair.image, pair.mask)
         if (kept := self._kept.get(key)) is not None:
             return kept
-        loaded = load_pair(pair, size=None, threshold=self._threshold, label=self._label)
+        loaded = load_pair(pair, size=None, rule=self._rule)
         size = (self.side, self.side)
         mask = loaded.mask if self._own_masks else resize_mask(loaded.mask, size)
         example = resize_image(loaded.image, size), mask

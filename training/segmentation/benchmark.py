@@ -14,22 +14,12 @@ from PIL import Image
 
 from siamese_core.contact_sheet import grid, outlined
 from siamese_core.files import atomic_path, file_digest, portable_stem, write_text_atomic
-from siamese_core.masks.mask_files import resize_image, resize_mask
+from siamese_core.masks.resizing import resize_image, resize_mask
 from siamese_core.pairs.pair_files import Pair
-from siamese_core.run_record import check_record
-from siamese_core.settings import (
-    CLASS,
-    COUNT,
-    COUNT_OR_NONE,
-    GREY_LEVEL,
-    RATE,
-    SEED,
-    WEIGHT,
-    Range,
-    option,
-    recorded,
-)
+from siamese_core.run_record import READ_DIFFERENTLY, check_record
+from siamese_core.settings import COUNT, COUNT_OR_NONE, RATE, SEED, WEIGHT, Range, option, recorded
 
+from ..command_line.mask_options import MaskOptions
 from .batches import PairReader
 from .fitting import FitSettings, Segmenter, fit, fit_settings, predictions, save_segmenter
 from .mixing import mixed_order
@@ -43,7 +33,7 @@ _CASE_SIDE = 160  # px, the largest tile of a picture of cases
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(MaskOptions):
     """How every run trains and scores; without a number a network keeps its paper's."""
 
     seeds: int = option(3, "runs per variant, with the seeds SEED, SEED + 1, ...", COUNT)
@@ -56,8 +46,6 @@ class RunSettings:
     learning_rate: float | None = option(None, "peak learning rate", RATE)
     pretrained: bool = option(False, "start from a backbone trained on ImageNet, which may be downloaded")
     weights: Path | None = option(None, "file of backbone weights to start from; for a single network")
-    mask_threshold: int = option(127, "foreground is what exceeds this (0..255)", GREY_LEVEL)
-    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
     cases: int = option(6, "worst and best cases shown of each variant, 0 for none", COUNT_OR_NONE)
     save_networks: bool = option(False, "keep the trained networks (.safetensors, in runs/)")
     cache_gb: float = option(
@@ -110,8 +98,9 @@ class Benchmark:
         ``output`` has with other settings or data.
         """
         self._settings = settings
-        folders = Folders(settings.mask_threshold, settings.mask_label)
+        folders = Folders(settings.mask_rule)
         self.sets: dict[str, Sets] = {one.name: folders.sets(one) for one in plan.experiments}
+        self._changes = folders.changes
         weights = file_digest(settings.weights) if settings.weights else None
         self.jobs = [
             job
@@ -137,8 +126,7 @@ class Benchmark:
                 readers[side, own_masks] = PairReader(
                     side,
                     own_masks=own_masks,
-                    threshold=self._settings.mask_threshold,
-                    label=self._settings.mask_label,
+                    rule=self._settings.mask_rule,
                     cache_bytes=round(self._settings.cache_gb * _GIGABYTE / 2),
                 )
             return readers[side, own_masks]
@@ -174,8 +162,8 @@ class Benchmark:
                     **asdict(fit_as),
                     "pretrained": given.pretrained,
                     "weights": weights,
-                    "mask_threshold": given.mask_threshold,
-                    "mask_label": given.mask_label,
+                    **given.mask_record,
+                    **({READ_DIFFERENTLY: self._changes} if self._changes else {}),
                     "real": variant.real,
                     "synthetic": variant.synthetic,
                     **recorded(variant.mixing),

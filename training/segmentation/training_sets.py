@@ -9,9 +9,11 @@ from functools import cache
 from pathlib import Path
 
 from siamese_core.files import file_digest
-from siamese_core.pairs.pair_files import Pair, check_pairs, find_pairs, pairs_fingerprint
+from siamese_core.masks.foreground_rule import ForegroundRule
+from siamese_core.pairs.pair_files import Pair, find_pairs, pairs_fingerprint
 
 from ..command_line.notes import note
+from ..command_line.pair_checking import checked
 from .mixing import Mixing
 from .plan import Experiment, PlanError, Variant, evenly_chosen, synthetic_count
 
@@ -47,10 +49,11 @@ class Sets:
 
 
 class Folders:
-    """Pairs and fingerprints by folder; the mask options are those of every folder."""
+    """Pairs and fingerprints by folder, all masks read by one rule; ``changes`` as of check_pairs."""
 
-    def __init__(self, threshold: int, label: int | None) -> None:
-        self._threshold, self._label = threshold, label
+    def __init__(self, rule: ForegroundRule) -> None:
+        self._rule = rule
+        self.changes: list[str] = []
         self._pairs: dict[Path, tuple[Pair, ...]] = {}
         self._fingerprints: dict[Path, str] = {}
 
@@ -58,8 +61,8 @@ class Folders:
         """The pairs of ``folder``, every mask decoded once; raises PairError for what cannot be used."""
         if folder not in self._pairs:
             pairs = tuple(find_pairs(folder, default_prompt="", tell=note))
-            for text in check_pairs(pairs, threshold=self._threshold, label=self._label):
-                note(f"{folder}: {text}")
+            check = checked(pairs, self._rule, place=folder)
+            self.changes += [f"{folder.name}: {change}" for change in check.changes]
             self._pairs[folder] = pairs
         return self._pairs[folder]
 

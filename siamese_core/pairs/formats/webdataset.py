@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 
-from ...masks.mask_files import mask_to_uint8
+from ...masks.resizing import mask_to_uint8
 from ..pair_writer import png_bytes
 from .layout import FileContent, FinishedPair, Record, json_line
 

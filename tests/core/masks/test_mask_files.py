@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_core.masks.mask_files import (
-    MaskError,
-    discover_masks,
-    read_mask,
-)
+from siamese_core.masks.foreground_rule import ForegroundRule
+from siamese_core.masks.image_decoding import MaskError
+from siamese_core.masks.mask_files import discover_masks, read_mask
 from tests.support.sets.half_masks import LEFT, SHAPE
 
 
@@ -73,7 +71,12 @@ def test_a_black_and_white_mask_reads_without_a_note(tmp_path: Path, suffix: str
 def test_the_threshold_is_strict(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", columns(0, 127, 128, 255))
     assert foreground_columns(read_mask(path).mask) == [False, False, True, True]
-    assert foreground_columns(read_mask(path, threshold=128).mask) == [False, False, False, True]
+    assert foreground_columns(read_mask(path, ForegroundRule(threshold=128)).mask) == [
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_one_bit_mask_is_foreground_where_white(tmp_path: Path) -> None:
@@ -152,19 +155,23 @@ def test_a_grey_mask_below_the_threshold_reads_as_empty_and_says_so(tmp_path: Pa
     reading = read_mask(path)
     assert not reading.mask.any()
     assert reading.note == "no value in it exceeds the threshold 127, so it was read as empty"
-    assert read_mask(path, threshold=50).mask.any()
+    assert read_mask(path, ForegroundRule(threshold=50)).mask.any()
 
 
 # Palettes and labels
 
 
 @pytest.mark.parametrize(
-    "colours", [[0, 0, 0, 255, 255, 255], [255, 255, 255, 0, 0, 0], [9, 9, 9, 128, 0, 0]]
+    ("colours", "is_right"),
+    [([0, 0, 0, 255, 255, 255], False), ([255, 255, 255, 0, 0, 0], True), ([9, 9, 9, 128, 0, 0], False)],
 )
-def test_a_palette_mask_of_two_indices_is_read_by_index_whatever_its_colours(
-    tmp_path: Path, colours: list[int]
+def test_a_palette_mask_of_two_indices_is_read_as_its_colours_show_it(
+    tmp_path: Path, colours: list[int], is_right: bool
 ) -> None:
-    assert np.array_equal(read_mask(save_palette(tmp_path / "a.png", LEFT.astype(int), colours)).mask, LEFT)
+    reading = read_mask(save_palette(tmp_path / "a.png", LEFT.astype(int), colours))
+    assert np.array_equal(reading.mask, ~LEFT if is_right else LEFT)
+    assert reading.note is None
+    assert (reading.changed is not None) == is_right
 
 
 def test_a_palette_mask_of_indices_0_and_255_is_black_and_white(tmp_path: Path) -> None:
@@ -202,38 +209,38 @@ def test_a_label_picks_the_pixels_of_that_value(tmp_path: Path, kind: str) -> No
         save(path, np.stack([values] * 3, axis=-1))
     else:
         save(path, values.astype(np.uint16) if kind == "16-bit" else values)
-    reading = read_mask(path, label=2)
+    reading = read_mask(path, ForegroundRule(label=2))
     assert foreground_columns(reading.mask) == [False, False, True, False]
     assert reading.note is None
-    assert not read_mask(path, label=9).mask.any()
+    assert not read_mask(path, ForegroundRule(label=9)).mask.any()
 
 
 def test_a_label_refers_to_unscaled_sixteen_bit_values(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", columns(0, 300, 65535, dtype=np.uint16))
-    assert foreground_columns(read_mask(path, label=300).mask) == [False, True, False, False]
+    assert foreground_columns(read_mask(path, ForegroundRule(label=300)).mask) == [False, True, False, False]
 
 
 def test_label_0_picks_the_background(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", LEFT.astype(np.uint8) * 255)
-    assert np.array_equal(read_mask(path, label=0).mask, ~LEFT)
+    assert np.array_equal(read_mask(path, ForegroundRule(label=0)).mask, ~LEFT)
 
 
 def test_label_1_of_a_one_bit_mask_is_white(tmp_path: Path) -> None:
-    assert np.array_equal(read_mask(save(tmp_path / "a.png", LEFT), label=1).mask, LEFT)
+    assert np.array_equal(read_mask(save(tmp_path / "a.png", LEFT), ForegroundRule(label=1)).mask, LEFT)
 
 
 def test_a_label_on_a_coloured_mask_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "red.png", LEFT[..., None] * np.array([255, 0, 0], np.uint8))
     with pytest.raises(MaskError, match=r"red.png' is a colour image, .* leave out the label"):
-        read_mask(path, label=1)
+        read_mask(path, ForegroundRule(label=1))
 
 
 @pytest.mark.parametrize("values", [(0, 1, 2, 3), (0, 1, 255)])
 def test_threshold_0_takes_every_label_as_foreground(tmp_path: Path, values: tuple[int, ...]) -> None:
     path = save_palette(tmp_path / "a.png", columns(*values), list(range(256)) * 3)
-    assert foreground_columns(read_mask(path, threshold=0).mask)[: len(values)] == [False] + [True] * (
-        len(values) - 1
-    )
+    assert foreground_columns(read_mask(path, ForegroundRule(threshold=0)).mask)[: len(values)] == [False] + [
+        True
+    ] * (len(values) - 1)
 
 
 def test_soft_edges_are_not_taken_for_labels(tmp_path: Path) -> None:

@@ -5,12 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from siamese_core.masks.mask_files import (
-    ResizeMode,
-    mask_to_uint8,
-    resize_image,
-    resize_mask,
-)
+from siamese_core.masks.resizing import ResizeMode, mask_to_uint8, resize_image, resize_mask
 from tests.support.sets.half_masks import LEFT, SHAPE
 
 MODES: tuple[ResizeMode, ...] = ("stretch", "crop", "pad")

@@ -8,15 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_core.pairs.pair_files import (
-    LoadedPair,
-    Pair,
-    PairError,
-    check_pairs,
-    load_pair,
-    pairs_fingerprint,
-    read_image,
-)
+from siamese_core.masks.foreground_rule import ForegroundRule
+from siamese_core.pairs.image_files import read_image
+from siamese_core.pairs.pair import PairError
+from siamese_core.pairs.pair_checks import check_pairs
+from siamese_core.pairs.pair_files import LoadedPair, Pair, load_pair, pairs_fingerprint
 from tests.support.sets.pair_files import FOREGROUND, SHAPE, save, save_image, save_mask
 
 
@@ -69,12 +65,17 @@ def test_a_transparent_palette_colour_is_black(tmp_path: Path) -> None:
     assert image[1, 1].tolist() == [200, 100, 50]
 
 
-def test_the_exif_orientation_is_not_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_an_image_is_turned_upright_by_its_exif_orientation(tmp_path: Path, suffix: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = Image.new("RGB", (12, 10))
-    image.save(tmp_path / "a.jpg", exif=exif)
-    assert read_image(tmp_path / "a.jpg").shape == (10, 12, 3)
+    values = np.zeros((10, 12), np.uint8)
+    values[0] = 255  # the row that is the right column of the upright image
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}", exif=exif, quality=95)
+    image = read_image(tmp_path / f"a.{suffix}")
+    assert image.shape == (12, 10, 3)
+    assert (image[:, -1] > 200).all()
+    assert (image[:, :-2] < 50).all()
 
 
 @pytest.mark.parametrize(
@@ -124,8 +125,8 @@ def test_a_pair_is_resized_alike(pair: Pair) -> None:
 def test_threshold_label_and_note_pass_through(pair: Pair) -> None:
     save_mask(pair.mask, value=100)
     assert not load_pair(pair, size=None).mask.any()
-    assert np.array_equal(load_pair(pair, size=None, threshold=50).mask, FOREGROUND)
-    assert np.array_equal(load_pair(pair, size=None, label=100).mask, FOREGROUND)
+    assert np.array_equal(load_pair(pair, size=None, rule=ForegroundRule(threshold=50)).mask, FOREGROUND)
+    assert np.array_equal(load_pair(pair, size=None, rule=ForegroundRule(label=100)).mask, FOREGROUND)
     save_mask(pair.mask, value=1)
     assert load_pair(pair, size=None).note == "it holds only 0 and 1 and was read as black and white"
 
@@ -162,21 +163,21 @@ def make_pairs(root: Path, *masks: np.ndarray, value: int = 255) -> list[Pair]:
 
 
 def test_sound_pairs_give_no_notes(tmp_path: Path) -> None:
-    assert check_pairs(make_pairs(tmp_path, FOREGROUND, FOREGROUND)) == []
+    assert check_pairs(make_pairs(tmp_path, FOREGROUND, FOREGROUND)).notes == []
 
 
 def test_equal_notes_are_counted_and_name_the_first_mask(tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path, FOREGROUND, FOREGROUND, FOREGROUND, value=1)
     save_mask(pairs[0].mask)
-    assert check_pairs(pairs) == [
-        "2 masks: it holds only 0 and 1 and was read as black and white (first: p1.png)"
+    assert check_pairs(pairs).notes == [
+        "2 of 3 masks: it holds only 0 and 1 and was read as black and white (first: p1.png)"
     ]
 
 
 def test_some_empty_masks_are_a_note(tmp_path: Path) -> None:
     empty = np.zeros(SHAPE, bool)
-    assert check_pairs(make_pairs(tmp_path, FOREGROUND, empty)) == [
-        "1 mask without any foreground (first: p1.png)"
+    assert check_pairs(make_pairs(tmp_path, FOREGROUND, empty)).notes == [
+        "1 of 2 masks without any foreground (first: p1.png)"
     ]
 
 
@@ -186,7 +187,7 @@ def test_some_empty_masks_are_a_note(tmp_path: Path) -> None:
 def test_only_empty_masks_are_refused(tmp_path: Path, label: int | None, reason: str) -> None:
     pairs = make_pairs(tmp_path, FOREGROUND, FOREGROUND, value=100)
     with pytest.raises(PairError) as caught:
-        check_pairs(pairs, label=label)
+        check_pairs(pairs, ForegroundRule(label=label))
     assert str(caught.value) == (
         f"All masks are empty (2 masks, first: '{pairs[0].mask}'): {reason}; lower the threshold, or pick "
         "the label that is foreground with --mask-label."

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siamese_core.masks.mask_files import MaskError, discover_masks
+from siamese_core.masks.image_decoding import MaskError
+from siamese_core.masks.mask_files import discover_masks
 from siamese_core.pairs.captions import CaptionError
 from siamese_core.pairs.formats import FORMATS
 from siamese_core.pairs.pair_export import export_pairs, find_source

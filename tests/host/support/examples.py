@@ -14,7 +14,8 @@ from siamese_core.diffusers_backend.mask_sampling import controlled_noise_predic
 from siamese_core.diffusers_backend.siamese_model import model_from_file
 from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.learning.training_set import mask_hint
-from siamese_core.masks.mask_files import read_mask, resize_mask
+from siamese_core.masks.mask_files import read_mask
+from siamese_core.masks.resizing import resize_mask
 from siamese_core.method.ddim import ddim_sample
 from siamese_core.method.noise_schedule import alphas_cumprod, ddim_timesteps
 from siamese_core.seeds import starting_noise

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.many_pairs import SIDE
-from siamese_core.masks.mask_files import resize_image
+from siamese_core.masks.resizing import resize_image
 from siamese_core.pairs.pair_files import read_image
 from tests.support.folders import read_tree
 from tests.support.rating import COUNT, key_of, make_page, texture

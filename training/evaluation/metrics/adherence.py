@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
+from siamese_core.masks.foreground_rule import ForegroundRule
 from siamese_core.pairs.pair_files import LoadedPair, Pair, load_pair
 
 from ...segmentation.judge import SegmenterSettings, predict_masks, train_segmenter
@@ -22,24 +23,23 @@ def train_judge(
     settings: SegmenterSettings,
     *,
     side: int,
-    threshold: int,
-    label: int | None,
+    rule: ForegroundRule,
     seed: int,
 ) -> nn.Module:
     """The segmentation network trained on real ``pairs``, all held in memory at side x side."""
-    loaded = [_loaded(pair, side, threshold, label) for pair in pairs]
+    loaded = [_loaded(pair, side, rule) for pair in pairs]
     images, masks = (np.stack([getattr(pair, half) for pair in loaded]) for half in ("image", "mask"))
     return train_segmenter(images, masks, settings, seed=seed)
 
 
 def dice_of_pairs(
-    judge: nn.Module, pairs: Sequence[Pair], *, side: int, threshold: int, label: int | None, description: str
+    judge: nn.Module, pairs: Sequence[Pair], *, side: int, rule: ForegroundRule, description: str
 ) -> Floats:
     """Dice of what ``judge`` finds in each pair's image against its mask: (N,) in [0, 1], batch by batch."""
     scores: list[Floats] = []
     with tqdm(total=len(pairs), desc=description, unit="image", mininterval=1.0) as progress:
         for start in range(0, len(pairs), _BATCH):
-            loaded = [_loaded(pair, side, threshold, label) for pair in pairs[start : start + _BATCH]]
+            loaded = [_loaded(pair, side, rule) for pair in pairs[start : start + _BATCH]]
             found = predict_masks(judge, np.stack([pair.image for pair in loaded]))
             scores.append(dice_scores(found, np.stack([pair.mask for pair in loaded])))
             progress.update(len(loaded))
@@ -69,5 +69,5 @@ def adherence_ratio(
     return Estimate(value, low, high, *sizes)
 
 
-def _loaded(pair: Pair, side: int, threshold: int, label: int | None) -> LoadedPair:
-    return load_pair(pair, size=(side, side), threshold=threshold, label=label)
+def _loaded(pair: Pair, side: int, rule: ForegroundRule) -> LoadedPair:
+    return load_pair(pair, size=(side, side), rule=rule)

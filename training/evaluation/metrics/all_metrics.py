@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from siamese_core.masks.foreground_rule import ForegroundRule
 from siamese_core.pairs.pair_files import Pair
 
 from ...segmentation.judge import SegmenterSettings
@@ -185,8 +186,7 @@ def measure_adherence(
     settings: SegmenterSettings,
     *,
     side: int,
-    threshold: int,
-    label: int | None,
+    rule: ForegroundRule,
     groups: Groups | None,
 ) -> Floats:
     """Dice of a segmenter trained on the real pairs ``train``: on synthetic and held-out real images.
@@ -194,8 +194,8 @@ def measure_adherence(
     ``groups`` of synthetic pairs share a mask. Returns the Dice of each synthetic pair. The metrics of
     held-out images are left out when ``test`` is empty.
     """
-    judge = train_judge(train, settings, side=side, threshold=threshold, label=label, seed=results.seed)
-    scores = partial(dice_of_pairs, judge, side=side, threshold=threshold, label=label)
+    judge = train_judge(train, settings, side=side, rule=rule, seed=results.seed)
+    scores = partial(dice_of_pairs, judge, side=side, rule=rule)
     dice = scores(synthetic, description="mask adherence")
     note = f"trained on {len(train)} real pairs"
     results.add_mean(f"adherence[{SEGMENTER}]", dice, (0, len(dice)), note, groups)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from siamese_core.pairs.pair_files import read_image
+from siamese_core.pairs.image_files import read_image
 
 from ...command_line.options import OptionError
 from ...pretrained.weight_files import WeightsError, cached_file, read_tensors, weight_file

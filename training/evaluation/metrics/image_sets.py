@@ -12,17 +12,13 @@ from tqdm import tqdm
 
 from siamese_core.json_lines import json_objects, text_in
 from siamese_core.masks.folder_contents import Tell, left_out, nothing_read
+from siamese_core.masks.foreground_rule import ForegroundRule
 from siamese_core.masks.mask_files import MASK_FOLDERS, first_subfolder, list_images
+from siamese_core.masks.plausibility import MaskSurvey
+from siamese_core.pairs.image_files import ImageSurvey, read_image
 from siamese_core.pairs.manifest import MANIFEST
-from siamese_core.pairs.pair_files import (
-    IMAGE_FOLDERS,
-    PROMPT_FILE,
-    Pair,
-    PairError,
-    find_pairs,
-    load_pair,
-    read_image,
-)
+from siamese_core.pairs.pair import PairError, as_pair_errors
+from siamese_core.pairs.pair_files import IMAGE_FOLDERS, PROMPT_FILE, Pair, find_pairs, load_pair
 
 _VARIANT = re.compile(r"(.+)_\d+")
 
@@ -65,23 +61,38 @@ def find_images(source: Path, tell: Tell = lambda note: None) -> ImageSet:
     return ImageSet(source, tuple(pair.image for pair in pairs), pairs)
 
 
-def check_images(
-    images: ImageSet, *, threshold: int, label: int | None, skip_corrupt: bool
-) -> tuple[ImageSet, list[str], Counter[tuple[int, int]]]:
+@dataclass(frozen=True)
+class CheckedImages:
+    """The images that are left after a check, a sentence per file that was skipped, and what else to tell.
+
+    ``sizes`` counts the images of each (height, width).
+    """
+
+    images: ImageSet
+    skipped: list[str]
+    sizes: Counter[tuple[int, int]]
+    notes: list[str]
+
+
+def check_images(images: ImageSet, rule: ForegroundRule, *, skip_corrupt: bool) -> CheckedImages:
     """Decode every file once, before hours of work rest on it.
 
-    Returns the set that is left, a sentence per file that was skipped, and how many images have which
-    (height, width). Raises PairError at the first bad file unless ``skip_corrupt``, and when none is left.
+    Raises PairError at the first bad file unless ``skip_corrupt``, when none is left, and for masks that as a
+    whole cannot be meant.
     """
     kept: list[int] = []
     skipped: list[str] = []
     sizes: Counter[tuple[int, int]] = Counter()
+    survey, headers = MaskSurvey(rule), ImageSurvey()
     for i in tqdm(range(len(images)), desc=f"checking {images.root.name}", unit="image", mininterval=1.0):
         try:
             if images.pairs is None:
                 image = read_image(images.images[i])
             else:
-                image = load_pair(images.pairs[i], size=None, threshold=threshold, label=label).image
+                loaded = load_pair(images.pairs[i], size=None, rule=rule)
+                image = loaded.image
+                survey.add(images.pairs[i].mask, loaded.reading)
+            headers.add(images.images[i])
         except PairError as error:
             if not skip_corrupt:
                 raise PairError(f"{error} (--skip-corrupt leaves such files out)") from error
@@ -91,8 +102,11 @@ def check_images(
         sizes[image.shape[0], image.shape[1]] += 1
     if not kept:
         raise PairError(f"The folder '{images.root}' holds no image that can be read.")
+    with as_pair_errors():
+        survey.refuse_implausible()
     pairs = images.pairs and tuple(images.pairs[i] for i in kept)
-    return replace(images, images=tuple(images.images[i] for i in kept), pairs=pairs), skipped, sizes
+    left = replace(images, images=tuple(images.images[i] for i in kept), pairs=pairs)
+    return CheckedImages(left, skipped, sizes, [*survey.notes(), *headers.notes()])
 
 
 def match_by_mask(synthetic: ImageSet, real: ImageSet) -> list[int | None]:

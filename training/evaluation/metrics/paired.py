@@ -13,8 +13,8 @@ from torchmetrics.functional.image.lpips import _NoTrainLpips
 from torchvision.models import AlexNet_Weights
 from tqdm import tqdm
 
-from siamese_core.masks.mask_files import resize_image
-from siamese_core.pairs.pair_files import read_image
+from siamese_core.masks.resizing import resize_image
+from siamese_core.pairs.image_files import read_image
 
 from ...pretrained.weight_files import WeightsError, read_tensors, weight_file
 from ...statistics.intervals import Floats, draws

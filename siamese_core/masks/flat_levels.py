@@ -1,0 +1,122 @@
+"""What the grey levels and colours of a picture say of it: two levels, several classes, or a photograph.
+
+A class of a label map fills areas with one value. The soft edge of a mask has many values too, but hardly two
+neighbours that are alike in both directions; nor has a photograph.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Of the pixels of a flat level at least this share lie amid four equal neighbours: 1/9 in a 3 x 3 object.
+_SETTLED_SHARE = 0.1
+_FEWEST_PIXELS = 9
+# With more levels than this those next to the lowest and the highest are noise, as JPEG leaves it.
+_FEW_LEVELS = 16
+_NOISE_SHARE = 1 / 12
+# Above this many levels and this share of the picture amid them, nobody has drawn it.
+_PHOTO_LEVELS = 32
+_PHOTO_SHARE = 0.25
+_PHOTO_COLOURS = 256
+_LOSSY_TOLERANCE = 12
+_LOSSY_REACH = 40
+_LOSSY_SHARE = 0.005
+_MOST_SAMPLES = 50_000
+
+
+def flat_levels(values: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The levels of the (H, W) ``values``, in order, that fill areas; all where there are two at most.
+
+    The lowest and the highest count as flat in any case: what lies between them is a soft edge or a class.
+    """
+    levels, places = np.unique(values, return_inverse=True)
+    if len(levels) <= 2:
+        return levels
+    places = places.reshape(values.shape)
+    counts = np.bincount(places.ravel(), minlength=len(levels))
+    settled = np.bincount(places[1:-1, 1:-1][_settled(places)], minlength=len(levels))
+    flat = (settled >= _SETTLED_SHARE * counts) & (counts >= _FEWEST_PIXELS)
+    if len(levels) > _FEW_LEVELS:
+        lowest, span = int(levels[0]), int(levels[-1]) - int(levels[0])
+        flat &= (levels > lowest + _NOISE_SHARE * span) & (levels < lowest + (1 - _NOISE_SHARE) * span)
+    flat[[0, -1]] = True
+    return levels[flat]
+
+
+def flat_colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The colours (N, 3) that fill areas in the (H, W, 3) ``pixels``, or all of them where there are few."""
+    packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    colours, places = np.unique(packed, return_inverse=True)
+    places = places.reshape(packed.shape)
+    counts = np.bincount(places.ravel(), minlength=len(colours))
+    settled = np.bincount(places[1:-1, 1:-1][_settled(places)], minlength=len(colours))
+    flat = (settled >= _SETTLED_SHARE * counts) & (counts >= _FEWEST_PIXELS)
+    if len(colours) <= 4:
+        flat[:] = True
+    found = colours[flat]
+    return np.stack([found >> 16, found >> 8 & 255, found & 255], axis=-1).astype(np.uint8)
+
+
+def clustered_colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """As :func:`flat_colours` of the (H, W, 3) ``pixels`` of a JPEG, which rounds values: their means."""
+    signed = pixels.astype(np.int16)
+    calm = np.ones((pixels.shape[0] - 2, pixels.shape[1] - 2), bool)
+    for shifted in (signed[:-2, 1:-1], signed[2:, 1:-1], signed[1:-1, :-2], signed[1:-1, 2:]):
+        calm &= (np.abs(shifted - signed[1:-1, 1:-1]) <= _LOSSY_TOLERANCE).all(axis=-1)
+    rest = signed[1:-1, 1:-1][calm]
+    rest = rest[:: len(rest) // _MOST_SAMPLES + 1]
+    fewest = max(1.0, _LOSSY_SHARE * len(rest))
+    found = []
+    while len(rest) >= fewest:
+        centre = _most_frequent(rest)
+        near = (np.abs(rest - centre) <= _LOSSY_REACH).all(axis=-1)
+        if near.sum() >= fewest:
+            found.append(rest[near].mean(axis=0))
+        rest = rest[~near]
+    return np.array(found).reshape(-1, 3).round().astype(np.uint8)
+
+
+def looks_like_photograph(values: NDArray[np.integer], is_lossy: bool) -> bool:
+    """Whether the brightness (H, W) has more levels, in more of the picture, than a drawing or its edges.
+
+    Most of what is not black has to lie amid the levels, so that small shapes with soft edges are none.
+    """
+    highest = int(values.max())
+    lowest_counted = highest / 16 if is_lossy else 0
+    amid = (values > lowest_counted) & (values < highest * 15 / 16)
+    share = float(amid.mean())
+    if share < _PHOTO_SHARE or share < 0.5 * float((values > lowest_counted).mean()):
+        return False
+    return len(np.unique(values[amid])) >= _PHOTO_LEVELS and (is_lossy or _texture(values) >= 0.5)
+
+
+def looks_like_colour_photograph(pixels: NDArray[np.uint8]) -> bool:
+    """Whether the (H, W, 3) ``pixels`` of a lossless file have hundreds of colours outside of flat areas."""
+    packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    return len(np.unique(packed)) > _PHOTO_COLOURS and _texture(packed) >= 0.5
+
+
+def _settled(values: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """(H - 2, W - 2): which inner pixels equal their four neighbours."""
+    inner = values[1:-1, 1:-1]
+    return (
+        (inner == values[:-2, 1:-1])
+        & (inner == values[2:, 1:-1])
+        & (inner == values[1:-1, :-2])
+        & (inner == values[1:-1, 2:])
+    )
+
+
+def _texture(values: NDArray[np.integer]) -> float:
+    """The share of pixels that are not black and differ from a neighbour, among those that are not black."""
+    inner = values[1:-1, 1:-1]
+    shown = inner > 0
+    return float((shown & ~_settled(values)).sum() / max(1, shown.sum()))
+
+
+def _most_frequent(colours: NDArray[np.int16]) -> NDArray[np.int16]:
+    packed = colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    found, counts = np.unique(packed, return_counts=True)
+    most = int(found[counts.argmax()])
+    return np.array([most >> 16, most >> 8 & 255, most & 255], np.int16)

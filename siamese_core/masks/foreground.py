@@ -1,0 +1,355 @@
+"""Which pixels of a decoded mask are foreground: as a viewer shows it, or as asked for, or not to be told.
+
+docs/masks.md has the rules as a table. What could be meant in two ways is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .flat_levels import (
+    clustered_colours,
+    flat_colours,
+    flat_levels,
+    looks_like_colour_photograph,
+    looks_like_photograph,
+)
+from .foreground_rule import ForegroundRule
+from .image_decoding import (
+    DecodedImage,
+    MaskError,
+    alpha_channel,
+    deep_grey_values,
+    rgb_pixels,
+    scaled_to_8_bits,
+    white_value,
+)
+
+Mask = NDArray[np.bool_]
+Values = NDArray[np.integer]
+
+_LARGEST_LABEL = 63
+_VOID_LABEL = 255
+_SHOWN_VALUES = 10
+_LOSSY_REACH = 40  # how far JPEG moves a colour
+
+_PICK_LABEL = (
+    "pick the label that is foreground (--mask-label, or label in the node), or set the threshold to 0 to "
+    "take every label."
+)
+_PICK_COLOUR = (
+    "pick the colour that is foreground (--mask-colour), or set the threshold to 0 to take every one."
+)
+_BY_BRIGHTNESS = "--mask-from brightness reads it by the threshold all the same."
+
+
+class _Unclear(Exception):
+    """The pixels do not tell which of them are foreground; the message goes on after the file's name."""
+
+
+@dataclass(frozen=True)
+class MaskReading:
+    """A mask and how it was understood.
+
+    ``mask`` is (H, W) bool, True on the foreground. ``note`` is None for a plain black-and-white
+    mask, else a phrase for the user about what had to be interpreted; files that were interpreted
+    alike have equal notes. ``changed`` is a phrase for what the first versions of this package read
+    differently, None for what they read alike. ``is_blank`` tells that the file shows one value everywhere.
+    """
+
+    mask: Mask
+    note: str | None = None
+    changed: str | None = None
+    is_blank: bool = False
+
+
+def read_foreground(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
+    """The foreground of ``image`` by ``rule``. Raises MaskError where the two do not tell it."""
+    try:
+        reading = _by_rule(image, rule)
+    except _Unclear as error:
+        raise MaskError(f"The mask '{image.path}' {error}") from error
+    if image.orientation != 1:
+        reading = _noted(reading, f"it was turned upright by its EXIF orientation {image.orientation}")
+        if not _was_turned_before(image):
+            reading = replace(reading, changed=f"turned upright by EXIF orientation {image.orientation}")
+    return replace(reading, mask=~reading.mask) if rule.invert else reading
+
+
+def _by_rule(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
+    alpha = alpha_channel(image)
+    if rule.source == "alpha":
+        return _by_alpha(alpha, rule)
+    if rule.colour is not None:
+        reading = _by_colour(image, rule.colour)
+    elif rule.label is not None:
+        reading = _by_label(image, rule.label)
+    elif alpha is None or rule.source != "auto":
+        reading = _by_value(image, rule)
+    else:
+        reading = _beside_alpha(image, rule)
+    return reading if alpha is None else _noted(reading, "its transparency was ignored")
+
+
+def _by_alpha(alpha: Values | None, rule: ForegroundRule) -> MaskReading:
+    if alpha is None:
+        raise _Unclear("has no transparency that differs from pixel to pixel; leave out --mask-from alpha.")
+    return MaskReading(alpha > rule.threshold)
+
+
+def _beside_alpha(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
+    """By values, in a file whose transparency differs from pixel to pixel, unless it is the mask."""
+    try:
+        reading = _by_value(image, rule)
+    except _Unclear:
+        reading = None
+    if reading is None or reading.mask.all() or not reading.mask.any():
+        raise _Unclear(
+            "seems to have its shape in its transparency (alpha channel), not in its colours; take what is "
+            "opaque with --mask-from alpha, or what is transparent, as ComfyUI's mask editor saves it, with "
+            "--mask-from alpha --invert."
+        )
+    return reading
+
+
+def _by_colour(image: DecodedImage, colour: str) -> MaskReading:
+    digits = colour.removeprefix("#")
+    wanted = np.array([int(digits[place : place + 2], 16) for place in (0, 2, 4)], np.int16)
+    difference = np.abs(rgb_pixels(image).astype(np.int16) - wanted).max(axis=-1)
+    return MaskReading(difference <= (_LOSSY_REACH if image.is_lossy else 0))
+
+
+def _by_label(image: DecodedImage, label: int) -> MaskReading:
+    if image.pixels.mode in ("P", "PA"):
+        return MaskReading(np.asarray(image.pixels.getchannel(0)) == label)
+    values = None if image.has_deep_colour else _grey_values(image)
+    if values is None:
+        raise _Unclear(
+            "is a colour image, which holds no label numbers; pick a colour (--mask-colour), leave out the "
+            "label, or save it as 8-bit grey or with a palette."
+        )
+    changed = f"labels of {image.bits} bits are the stored ones" if image.bits in (2, 4) else None
+    return MaskReading(values == label, changed=changed)
+
+
+def _by_value(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
+    if image.is_lossy and rule.source == "labels":
+        raise _Unclear("is a JPEG, whose rounded values hold no labels; save it as PNG.")
+    if image.pixels.mode in ("P", "PA") and rule.source != "brightness":
+        return _by_palette(image, rule)
+    values = _grey_values(image)
+    if values is None:
+        return _by_colours(rgb_pixels(image), image.is_lossy, rule)
+    if image.bits == 1:
+        return MaskReading(values == 1, is_blank=_is_flat(values))
+    # Of 16-bit colours and of grey with alpha, Pillow reads the upper 8.
+    bits = 8 if image.has_deep_colour else image.bits
+    return _by_grey(values, bits, image.is_lossy, rule)
+
+
+def _by_grey(values: Values, bits: int, is_lossy: bool, rule: ForegroundRule) -> MaskReading:
+    """By the (H, W) ``values`` of a file of ``bits`` per pixel."""
+    highest, is_blank = int(values.max()), _is_flat(values)
+    if highest <= 1 and rule.source != "brightness":
+        note = "it holds only 0 and 1 and was read as black and white" if highest else None
+        changed = f"0 and 1 of {bits} bits are black and white" if highest and bits in (2, 4) else None
+        return MaskReading(values == 1, note, changed, is_blank)
+    white = 2**bits - 1 if bits < 16 else white_value(highest)
+    notes = [] if bits <= 12 else _depth_notes(white)
+    if rule.takes_every_label:
+        mask = values > 0
+    else:
+        if rule.source == "auto":
+            levels = np.unique(values)
+            _refuse_unclear_grey(values, levels, white, is_lossy, rule)
+            notes += [] if is_lossy else _level_notes(levels, rule)
+        mask = scaled_to_8_bits(values, white) > rule.threshold
+    if not mask.any():
+        notes.append(f"no value in it exceeds the threshold {rule.threshold}, so it was read as empty")
+    changed = None
+    if white not in (255, 65535) and not np.array_equal(mask, _as_first_read(values, bits, rule)):
+        changed = f"values of 0..{white} are scaled to that range"
+    return MaskReading(mask, "; ".join(notes) or None, changed, is_blank)
+
+
+def _refuse_unclear_grey(
+    values: Values, levels: Values, white: int, is_lossy: bool, rule: ForegroundRule
+) -> None:
+    """Raise _Unclear for label maps, for photographs, and for what lies above the threshold everywhere."""
+    is_photo = looks_like_photograph(values, is_lossy)
+    if is_lossy:
+        flat = clustered_colours(np.repeat(scaled_to_8_bits(values, white)[..., None], 3, axis=2))[:, 0]
+        if is_photo or len(flat) > 2:
+            raise _photograph(values) if is_photo else _grey_classes(np.sort(flat), "about ")
+        return
+    between = flat_levels(values)[1:-1]
+    if is_photo and len(between) < len(levels) / 2:
+        raise _photograph(values)
+    if len(between) or _are_small_ids(levels, white, rule.threshold):
+        raise _label_map(levels)
+    if len(levels) > 1 and scaled_to_8_bits(levels[:1], white)[0] > rule.threshold:
+        raise _everywhere(rule)
+
+
+def _are_small_ids(levels: Values, white: int, threshold: int) -> bool:
+    """Whether ``levels`` are numbers of classes: small ones, or 1, 2, ... beside the void label."""
+    highest = int(levels[-1])
+    if highest < white and highest <= min(_LARGEST_LABEL, threshold * white // 255):
+        return True
+    ids = levels[levels > 0][:-1]
+    # Beside the customary value for pixels to leave out.
+    counts_up = 0 < len(ids) <= _LARGEST_LABEL and np.array_equal(ids, np.arange(1, len(ids) + 1))
+    return bool(counts_up and highest == _VOID_LABEL and white >= _VOID_LABEL)
+
+
+def _by_palette(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
+    """By the colours of the palette where they are black and another, or grey, else by its indices."""
+    indices = np.asarray(image.pixels.getchannel(0))
+    palette = np.zeros((256, 3), np.uint8)
+    stored = np.array(image.pixels.getpalette() or [], np.uint8).reshape(-1, 3)
+    palette[: len(stored)] = stored
+    used = np.unique(indices)
+    colours = palette[used]
+    brightness = palette.max(axis=1)
+    least = 0 if rule.takes_every_label else rule.threshold
+    is_bright = brightness > least
+    note = None
+    if len(np.unique(colours, axis=0)) == 2 and is_bright[used].any() and not is_bright[used].all():
+        mask = is_bright[indices]
+    elif np.array_equal(used, [0, 1]) and brightness[0] < brightness[1]:
+        mask = indices == 1
+        note = "it holds only 0 and 1 and was read as black and white"
+    elif rule.takes_every_label:
+        mask = _is_labelled(used, brightness)[indices]
+    elif _are_grey(colours):
+        reading = _by_grey(palette[indices][..., 0], 8, is_lossy=False, rule=rule)
+        return replace(reading, changed=_palette_change(reading.mask, indices, rule))
+    elif len(used) == 1 and bool(is_bright[used[0]]) == bool(used[0]) and used[0] <= 1:
+        mask = indices == 1
+    else:
+        raise _label_map(used)
+    return MaskReading(mask, note, _palette_change(mask, indices, rule), _is_flat(indices))
+
+
+def _palette_change(mask: Mask, indices: Values, rule: ForegroundRule) -> str | None:
+    same = np.array_equal(mask, _as_first_read(indices, 8, rule))
+    return None if same else "the colours of its palette decide, not the order of their indices"
+
+
+def _is_labelled(used: Values, brightness: Values) -> Mask:
+    """(256,): which palette indices are labels: all but black, or but 0 where none of ``used`` is black."""
+    if (brightness[used] == 0).any():
+        return np.asarray(brightness > 0)
+    return np.arange(len(brightness)) > 0
+
+
+def _by_colours(pixels: NDArray[np.uint8], is_lossy: bool, rule: ForegroundRule) -> MaskReading:
+    """By the brightest channel of ``pixels`` (H, W, 3): pure red is bright to the eye, dark in luminance."""
+    values = pixels.max(axis=-1)
+    if rule.source == "auto" and not rule.takes_every_label:
+        photo = looks_like_photograph(values, True) if is_lossy else looks_like_colour_photograph(pixels)
+        if photo:
+            raise _photograph(values)
+        flat = clustered_colours(pixels) if is_lossy else flat_colours(pixels)
+        bright = int((flat.max(axis=-1) > rule.threshold).sum())
+        if len(flat) > 2 or bright > 1 or (len(flat) == 2 and not bright):
+            names = ", ".join(bytes(colour).hex() for colour in flat[:_SHOWN_VALUES])
+            raise _Unclear(
+                f"looks like a label map (colours {names}) rather than black and white; {_PICK_COLOUR}"
+            )
+    mask = values > (0 if rule.takes_every_label else rule.threshold)
+    if rule.source == "auto" and mask.all() and not _is_flat(values):
+        raise _everywhere(rule)
+    note = None
+    if not mask.any():
+        note = f"no value in it exceeds the threshold {rule.threshold}, so it was read as empty"
+    return MaskReading(mask, note)
+
+
+def _grey_values(image: DecodedImage) -> Values | None:
+    """The (H, W) values as the file stores them (0 and 1 of a 1-bit file); None for colours."""
+    mode = image.pixels.mode
+    if image.has_deep_grey:
+        return deep_grey_values(image)
+    if mode == "1":
+        return np.asarray(image.pixels).astype(np.uint8)
+    if mode in ("L", "LA", "La"):
+        values = np.asarray(image.pixels.getchannel(0))
+        # Pillow has stretched 2 and 4 bits to 0..255.
+        return values // np.uint8(255 // (2**image.bits - 1)) if image.bits in (2, 4) else values
+    pixels = rgb_pixels(image)
+    return np.asarray(pixels[..., 0]) if _are_grey(pixels) else None
+
+
+def _as_first_read(values: Values, bits: int, rule: ForegroundRule) -> Mask:
+    """The mask that the first versions made of values without asking what scale or palette they have."""
+    if values.max() <= 1:
+        return np.asarray(values == 1)
+    white = 65535 if bits > 8 and values.max() > 255 else 255
+    return np.asarray(scaled_to_8_bits(values, white) > rule.threshold)
+
+
+def _was_turned_before(image: DecodedImage) -> bool:
+    return image.pixels.format == "TIFF"
+
+
+def _depth_notes(white: int) -> list[str]:
+    if white == 65535:
+        return []
+    if white == 255:
+        return ["its 16-bit values fit 8 bits and were read as 8-bit values"]
+    return [f"its highest value needs {white.bit_length()} bits, so {white} was taken for white"]
+
+
+def _level_notes(levels: Values, rule: ForegroundRule) -> list[str]:
+    """Of a class of thin lines, such as borders between cells, which hardly differs from a soft edge."""
+    if len(levels) != 3:
+        return []
+    return [f"its grey level {levels[1]} was read by the threshold {rule.threshold}"]
+
+
+def _label_map(levels: Values) -> _Unclear:
+    return _Unclear(
+        f"looks like a label map (values {_listed(levels)}) rather than black and white; {_PICK_LABEL}"
+    )
+
+
+def _everywhere(rule: ForegroundRule) -> _Unclear:
+    return _Unclear(
+        f"is brighter than the threshold {rule.threshold} everywhere and yet differs from pixel to pixel; "
+        f"raise --mask-threshold, or {_PICK_LABEL}"
+    )
+
+
+def _grey_classes(levels: Values, about: str) -> _Unclear:
+    return _Unclear(
+        f"looks like a label map (values {about}{_listed(levels)}) rather than black and white, and a JPEG "
+        f"rounds labels; save it as PNG, or {_BY_BRIGHTNESS}"
+    )
+
+
+def _photograph(values: Values) -> _Unclear:
+    return _Unclear(
+        f"looks like a photograph ({len(np.unique(values))} levels of brightness) rather than a mask; give "
+        f"masks (are source and target swapped, or images and masks in one folder?), or {_BY_BRIGHTNESS}"
+    )
+
+
+def _are_grey(colours: NDArray[np.uint8]) -> bool:
+    return bool((colours == colours[..., :1]).all())
+
+
+def _is_flat(values: Values) -> bool:
+    return bool(values.min() == values.max())
+
+
+def _noted(reading: MaskReading, note: str) -> MaskReading:
+    return replace(reading, note=f"{note}; {reading.note}" if reading.note else note)
+
+
+def _listed(values: Values) -> str:
+    shown = ", ".join(str(value) for value in values[:_SHOWN_VALUES])
+    return f"{shown} and {len(values) - _SHOWN_VALUES} more" if len(values) > _SHOWN_VALUES else shown

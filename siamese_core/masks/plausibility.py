@@ -1,0 +1,128 @@
+"""Whether the masks of a folder can be what they are given as: asked once, of all, before work begins.
+
+What is surely wrong is refused; what is odd is told once, with its count, its share and the first file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from .foreground import MaskReading
+from .foreground_rule import ForegroundRule
+from .image_decoding import MaskError
+from .resizing import ResizeMode, Size, resize_mask
+
+_LARGE_SHARE = 0.5
+_FEWEST_ALIKE = 8  # so few masks may be alike on purpose
+
+
+class _Found:
+    """How many masks something is true of, and the first of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: Path | None = None
+
+    def add(self, path: Path) -> None:
+        self.count += 1
+        self.first = self.first or path
+
+
+class MaskSurvey:
+    """Gathers what is known of masks that are read by ``rule`` and used at ``size``, if that is set."""
+
+    def __init__(
+        self, rule: ForegroundRule, size: Size | None = None, resize_mode: ResizeMode = "stretch"
+    ) -> None:
+        self._rule, self._size, self._mode = rule, size, resize_mode
+        self._all, self._empty, self._blank = _Found(), _Found(), _Found()
+        self._full, self._large, self._lost = _Found(), _Found(), _Found()
+        self._by_note: dict[str, _Found] = {}
+        self._by_change: dict[str, _Found] = {}
+        self._contents: set[bytes] = set()
+
+    def add(self, path: Path, reading: MaskReading) -> None:
+        """Take note of ``reading``, that of the mask file ``path``."""
+        mask = reading.mask
+        share = float(mask.mean())
+        self._all.add(path)
+        if len(self._contents) < 2:
+            content = repr(mask.shape).encode() + mask.tobytes()
+            self._contents.add(hashlib.sha256(content).digest())
+        if reading.note:
+            self._by_note.setdefault(reading.note, _Found()).add(path)
+        if reading.changed:
+            self._by_change.setdefault(reading.changed, _Found()).add(path)
+        if share == 0:
+            (self._blank if reading.is_blank else self._empty).add(path)
+        elif share == 1:
+            self._full.add(path)
+        elif share > _LARGE_SHARE:
+            self._large.add(path)
+        if share and self._size is not None and not resize_mask(mask, self._size, self._mode).any():
+            self._lost.add(path)
+
+    @property
+    def changes(self) -> list[str]:
+        """In which ways, and where, files are read otherwise than by the first versions; for records."""
+        return [f"{self._counted(found)}: {change}" for change, found in sorted(self._by_change.items())]
+
+    def refuse_implausible(self, needs_foreground: bool = True) -> None:
+        """Raise MaskError when the masks as a whole are surely not what was meant.
+
+        That is, when all are empty, all are foreground everywhere, or all lose their foreground at the size.
+        Unless ``needs_foreground``, files that show nothing at all may be meant, and full ones too.
+        """
+        total, shown = self._all.count, self._all.count - self._empty.count - self._blank.count
+        first = self._all.first
+        if not total:
+            return
+        if not shown and (needs_foreground or self._empty.count):
+            raise MaskError(
+                f"All masks are empty ({_number(total)}, first: '{first}'): no {self._rule.described}; lower "
+                "the threshold, or pick the label that is foreground with --mask-label."
+            )
+        if self._full.count == total and needs_foreground:
+            raise MaskError(
+                f"All masks are foreground everywhere ({_number(total)}, first: '{first}'); give masks that "
+                "show a shape, or pick the label that is foreground with --mask-label."
+            )
+        if shown and self._lost.count == shown:
+            raise MaskError(
+                f"All masks lose all foreground at {self._told_size} ({_number(shown)}, first: "
+                f"'{self._lost.first}'); raise the resolution, or crop images and masks around it."
+            )
+
+    def notes(self) -> list[str]:
+        """What the user should know of the masks, one line per matter."""
+        lines = [self._line(found, f": {note}") for note, found in self._by_note.items()]
+        empty = _Found()
+        empty.count = self._empty.count + self._blank.count
+        firsts = [found.first for found in (self._empty, self._blank) if found.first]
+        empty.first = min(firsts, default=None)
+        lines.append(self._line(empty, " without any foreground"))
+        lines.append(self._line(self._lost, f" with foreground, of which none is left at {self._told_size}"))
+        lines.append(self._line(self._full, " with foreground everywhere"))
+        if 2 * self._large.count > self._all.count:
+            told = f" with more than {_LARGE_SHARE:.0%} foreground; --invert swaps it with the background"
+            lines.append(self._line(self._large, told))
+        if len(self._contents) == 1 and self._all.count >= _FEWEST_ALIKE:
+            lines.append(self._line(self._all, ", all of them alike"))
+        return [line for line in lines if line]
+
+    @property
+    def _told_size(self) -> str:
+        height, width = self._size or (0, 0)
+        return f"{height} px" if height == width else f"{width} x {height} px"
+
+    def _line(self, found: _Found, told: str) -> str:
+        return f"{self._counted(found, first=False)}{told} (first: {found.first.name})" if found.first else ""
+
+    def _counted(self, found: _Found, first: bool = True) -> str:
+        name = f" (first: {found.first.name})" if first and found.first else ""
+        return f"{found.count} of {_number(self._all.count)}{name}"
+
+
+def _number(count: int) -> str:
+    return f"{count} mask" if count == 1 else f"{count} masks"

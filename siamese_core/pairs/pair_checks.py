@@ -1,0 +1,81 @@
+"""Checking pairs before a long run rests on them: every mask read, every image's header, and all together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..masks.foreground_rule import PLAIN_MASKS, ForegroundRule
+from ..masks.mask_files import read_mask
+from ..masks.plausibility import MaskSurvey
+from ..masks.resizing import ResizeMode, Size
+from .image_files import ImageSurvey, read_image
+from .pair import PairError, as_pair_errors
+from .pair_files import Pair, require_equal_sizes
+
+_SAMPLED = 16  # pairs whose images are looked at
+
+
+@dataclass(frozen=True)
+class PairCheck:
+    """What came out: ``notes`` for the user, one line per matter, and ``changes`` for the run's record.
+
+    ``changes`` names the files that versions before read otherwise, so that what was begun with those is not
+    resumed; it is empty for plain files.
+    """
+
+    notes: list[str]
+    changes: list[str]
+
+
+def check_pairs(
+    pairs: Sequence[Pair],
+    rule: ForegroundRule = PLAIN_MASKS,
+    *,
+    size: Size | None = None,
+    resize_mode: ResizeMode = "stretch",
+    on_pair: Callable[[], object] = lambda: None,
+) -> PairCheck:
+    """Check all ``pairs``, which will be used at ``size`` if that is set.
+
+    Decodes every mask and some of the images, and reads the header of the others. ``on_pair`` is called
+    after each pair. Raises PairError at the first file that cannot be read, at the first pair whose sizes
+    differ, and when the masks as a whole are not what was meant: all empty, all full, or like their images.
+    """
+    survey, images = MaskSurvey(rule, size, resize_mode), ImageSurvey()
+    with as_pair_errors():
+        for pair in pairs:
+            reading = read_mask(pair.mask, rule)
+            require_equal_sizes(pair, images.add(pair.image).size, reading.mask.shape)
+            survey.add(pair.mask, reading)
+            on_pair()
+        survey.refuse_implausible()
+    _refuse_copies(pairs, rule)
+    return PairCheck([*survey.notes(), *images.notes()], [*survey.changes, *images.changes()])
+
+
+def _refuse_copies(pairs: Sequence[Pair], rule: ForegroundRule) -> None:
+    """Raise PairError when masks are files of the images, or images have no more in them than their masks."""
+    for pair in pairs:
+        if pair.image.samefile(pair.mask):
+            raise PairError(
+                f"The mask '{pair.mask}' is the image itself; name the mask of '{pair.image.name}' instead."
+            )
+    sampled = pairs[:: -(-len(pairs) // _SAMPLED) or 1]
+    copies = [pair for pair in sampled if _is_copy(pair, rule)]
+    if copies and len(copies) == len(sampled):
+        raise PairError(
+            f"The images look like their masks ({len(copies)} of {len(sampled)} looked at, first: "
+            f"'{copies[0].image}'); give the images themselves."
+        )
+
+
+def _is_copy(pair: Pair, rule: ForegroundRule) -> bool:
+    """Whether the image is black and white, and white exactly on the foreground of the mask."""
+    mask = read_mask(pair.mask, rule).mask
+    if not mask.any() or mask.all():
+        return False
+    pixels = read_image(pair.image)
+    return bool(np.array_equal((pixels == 255).all(axis=-1), mask) and not pixels[~mask].any())

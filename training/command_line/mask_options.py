@@ -1,0 +1,42 @@
+"""The flags by which every command is told how masks are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from siamese_core.masks.foreground_rule import ForegroundRule, ForegroundSource
+from siamese_core.settings import CLASS, GREY_LEVEL, option, recorded
+
+
+@dataclass(frozen=True)
+class MaskOptions:
+    """Which pixels of a mask file are foreground; docs/masks.md has the whole of it."""
+
+    mask_threshold: int = option(
+        127, "foreground is what exceeds this (0..255); 0 takes every label", GREY_LEVEL
+    )
+    mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
+    mask_from: ForegroundSource = option(
+        "auto",
+        "where the foreground is: brightness goes by the threshold whatever the file looks like, alpha takes "
+        "what is opaque, labels every one but 0; auto refuses what is unclear",
+        added_later=True,
+    )
+    mask_colour: str | None = option(
+        None, "the colour that counts as foreground, such as ff0000, for coloured masks", added_later=True
+    )
+    invert: bool = option(False, "take the background of the masks for foreground", added_later=True)
+
+    @property
+    def mask_rule(self) -> ForegroundRule:
+        """The rule that the flags make. Raises UserError for values out of range."""
+        return ForegroundRule(
+            self.mask_threshold, self.mask_label, self.mask_from, self.mask_colour, self.invert
+        )
+
+    @property
+    def mask_record(self) -> dict[str, Any]:
+        """What records say of them; flags younger than the first records are left out at their defaults."""
+        names = {field.name for field in fields(MaskOptions)}
+        return {name: value for name, value in recorded(self).items() if name in names}
