@@ -40,9 +40,8 @@ _PICK_LABEL = (
     "pick the label that is foreground (--mask-label, or label in the node), or set the threshold to 0 to "
     "take every label."
 )
-_PICK_COLOUR = (
-    "pick the colour that is foreground (--mask-colour), or set the threshold to 0 to take every one."
-)
+_PICK_COLOUR = "pick the colour that is foreground (--mask-colour)"
+_OR_EVERY_ONE = ", or set the threshold to 0 to take every one but black."
 _BY_BRIGHTNESS = "--mask-from brightness reads it by the threshold all the same."
 
 
@@ -158,7 +157,7 @@ def _by_grey(values: Values, bits: int, is_lossy: bool, rule: ForegroundRule) ->
         changed = f"0 and 1 of {bits} bits are black and white" if highest and bits in (2, 4) else None
         return MaskReading(values == 1, note, changed, is_blank)
     white = 2**bits - 1 if bits < 16 else white_value(highest)
-    notes = [] if bits <= 12 else _depth_notes(white)
+    notes = [] if bits <= 12 or rule.takes_every_label else _depth_notes(white)
     if rule.takes_every_label:
         mask = values > 0
     else:
@@ -257,8 +256,9 @@ def _by_colours(pixels: NDArray[np.uint8], is_lossy: bool, rule: ForegroundRule)
         bright = int((flat.max(axis=-1) > rule.threshold).sum())
         if len(flat) > 2 or bright > 1 or (len(flat) == 2 and not bright):
             names = ", ".join(bytes(colour).hex() for colour in flat[:_SHOWN_VALUES])
+            every = _OR_EVERY_ONE if not flat.any(axis=-1).all() else "."
             raise _Unclear(
-                f"looks like a label map (colours {names}) rather than black and white; {_PICK_COLOUR}"
+                f"looks like a label map (colours {names}) rather than black and white; {_PICK_COLOUR}{every}"
             )
     mask = values > (0 if rule.takes_every_label else rule.threshold)
     if rule.source == "auto" and mask.all() and not _is_flat(values):

@@ -71,13 +71,24 @@ def seeds(suffix: str) -> list[bytes]:
     return files
 
 
+def mask_of(path: Path) -> Path:
+    """Where the mask of the image ``path`` lies."""
+    return path.with_name(f"mask-{path.name}")
+
+
+def write_pair(path: Path, data: bytes) -> None:
+    """``data`` as an image and as its mask."""
+    path.write_bytes(data)
+    mask_of(path).write_bytes(data)
+
+
 def read_in_every_way(path: Path, number: int) -> None:
     """What commands and nodes do with a file, one way after the other."""
     label, threshold = (None, None, 1, 255)[number % 4], (127, 0, 254)[number % 3]
-    twin = path.parent / "masks" / path.name
-    twin.parent.mkdir(exist_ok=True)
-    twin.write_bytes(path.read_bytes())
-    pair, rule = Pair(path.stem, path, twin, None), ForegroundRule(threshold, label, invert=number % 5 == 0)
+    pair, rule = (
+        Pair(path.stem, path, mask_of(path), None),
+        ForegroundRule(threshold, label, invert=number % 5 == 0),
+    )
     image_header(path)
     load_pair(pair, size=(16, 16), rule=rule)
     check_pairs([pair], rule)
@@ -96,7 +107,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"damaged{suffix}"
     refused = 0
     for number, data in enumerate(inputs(seeds(suffix), 500, TOKENS)):
-        path.write_bytes(data)
+        write_pair(path, data)
         refused += refusal(lambda number=number: read_in_every_way(path, number), path.name) is not None
     assert refused > 60
 
@@ -117,7 +128,7 @@ def fixed_checksums(png: bytes) -> bytes:
 def test_damaged_png_with_right_checksums(tmp_path: Path) -> None:
     path = tmp_path / "damaged.png"
     for number, data in enumerate(inputs(seeds(".png"), 500, TOKENS)):
-        path.write_bytes(fixed_checksums(data))
+        write_pair(path, fixed_checksums(data))
         refusal(lambda number=number: read_in_every_way(path, number), path.name)
 
 

@@ -130,7 +130,10 @@ def test_a_class_of_a_label_map_can_be_picked(tmp_path: Path) -> None:
 def test_what_was_interpreted_is_told(tmp_path: Path) -> None:
     write_set(tmp_path / "source", FORMATS["nnunet"], finished_pairs())
     outcome = run(tmp_path / "source", tmp_path / "out", "pairs")
-    assert "note: it holds only 0 and 1 and was read as black and white (masks: 11)" in outcome.output
+    assert (
+        "note: 11 of 12 masks: it holds only 0 and 1 and was read as black and white (first: "
+        in outcome.output
+    )
 
 
 def test_tars_hold_as_many_pairs_as_asked(generated: Path, tmp_path: Path) -> None:
