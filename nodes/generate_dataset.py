@@ -33,7 +33,7 @@ from .host.folders import ROOTS_VARIABLE, output_path
 from .host.graph import graph_text, made_by, nodes_before, prompt_behind
 from .host.memory import is_out_of_memory
 from .host.notices import ReadingNotes, show, warn
-from .host.own_sampling import chosen_guidance, chosen_side, size_warnings
+from .host.own_sampling import chosen_guidance, chosen_side, own_sampling_of, size_warnings
 from .host.refusals import refusing
 from .host.schema import searchable
 from .host.sheets import preview
@@ -207,7 +207,7 @@ class GenerateDataset(io.ComfyNode):
             )
         root = output_path(folder)
         height, width = chosen_side(model, height), chosen_side(model, width)
-        check_size(torch.ones(1, height, width))
+        check_size(torch.ones(1, height, width), own_sampling_of(model).resolution)
         warnings = [*stranger_warnings(model, control_net), *size_warnings(model, height, width)]
         files = discover_masks(mask_folder(masks))
         use = MaskUse(

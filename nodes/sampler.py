@@ -20,7 +20,7 @@ from .host.control import ControlError, empty_mask_warnings, refuse_dummy
 from .host.host_models import RUN_ID
 from .host.mask_tensors import binary_masks
 from .host.notices import show, warn
-from .host.own_sampling import chosen_guidance, size_warnings
+from .host.own_sampling import chosen_guidance, own_sampling_of, size_warnings
 from .host.refusals import refusing
 from .host.schema import searchable
 from .sampling_inputs import network_inputs, sampling_inputs
@@ -85,7 +85,7 @@ class MaskDiffusionSampler(io.ComfyNode):
         batch_size: int,
     ) -> io.NodeOutput:
         masks = binary_masks(mask)
-        check_size(masks)
+        check_size(masks, own_sampling_of(model).resolution)
         height, width = masks.shape[-2:]
         warnings = [
             *stranger_warnings(model, control_net),
@@ -188,14 +188,14 @@ class _Progress:
         return callback
 
 
-def check_size(masks: Tensor) -> None:
-    """Raise ControlError for masks that no latent has the size of."""
+def check_size(masks: Tensor, own: int) -> None:
+    """Raise ControlError for masks that no latent has the size of; ``own`` is the model's side in pixels."""
     refuse_dummy(masks)
     height, width = masks.shape[-2:]
     if height % 64 or width % 64:
         raise ControlError(
-            f"The masks are {width} x {height} pixels, and both sides must be multiples of 64; set width and "
-            "height in Load Masks to the size the model was trained for."
+            f"The masks are {width} x {height} pixels, and both sides must be multiples of 64; resize "
+            f"them, best to the model's own {own} x {own}."
         )
 
 

@@ -163,7 +163,7 @@ def empty_mask_warnings(masks: Tensor) -> list[str]:
         return []
     return [
         f"{len(empty)} of {len(masks)} masks (first: number {empty[0]}) without foreground: no value exceeds "
-        "one half. Load Image gives the alpha channel; read masks with Load Masks"
+        "one half (Load Image reads the alpha channel)"
     ]
 
 

@@ -34,7 +34,7 @@ def test_every_mask_of_the_folder_becomes_a_pair_that_equals_the_samplers(host: 
             "6": graphs.saved_pairs(("5", 0), ("5", 1), "sampled"),
         }
     )
-    assert "pairs are in" in entry["outputs"]["7"]["text"][0]
+    assert "8 pairs in output/whole" in entry["outputs"]["7"]["text"][0]
     assert entry["outputs"]["7"]["images"]
     folder = host.output_dir / "whole"
     lines = manifest(folder)
@@ -142,11 +142,11 @@ def listed_files(folder: Path) -> list[str]:
 def test_other_settings_for_a_set_that_is_there_are_refused_by_name(host: Host) -> None:
     host.run(graph("settled"))
     before = files(host.output_dir / "settled")
-    with pytest.raises(HostError, match=r"the set belongs to another run: guidance was 3.0 and is now 4.0"):
+    with pytest.raises(HostError, match=r"begun with other settings: 'cfg' was 3.0 and is now 4.0"):
         host.run(graph("settled", cfg=4.0))
     other = graph("settled")
     other["2"]["inputs"]["text"] = "something else"
-    with pytest.raises(HostError, match="nodes_before was"):
+    with pytest.raises(HostError, match="'text' of CLIPTextEncode was"):
         host.run(other)
     assert files(host.output_dir / "settled") == before
     host.run(graph("settled"))

@@ -72,6 +72,12 @@ def test_a_mask_that_is_no_multiple_of_64(host: Host) -> None:
     refused(host, graph, r"104 x 128 pixels, and both sides must be multiples of 64")
 
 
+@pytest.mark.parametrize("folder", ["", " ", ".", "./", "/", '""'])
+def test_no_folder_is_not_the_whole_input_folder(host: Host, folder: str) -> None:
+    graph = {"4": graphs.masks(folder), **graphs.preview(("4", 0))}
+    refused(host, graph, r"The folder of masks has no name; give that of a folder in ComfyUI's input")
+
+
 def test_an_empty_folder(host: Host) -> None:
     (host.input_dir / "empty").mkdir(exist_ok=True)
     refused(host, {"4": graphs.masks("empty"), **graphs.preview(("4", 0))}, r"empty' holds no masks; put")
