@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any, get_args
 
 import comfy.model_management
@@ -32,7 +33,7 @@ from .dataset_generator import (
 from .host.folders import ROOTS_VARIABLE, output_path
 from .host.graph import graph_text, made_by, nodes_before, prompt_behind
 from .host.memory import is_out_of_memory
-from .host.notices import ReadingNotes, show, warn
+from .host.notices import show, warn
 from .host.own_sampling import chosen_guidance, chosen_side, own_sampling_of, size_warnings
 from .host.refusals import refusing
 from .host.schema import searchable
@@ -216,9 +217,8 @@ class GenerateDataset(io.ComfyNode):
             rule=ForegroundRule(threshold, label or None, invert=invert),
             transforms=transform.settings if transform else None,
         )
-        notes = ReadingNotes()
-        source = MaskSource(files, use, per_mask, transform.seed if transform else seed, notes.on_mask)
-        warnings += notes.told()
+        source = MaskSource(files, use, per_mask, transform.seed if transform else seed, _on_mask)
+        warnings += source.notes
         warn(warnings)
         guidance = chosen_guidance(model, cfg)
         sampling = Sampling(
@@ -262,3 +262,7 @@ def _report(state: SetState, folder: str, width: int, height: int, guidance: flo
     if state.skipped:
         lines.append(f"{state.skipped} pairs left out, see skipped.jsonl")
     return "\n".join(lines)
+
+
+def _on_mask(path: Path, note: str | None) -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()

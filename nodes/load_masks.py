@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import comfy.model_management
 import comfy.utils
 import numpy as np
 from comfy_api.latest import io
@@ -16,11 +16,12 @@ from ..siamese_core.errors import UserError
 from ..siamese_core.masks.foreground_rule import ForegroundRule
 from ..siamese_core.masks.image_decoding import MaskError
 from ..siamese_core.masks.mask_files import discover_masks, read_mask
+from ..siamese_core.masks.plausibility import MaskSurvey
 from ..siamese_core.masks.resizing import ResizeMode, resize_mask
 from .host.file_state import never_equal
 from .host.folders import ROOTS_VARIABLE, input_path
 from .host.mask_tensors import mask_batch
-from .host.notices import ReadingNotes, show, warn
+from .host.notices import show, warn
 from .host.own_sampling import chosen_side
 from .host.refusals import refusing
 from .host.schema import searchable
@@ -142,12 +143,13 @@ class LoadMasks(io.ComfyNode):
         chosen = files[start : start + count] if count else files[start:]
         progress = comfy.utils.ProgressBar(len(chosen))
         masks: list[NDArray[np.bool_]] = []
-        notes = ReadingNotes()
-        empty: list[str] = []
+        rule = ForegroundRule(threshold, label or None, invert=invert)
+        survey = MaskSurvey(rule, (height, width) if height and width else None, resize_mode)
         for path in chosen:
-            reading = read_mask(path, ForegroundRule(threshold, label or None))
-            notes.on_mask(path, reading.note)
-            mask = ~reading.mask if invert else reading.mask
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            reading = read_mask(path, rule)
+            survey.add(path, reading)
+            mask = reading.mask
             size = (height or mask.shape[0], width or mask.shape[1])
             masks.append(resize_mask(mask, size, resize_mode))
             if masks[-1].shape != masks[0].shape:
@@ -155,13 +157,11 @@ class LoadMasks(io.ComfyNode):
                     f"'{chosen[0].name}' and '{path.name}' differ in size ({_size(masks[0].shape)} and "
                     f"{_size(masks[-1].shape)}); set width and height, or connect the model."
                 )
-            if not masks[-1].any():
-                empty.append(path.name)
             progress.update(1)
-        warnings = _warnings(empty, len(masks))
+        survey.refuse_implausible(needs_foreground=False)
+        warnings = survey.notes()
         warn(warnings)
-        read = f"{len(masks)} of {total} masks, {_size(masks[0].shape)} pixels"
-        show("\n".join([read, *notes.told()]), warnings)
+        show(f"{len(masks)} of {total} masks, {_size(masks[0].shape)} pixels", warnings)
         names = "\n".join(path.stem for path in chosen)
         return io.NodeOutput(mask_batch(masks), names, total)
 
@@ -179,15 +179,6 @@ def mask_folder(text: str) -> Path:
             f"'{EXAMPLES}'."
         )
     return input_path(text)
-
-
-def _warnings(empty: Sequence[str], total: int) -> list[str]:
-    if not empty:
-        return []
-    return [
-        f"{len(empty)} of {total} masks (first: {empty[0]}) without foreground: check threshold, label and "
-        "size"
-    ]
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...siamese_core.errors import UserError
+from .notices import without_flags
 
 _SHOWN_CHOICES = 12
 
@@ -31,7 +32,7 @@ def refusing(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutp
             check_widgets(cls.define_schema().inputs, values)
             return execute(cls, **values)
         except UserError as error:
-            raise SiameseError(str(error)) from error
+            raise SiameseError(without_flags(str(error))) from error
 
     return checked
 

@@ -118,7 +118,7 @@ def test_load_masks_tells_how_many_masks_are_empty(host: Host) -> None:
     for number in range(3):
         Image.fromarray(np.full((64, 64), 255 if number == 1 else 0, np.uint8)).save(folder / f"{number}.png")
     host.run({"4": graphs.masks("partly_empty"), **graphs.preview(("4", 0))})
-    assert "2 of 3 masks (first: 0.png) without foreground" in host.text_on("4")
+    assert "2 of 3 masks without any foreground (first: 0.png)" in host.text_on("4")
 
 
 def test_save_pairs_says_where_the_pairs_are_and_takes_the_prompt_of_the_graph(host: Host) -> None:
