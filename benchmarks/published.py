@@ -100,11 +100,12 @@ def published_sample(
 
     def predict(latent: Tensor, timestep: int) -> Tensor:
         latents = torch.cat([latent, latent])
-        timesteps = torch.full((2,), timestep)
+        timesteps = torch.full((2,), timestep, device=latent.device)
         features = networks.control.hint_features(hints)
         control = networks.control.control(latents, timesteps, both, features)
         encoded = networks.encode(latents, timesteps, both)
         return guided(networks.decoder(encoded, both, control), guidance_scale)
 
     height, width = mask_hint.shape[-2:]
-    return ddim_sample(predict, starting_noise(seed, height // 8, width // 8), steps)
+    start = starting_noise(seed, height // 8, width // 8).to(mask_hint.device)
+    return ddim_sample(predict, start, steps)

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from siamese_core.architecture import SD15
+from siamese_core.architecture import SD15, Architecture
 from siamese_core.diffusers_backend.base_model import build_unet
 from siamese_core.diffusers_backend.networks import DHIControlNet, SiameseNetworks
 from siamese_core.method.noise_schedule import alphas_cumprod
@@ -67,7 +67,9 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def step_bytes(batch_size: int, side: int, checkpointing: bool) -> dict[str, int]:
+def step_bytes(
+    batch_size: int, side: int, checkpointing: bool, architecture: Architecture = SD15
+) -> dict[str, int]:
     """Figures of a step on ``batch_size`` samples of ``side`` pixels.
 
     ``weights``: bytes of all of the UNet's and the control network's. ``trained``: number of trained ones.
@@ -75,13 +77,13 @@ def step_bytes(batch_size: int, side: int, checkpointing: bool) -> dict[str, int
     """
     alphas_cumprod()  # is kept for later calls, which want a real one
     with FakeTensorMode(allow_non_fake_inputs=True):
-        unet = build_unet(SD15.unet)
-        networks = SiameseNetworks.assemble(unet, DHIControlNet.initialised_from(unet, SD15))
+        unet = build_unet(architecture.unet)
+        networks = SiameseNetworks.assemble(unet, DHIControlNet.initialised_from(unet, architecture))
         if checkpointing:
             networks.checkpoint_gradients()
         latent = torch.empty(batch_size, 4, side // 8, side // 8)
         hint = torch.empty(batch_size, 3, side, side)
-        context = torch.empty(batch_size, 77, SD15.unet.context_dim)
+        context = torch.empty(batch_size, 77, architecture.unet.context_dim)
         timesteps = torch.full((batch_size,), 500)
         batch = TrainingBatch(latent, latent.clone(), timesteps, context, hint, hint.clone())
         autocast = torch.autocast("cpu", torch.bfloat16, cache_enabled=not checkpointing)  # as the trainer

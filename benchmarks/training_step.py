@@ -53,22 +53,24 @@ def architecture(width: int) -> Architecture:
     return Architecture(unet=UNetArchitecture(widths=(width, 2 * width, 4 * width, 4 * width)))
 
 
-def random_batch() -> TrainingBatch:
+def random_batch(side: int = SIDE) -> TrainingBatch:
+    """Five samples whose latents are ``side`` wide."""
     rng = torch.Generator().manual_seed(1)
     count = len(TIMESTEPS)
-    mask = torch.rand(count, 1, 8 * SIDE, 8 * SIDE, generator=rng) > 0.5
+    mask = torch.rand(count, 1, 8 * side, 8 * side, generator=rng) > 0.5
     return TrainingBatch(
-        latent=torch.randn(count, 4, SIDE, SIDE, generator=rng),
-        noise=torch.randn(count, 4, SIDE, SIDE, generator=rng),
+        latent=torch.randn(count, 4, side, side, generator=rng),
+        noise=torch.randn(count, 4, side, side, generator=rng),
         timesteps=torch.tensor(TIMESTEPS),
         context=torch.randn(count, 77, 768, generator=rng),
         mask_hint=mask.expand(-1, 3, -1, -1).float(),
-        image_hint=torch.rand(count, 3, 8 * SIDE, 8 * SIDE, generator=rng),
+        image_hint=torch.rand(count, 3, 8 * side, 8 * side, generator=rng),
     )
 
 
-def networks_of_kind(kind: str, width: int) -> SiameseNetworks:
-    networks = random_networks(architecture(width))
+def networks_of_kind(kind: str, architecture: Architecture) -> SiameseNetworks:
+    """Random networks that work as ``kind`` does."""
+    networks = random_networks(architecture)
     if kind == "published":
         as_published(networks)
     elif kind == "lean":
@@ -88,7 +90,7 @@ def run_step(kind: str, networks: SiameseNetworks, batch: TrainingBatch, step: i
 def peak_memory(kind: str, width: int, threads: int) -> int:
     """Bytes that the steps of a run need above the networks' weights; to be called in a fresh process."""
     prepare(threads)
-    networks, batch = networks_of_kind(kind, width), random_batch()
+    networks, batch = networks_of_kind(kind, architecture(width)), random_batch()
     resident = resident_bytes()
     return max(peak_bytes(partial(run_step, kind, networks, batch, k)) for k in STEPS.values()) - resident
 
@@ -103,7 +105,7 @@ def compare(width: int, repeats: int, threads: int) -> dict[str, Any]:
         note(f"width {width}, {kind}: {memory[kind] / 2**20:.0f} MiB above the model")
 
     batch = random_batch()
-    networks = {kind: networks_of_kind(kind, width) for kind in KINDS}
+    networks = {kind: networks_of_kind(kind, architecture(width)) for kind in KINDS}
     flops: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
     difference = 0.0
     for name, k in STEPS.items():

@@ -39,7 +39,8 @@ class SiameseModel:
         dtype = DTYPES[precision]
         for module in (self.base.unet, self.base.vae, self.networks.control):
             # Not diffusers' own, which warns of modules to be kept in float32 even where there are none.
-            nn.Module.to(module, device, dtype=dtype, memory_format=torch.channels_last)
+            nn.Module.to(module, device, dtype)
+            module.to(memory_format=torch.channels_last)
         self.base.text_encoder.to(device)
         self.networks = SiameseNetworks.assemble(
             self.base.unet, self.networks.control, self.networks.prediction

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from siamese_core.architecture import Prediction
-from siamese_core.diffusers_backend.mask_sampling import (
-    Sampler,
-    controlled_noise_predictor,
-    free_noise_predictor,
-    sample_latents,
-)
+from siamese_core.diffusers_backend.dpm_solver import dpm_solver_sample
+from siamese_core.diffusers_backend.mask_sampling import Sampler, controlled_noise_predictor
 from siamese_core.diffusers_backend.networks import SiameseNetworks
+from siamese_core.method.ddim import ddim_sample
 from siamese_core.method.noise_schedule import signal_and_noise_scale
 from siamese_core.method.objective import ObjectiveSettings, TrainingBatch, siamese_step
 from tests.support.batches import DENSE, make_batch
@@ -35,9 +33,9 @@ def networks_on_meta(prediction: Prediction = "epsilon") -> SiameseNetworks:
 
 def batch_on_meta() -> TrainingBatch:
     batch = make_batch((900, 200, 3, 500), side=4)
-    tensors = {item.name: getattr(batch, item.name) for item in fields(batch) if item.name != "host_timesteps"}
-    moved = {name: tensor.to(META) for name, tensor in tensors.items()}
-    return TrainingBatch(**moved, host_timesteps=batch.timesteps)
+    moved = {item.name: getattr(batch, item.name) for item in fields(batch)} | {"host_timesteps": None}
+    moved = {name: None if tensor is None else tensor.to(META) for name, tensor in moved.items()}
+    return TrainingBatch(**{**moved, "host_timesteps": batch.timesteps})
 
 
 @pytest.fixture(autouse=True)
@@ -60,11 +58,16 @@ def test_what_a_gpu_would_refuse_or_wait_for_is_found() -> None:
         assert there.to(META, non_blocking=True).device == META
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("settings", [{}, {"lesion_balance": 0.5, "min_snr_gamma": 5.0}, {"branches": "mask"}])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "prediction", "checkpointing"),
+    [
+        ({}, "epsilon", False),
+        ({"lesion_balance": 0.5, "min_snr_gamma": 5.0}, "v_prediction", True),
+        ({"branches": "mask"}, "epsilon", False),
+    ],
+)
 def test_a_training_step_stays_on_its_device_and_does_not_wait(
-    settings: dict[str, float], prediction: Prediction, checkpointing: bool
+    settings: dict[str, Any], prediction: Prediction, checkpointing: bool
 ) -> None:
     networks = networks_on_meta(prediction)
     if checkpointing:
@@ -74,7 +77,8 @@ def test_a_training_step_stays_on_its_device_and_does_not_wait(
         for part in batch.parts(2):
             terms = siamese_step(networks, part, objective, 2, 3, Tensor.backward)
             assert all(value.device == META for value in terms.means().values())
-    assert all(weight.grad is not None and weight.grad.device == META for weight in networks.trained_parameters())
+    gradients = [weight.grad for weight in networks.trained_parameters()]
+    assert all(gradient is not None and gradient.device == META for gradient in gradients)
 
 
 def test_a_batch_whose_timesteps_are_on_the_device_alone_is_waited_for() -> None:
@@ -90,47 +94,32 @@ def test_a_batch_whose_timesteps_are_on_the_device_alone_is_waited_for() -> None
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("sampler", ["ddim", "dpmpp-2m"])
+@pytest.mark.parametrize(
+    ("sampler", "prediction", "dtype"),
+    [
+        ("ddim", "epsilon", torch.float16),
+        ("ddim", "v_prediction", torch.float32),
+        ("dpmpp-2m", "epsilon", torch.float32),
+        ("dpmpp-2m", "v_prediction", torch.bfloat16),
+    ],
+)
 def test_sampling_stays_on_its_device_and_does_not_wait(
-    sampler: Sampler, dtype: torch.dtype, prediction: Prediction
+    sampler: Sampler, prediction: Prediction, dtype: torch.dtype
 ) -> None:
     networks = networks_on_meta(prediction)
     for module in (networks.control, networks.encoder, networks.decoder):
-        module.to(dtype)
+        nn.Module.to(module, dtype)
     hint, context = torch.zeros(2, 3, 64, 64, device=META), torch.zeros(2, 5, 32, device=META)
-
-    def steps(taken: int, latent: Tensor) -> None:
-        assert (latent.device, latent.dtype) == (META, torch.float32)
-
+    start = torch.zeros(2, 4, 8, 8, device=META)
     with OneDevice():
         predict = controlled_noise_predictor(
             networks, [(hint, 1.0), (hint, 0.5)], context, context, 3.0, shares_text=True
         )
-        free = free_noise_predictor(networks.encoder, networks.decoder, context, context, 3.0)
-    for noise in (predict, free) if dtype == torch.float32 else (predict,):
-        latents = _latents(noise, sampler, prediction, steps)
-        assert (latents.shape, latents.device) == ((2, 4, 8, 8), META)
-
-
-def _latents(noise, sampler, prediction, on_step):  # type: ignore[no-untyped-def]
-    """Sampling, the copy of the noise it starts from aside."""
-    begun = [False]
-
-    def predict(latent: Tensor, timestep: int) -> Tensor:
-        if not begun[0]:
-            mode.__enter__()
-            begun[0] = True
-        return noise(latent, timestep)
-
-    mode = OneDevice()
-    try:
-        return sample_latents(
-            predict, (1, 2), 64, 64, 3, META, on_step=on_step, sampler=sampler, prediction=prediction
-        )
-    finally:
-        mode.__exit__(None, None, None)
+        if sampler == "ddim":
+            latents = ddim_sample(predict, start, 3)
+        else:
+            latents = dpm_solver_sample(predict, start, 3, prediction)
+    assert (latents.shape, latents.device, latents.dtype) == ((2, 4, 8, 8), META, torch.float32)
 
 
 def test_under_bf16_autocast_networks_compute_in_bf16_and_losses_and_gradients_are_float32() -> None:
