@@ -55,7 +55,8 @@ def to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
 def on_device(networks: SiameseNetworks, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
     """Move ``networks`` in place; channels last, as training and generation on a card have them."""
     for module in (networks.control, networks.encoder, networks.decoder):
-        nn.Module.to(module, device, dtype, memory_format=torch.channels_last)
+        nn.Module.to(module, device, dtype)
+        module.to(memory_format=torch.channels_last)
     networks.shadow = networks.decoder.shadow()
 
 

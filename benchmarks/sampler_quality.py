@@ -1,0 +1,274 @@
+"""What a faster sampler costs: how far its images are from the exact ones, how real, how true to their masks.
+
+    python -m benchmarks.sampler_quality --model FILE --masks DIR --train DIR --plot docs/samplers.png --json
+
+The exact images are those of DDIM with 500 steps, which is as near to the sampling equation's solution as
+makes no difference. For a few masks at each guidance scale: the difference of each sampler's images from
+them, root mean square of 255, and its images a second (the denoising alone, in turns). Then every sampler
+makes the same images, the masks and seeds of each the same, at the first guidance scale: KID against the
+images of --masks, Dice of a segmentation network trained on --train, each with its 95 % interval, and the
+difference of that Dice from the first sampler's, image by image.
+
+--masks and --train are folders of real pairs, the nuclei that come with the pack by default, as is --model.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from siamese_core import shipped
+from siamese_core.architecture import LATENT_SCALE
+from siamese_core.diffusers_backend.mask_sampling import Sampler, controlled_noise_predictor, sample_latents
+from siamese_core.diffusers_backend.siamese_model import SiameseModel, model_from_file
+from siamese_core.diffusers_backend.text_encoder import encode_prompts
+from siamese_core.learning.training_set import mask_hint
+from siamese_core.pairs.pair_files import find_pairs, load_pair
+from siamese_core.seeds import sample_seed
+from siamese_core.weights.model_file import load_model
+from training import generate
+from training.evaluation.metrics.adherence import dice_of_pairs, train_judge
+from training.evaluation.metrics.distances import Features, kid
+from training.evaluation.metrics.features import efficientnet_lite0, extract
+from training.segmentation.judge import SegmenterSettings
+from training.statistics.intervals import Estimate, mean, statistic_estimate
+
+from .measure import argument_parser, interleaved, note, prepare
+
+_SEED = 42
+_EXACT_STEPS = 500
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A sampler and its number of steps."""
+
+    sampler: Sampler
+    steps: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.sampler} {self.steps}"
+
+
+SOLVERS = (
+    Solver("ddim", 50),
+    Solver("ddim", 20),
+    *(Solver("dpmpp-2m", steps) for steps in (8, 10, 15, 20)),
+)
+"""The first is the paper's, to which the others are compared."""
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Images of a few masks from fixed noise, along any sampler's trajectory."""
+
+    model: SiameseModel
+    prompt: str
+    masks: Tensor  # (B, H, W) bool
+
+    @torch.no_grad()
+    def latents(self, solver: Solver, guidance: float) -> Tensor:
+        """The latents (B, 4, H/8, W/8)."""
+        base, networks = self.model.base, self.model.networks
+        context, unconditional = encode_prompts(base.text_encoder, base.tokenizer, [self.prompt, ""]).split(1)
+        hint = mask_hint(self.masks).to(self.model.device)
+        predict = controlled_noise_predictor(
+            networks, [(hint, 1.0)], context, unconditional, guidance, shares_text=True
+        )
+        seeds = [sample_seed(_SEED, index) for index in range(len(self.masks))]
+        return sample_latents(
+            predict,
+            seeds,
+            *self.masks.shape[1:],
+            solver.steps,
+            self.model.device,
+            sampler=solver.sampler,
+            prediction=networks.prediction,
+        )
+
+    @torch.no_grad()
+    def images(self, solver: Solver, guidance: float) -> Tensor:
+        """The images (B, 3, H, W) in 0..255, not rounded."""
+        latents = self.latents(solver, guidance)
+        pixels = [self.model.base.vae.decode(one / LATENT_SCALE).sample for one in latents.split(1)]
+        return (torch.cat(pixels).float().clamp(-1.0, 1.0) + 1.0) * 127.5
+
+    def distances(self, guidance: float) -> dict[str, float]:
+        """Root mean square difference from the exact images, by solver."""
+        exact = self.images(Solver("ddim", _EXACT_STEPS), guidance)
+        found = {}
+        for solver in SOLVERS:
+            difference = self.images(solver, guidance) - exact
+            found[solver.name] = float(difference.square().mean().sqrt())
+            note(f"guidance {guidance:g}, {solver.name}: {found[solver.name]:.2f} of 255 from exact")
+        return found
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What the images of every sampler are measured with."""
+
+    segmenter: torch.nn.Module
+    side: int
+    real: Features
+
+    def adherence(self, pairs: Path) -> Any:
+        """Dice (N,) of the mask found in each image and the one that was asked for."""
+        return dice_of_pairs(
+            self.segmenter,
+            find_pairs(pairs),
+            side=self.side,
+            threshold=127,
+            label=None,
+            description="adherence",
+        )
+
+    def distance(self, pairs: Path) -> Estimate:
+        """KID of the images and the real ones."""
+        images = [pair.image for pair in find_pairs(pairs)]
+        return kid(self.real, extract(efficientnet_lite0(), images), resamples=_RESAMPLES, seed=_SEED)
+
+
+def judged(train: Path, masks: Path, side: int) -> Judges:
+    """The judges that the real pairs of ``train`` and ``masks`` make."""
+    segmenter = train_judge(
+        find_pairs(train), SegmenterSettings(), side=side, threshold=127, label=None, seed=_SEED
+    )
+    images = [pair.image for pair in find_pairs(masks)]
+    return Judges(segmenter, side, extract(efficientnet_lite0(), images, label="real"))
+
+
+def generated(model: Path, masks: Path, folder: Path, solver: Solver, guidance: float, per_mask: int) -> Path:
+    """The folder of the pairs that ``solver`` makes."""
+    output = folder / solver.name.replace(" ", "-")
+    words = ["--checkpoint", model, "--masks", masks, "--output", output, "--per-mask", per_mask]
+    words += ["--sampler", solver.sampler, "--steps", solver.steps, "--guidance", guidance, "--seed", _SEED]
+    with redirect_stdout(sys.stderr):  # the results are alone on the standard output
+        if generate.main([str(word) for word in words]):
+            raise SystemExit(f"training.generate failed for {solver.name}")
+    return output
+
+
+def compare(model: Path, masks: Path, train: Path, args: Any) -> list[dict[str, Any]]:
+    """A row of figures for each solver."""
+    file = load_model(model)
+    networks = model_from_file(file)
+    side = int(file.training.get("resolution", networks.base.architecture.resolution))
+    pairs = find_pairs(masks)
+    shown = [load_pair(pair, size=(side, side)).mask for pair in pairs[: args.trajectories]]
+    tracks = Trajectories(networks, str(file.training.get("prompt", "")), torch.from_numpy(np.stack(shown)))
+    distances = {guidance: tracks.distances(guidance) for guidance in args.guidance}
+    works = {solver.name: partial(tracks.latents, solver, args.guidance[0]) for solver in SOLVERS}
+    seconds = interleaved(works, args.repeats, "sampling")
+    judges = judged(train, masks, side)
+    rows, first = [], None
+    with tempfile.TemporaryDirectory() as folder:
+        for solver in SOLVERS:
+            per_mask = -(-args.images // len(pairs))
+            output = generated(model, masks, Path(folder), solver, args.guidance[0], per_mask)
+            dice = judges.adherence(output)
+            first = dice if first is None else first
+            rows.append(
+                {
+                    "solver": solver.name,
+                    "distance": {f"{scale:g}": found[solver.name] for scale, found in distances.items()},
+                    "images_per_second": len(shown) / seconds[solver.name],
+                    "kid": _interval(judges.distance(output)),
+                    "adherence": _interval(_mean(dice)),
+                    "adherence_difference": _interval(_mean(dice - first)),
+                    "images": len(dice),
+                }
+            )
+    return rows
+
+
+def _mean(values: Any) -> Estimate:
+    sizes = (0, len(values))
+    return statistic_estimate(values, mean, sizes=sizes, resamples=_RESAMPLES, seed=_SEED, stream="adherence")
+
+
+def _interval(estimate: Estimate) -> list[float | None]:
+    return [estimate.value, estimate.low, estimate.high]
+
+
+def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as a table."""
+    scales = list(rows[0]["distance"])
+    titles = ["sampler, steps", *(f"distance, guidance {scale}" for scale in scales)]
+    titles += ["images/s", "KID", "adherence", "difference"]
+    lines = [titles, ["---"] * len(titles)]
+    for row in rows:
+        cells = [row["solver"], *(f"{row['distance'][scale]:.2f}" for scale in scales)]
+        cells.append(f"{row['images_per_second']:.2f}")
+        lines.append([*cells, *(_cell(row[key]) for key in ("kid", "adherence", "adherence_difference"))])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(interval: Sequence[float | None]) -> str:
+    value, low, high = interval
+    return f"{value:.3f}" if low is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """Draw distance over speed, a line for each sampler and a panel for each guidance scale."""
+    from matplotlib.figure import Figure
+
+    scales = list(rows[0]["distance"])
+    figure = Figure(figsize=(4.2 * len(scales), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(scales), sharex=True, squeeze=False)[0]
+    for panel, scale in zip(panels, scales, strict=True):
+        for sampler, marker in (("ddim", "o"), ("dpmpp-2m", "s")):
+            own = [row for row in rows if row["solver"].startswith(sampler)]
+            own.sort(key=lambda row: row["images_per_second"])
+            speeds = [row["images_per_second"] for row in own]
+            panel.plot(speeds, [row["distance"][scale] for row in own], marker=marker, label=sampler)
+            for row, speed in zip(own, speeds, strict=True):
+                place = (speed, row["distance"][scale])
+                steps = row["solver"].split()[1]
+                panel.annotate(steps, place, (4, 4), textcoords="offset points", fontsize=8)
+        panel.set(title=f"guidance {scale}", xlabel="images a second", xscale="log", yscale="log")
+    panels[0].set_ylabel("distance from the exact images, of 255")
+    panels[0].legend()
+    figure.savefig(file, dpi=80)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--model", type=Path, default=shipped.MODEL, help="full model file")
+    parser.add_argument(
+        "--masks",
+        type=Path,
+        default=shipped.HELD_OUT,
+        help="real pairs: masks to sample for, images to compare with",
+    )
+    parser.add_argument(
+        "--train", type=Path, default=shipped.TRAIN, help="real pairs to train the judging network on"
+    )
+    parser.add_argument("--guidance", type=float, nargs="+", default=[3.0, 9.0], help="guidance scales")
+    parser.add_argument("--trajectories", type=int, default=8, help="masks whose exact images are made")
+    parser.add_argument("--images", type=int, default=200, help="images of each sampler, at least")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of the comparison of speed")
+    parser.add_argument("--plot", type=Path, help="picture file for distance over speed")
+    args = parser.parse_args(arguments)
+    prepare(args.threads)
+    rows = compare(args.model, args.masks, args.train, args)
+    if args.plot:
+        plot(rows, args.plot)
+    print(json.dumps(rows, indent=1) if args.json else as_markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
