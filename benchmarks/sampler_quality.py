@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -88,11 +88,13 @@ class Trajectories:
         predict = controlled_noise_predictor(
             networks, [(hint, 1.0)], context, unconditional, guidance, shares_text=True
         )
-        seeds = [sample_seed(_SEED, index) for index in range(len(self.masks))]
+        count, height, width = self.masks.shape
+        seeds = [sample_seed(_SEED, index) for index in range(count)]
         return sample_latents(
             predict,
             seeds,
-            *self.masks.shape[1:],
+            height,
+            width,
             solver.steps,
             self.model.device,
             sampler=solver.sampler,
@@ -171,7 +173,9 @@ def compare(model: Path, masks: Path, train: Path, args: Any) -> list[dict[str, 
     shown = [load_pair(pair, size=(side, side)).mask for pair in pairs[: args.trajectories]]
     tracks = Trajectories(networks, str(file.training.get("prompt", "")), torch.from_numpy(np.stack(shown)))
     distances = {guidance: tracks.distances(guidance) for guidance in args.guidance}
-    works = {solver.name: partial(tracks.latents, solver, args.guidance[0]) for solver in SOLVERS}
+    works: dict[str, Callable[[], Any]] = {
+        solver.name: partial(tracks.latents, solver, args.guidance[0]) for solver in SOLVERS
+    }
     seconds = interleaved(works, args.repeats, "sampling")
     judges = judged(train, masks, side)
     rows, first = [], None
