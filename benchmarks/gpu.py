@@ -42,7 +42,7 @@ from .training_step import STEPS, mean_of_run, networks_of_kind, random_batch, r
 
 KINDS = ("published", "fast", "lean")
 GUIDANCE = 9.0
-_TINY = replace(SD15, unet=replace(SD15.unet, widths=(32, 64, 64, 64)))
+_TINY = replace(SD15, unet=replace(SD15.unet, widths=(32, 64), layers_per_block=1))
 
 
 def to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
