@@ -14,6 +14,11 @@ it appears at once, at the end, or not at all.
 
 The data's own split is kept where there is one; otherwise, and with --split or --train, pairs are drawn with
 --seed from all of them. --train 200 takes 200 for training and leaves all others for testing.
+
+--crop 128 cuts images that are larger than the model into tiles of 128 px at their own scale, all tiles of an
+image in the same set; tiles without foreground are left out. --modes name (of violet_12: violet) or --modes
+colour --mode-count 4 (a clustering) puts the kind of image into its prompt, so that rare kinds can be learnt
+(training.train --balance-prompts) and asked for.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +42,9 @@ from siamese_core.files import whole_folder, write_text_atomic
 from siamese_core.masks.image_decoding import image_header
 from siamese_core.masks.resizing import mask_to_uint8
 from siamese_core.overlap import places_of, require_apart
-from siamese_core.pairs.pair_files import PROMPT_FILE, Pair, load_pair
+from siamese_core.pairs.pair_files import PROMPT_FILE, LoadedPair, Pair, load_pair, read_image
 from siamese_core.pairs.pair_writer import png_bytes
-from siamese_core.settings import COUNT, SEED, option
+from siamese_core.settings import COUNT, SEED, Range, option
 
 from .command_line.mask_options import MaskOptions
 from .command_line.notes import note
@@ -54,8 +59,10 @@ from .command_line.options import (
 from .command_line.pair_checking import checked
 from .preparation.dataset_layouts import Dataset, LayoutName, Sets, read_dataset
 from .preparation.dataset_statistics import PairFacts, SetFacts, facts_table, pair_facts, set_facts
+from .preparation.modes import ModeSource, modes_by_colour, modes_by_name
 from .preparation.near_duplicates import HASH_BITS, NEAR, near_duplicates, perceptual_hash
 from .preparation.splits import parse_ratio, pooled, split_by_count, split_by_ratio
+from .preparation.tiles import TileError, tiles
 
 REPORT_FILE = "prepare.json"
 DEFAULT_RATIO = "3:1:1"
@@ -82,6 +89,14 @@ class PrepareSettings(MaskOptions):
     )
     train: int | None = option(None, "take so many pairs for training and all others for testing", COUNT)
     seed: int = option(42, "seed of the draw", SEED)
+    crop: int | None = option(
+        None, "cut images into tiles of this side in pixels, at their own scale", Range(32, 16384)
+    )
+    keep_empty: bool = option(False, "with --crop: keep tiles without foreground")
+    modes: ModeSource | None = option(
+        None, "add the kind of image to its prompt: from its file name, or a clustering of colours"
+    )
+    mode_count: int | None = option(None, "kinds that --modes colour tells apart", Range(2, 64))
 
 
 @dataclass(frozen=True)
@@ -100,12 +115,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dataset = read_dataset(source, settings.layout, settings.prompt, note)
     pairs = [pair for part in dataset.sets.values() for pair in part]
     require_apart([settings.output], places_of(file for pair in pairs for file in (pair.image, pair.mask)))
+    if settings.modes:
+        dataset = replace(dataset, sets=with_modes(dataset.sets, settings))
     sets, division = divide(dataset, settings)
     told = ", ".join(f"{name} {value}" for name, value in division.items())
     print(f"{source}: {sum(map(len, sets.values()))} pairs, layout {dataset.layout}, {told}")
     notes = checked([pair for one in sets.values() for pair in one], settings.mask_rule).notes
     with _output_folder(settings.output) as folder:
-        written = _write_sets(folder, sets, settings)
+        written, empty = _write_sets(folder, sets, settings)
+        if empty:
+            notes = [*notes, f"{empty} tiles without foreground left out; --keep-empty keeps them"]
         facts = {name: set_facts(one.facts) for name, one in written.items()}
         report = {
             "source": str(source),
@@ -138,25 +157,64 @@ def divide(dataset: Dataset, settings: PrepareSettings) -> tuple[Sets, dict[str,
     return drawn, {"split": text, "seed": settings.seed}
 
 
-def _write_sets(folder: Path, sets: Sets, settings: PrepareSettings) -> dict[str, WrittenSet]:
-    """Write every set below ``folder``; returns what was written."""
+def with_modes(sets: Sets, settings: PrepareSettings) -> Sets:
+    """``sets`` with the kind of every pair's image after its prompt; raises ModeError."""
+    pairs = [pair for part in sets.values() for pair in part]
+    if settings.mode_count is not None:
+        progress = tqdm(pairs, "reading colours", unit="image", mininterval=1.0)
+        images = (read_image(pair.image) for pair in progress)
+        modes = modes_by_colour(images, settings.mode_count, settings.seed)
+    else:
+        modes = modes_by_name([pair.stem for pair in pairs])
+    told = iter(modes)
+    return {
+        name: [replace(pair, prompt=f"{pair.prompt}, {next(told)}") for pair in part]
+        for name, part in sets.items()
+    }
+
+
+def _write_sets(folder: Path, sets: Sets, settings: PrepareSettings) -> tuple[dict[str, WrittenSet], int]:
+    """Write every set below ``folder``; returns what was written, and how many empty tiles were left out."""
     written: dict[str, WrittenSet] = {}
+    empty = 0
     with tqdm(total=sum(map(len, sets.values())), desc="preparing", unit="pair", mininterval=1.0) as progress:
         for name, pairs in sets.items():
-            facts, hashes = [], []
+            stems, facts, hashes = [], [], []
             for pair in pairs:
                 loaded = load_pair(pair, size=None, rule=settings.mask_rule)
-                _write_pair(folder / name, pair, loaded.image, loaded.mask)
-                facts.append(pair_facts(loaded.mask))
-                hashes.append(perceptual_hash(loaded.image))
+                for piece, image, mask in _pieces(pair, loaded, settings.crop):
+                    if settings.crop and not settings.keep_empty and not mask.any():
+                        empty += 1
+                        continue
+                    _write_pair(folder / name, piece, image, mask, as_it_is=settings.crop is None)
+                    stems.append(piece.stem)
+                    facts.append(pair_facts(mask))
+                    hashes.append(perceptual_hash(image))
                 progress.update()
-            written[name] = WrittenSet([pair.stem for pair in pairs], facts, np.stack(hashes))
-    return written
+            if hashes:
+                written[name] = WrittenSet(stems, facts, np.stack(hashes))
+    return written, empty
 
 
-def _write_pair(folder: Path, pair: Pair, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> None:
+def _pieces(
+    pair: Pair, loaded: LoadedPair, crop: int | None
+) -> Iterator[tuple[Pair, NDArray[np.uint8], NDArray[np.bool_]]]:
+    """The pair itself, or its tiles, whose stems say where they lie."""
+    if crop is None:
+        yield pair, loaded.image, loaded.mask
+        return
+    try:
+        for place, image, mask in tiles(loaded.image, loaded.mask, crop):
+            yield replace(pair, stem=f"{pair.stem}_{place}"), image, mask
+    except TileError as error:
+        raise PrepareError(f"{pair.image}: {error}") from error
+
+
+def _write_pair(
+    folder: Path, pair: Pair, image: NDArray[np.uint8], mask: NDArray[np.bool_], *, as_it_is: bool
+) -> None:
     suffix = pair.image.suffix.lower()
-    is_copied = suffix in _COPIED and _shows_its_pixels(pair.image)
+    is_copied = as_it_is and suffix in _COPIED and _shows_its_pixels(pair.image)
     image_name = f"images/{pair.stem}{suffix if is_copied else '.png'}"
     mask_name = f"masks/{pair.stem}.png"
     for name in ("images", "masks"):
@@ -231,6 +289,10 @@ def _check_settings(settings: PrepareSettings) -> None:
         raise OptionError("--train and --split exclude each other; give one of them")
     if settings.split is not None:
         parse_ratio(settings.split)
+    if (settings.modes == "colour") != (settings.mode_count is not None):
+        raise OptionError("--modes colour and --mode-count belong together; give both or neither")
+    if settings.keep_empty and settings.crop is None:
+        raise OptionError("--keep-empty is about the tiles of --crop; give that too, or leave it away")
 
 
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, PrepareSettings]:
