@@ -29,7 +29,8 @@ def tell_of_training(file: ModelFile) -> None:
         shares = recorded_prompts(file.training) if PROMPTS_KEY in file.training else {}
     except CheckpointError as error:
         shares, warnings = {}, [str(error)]
-    lines += [f"{share:.0%}: {prompt}" for prompt, share in list(shares.items())[:_SHOWN_PROMPTS]]
+    ordered = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
+    lines += [f"{share:.0%}: {prompt}" for prompt, share in ordered[:_SHOWN_PROMPTS]]
     if len(shares) > _SHOWN_PROMPTS:
         lines.append(f"and {len(shares) - _SHOWN_PROMPTS} more prompts")
     show("\n".join(lines), warnings)
