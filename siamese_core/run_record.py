@@ -12,6 +12,8 @@ from .errors import UserError
 
 READ_DIFFERENTLY = "read_differently"
 """Key of a record: the files that versions before masks/foreground.py read otherwise, absent without any."""
+CHANGES_KEY = "changes"
+"""Of a record: what was changed when the run was resumed, and after which step. It identifies nothing."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def differences(
     """The entries that differ, by key; of two mappings their own entries, as ``key.entry``."""
     wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the file
     differing: list[Difference] = []
-    for key in sorted((set(found) | set(wanted)) - {"step", *may_differ}):
+    for key in sorted((set(found) | set(wanted)) - {"step", CHANGES_KEY, *may_differ}):
         old, new = found.get(key), wanted.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             differing += [replace(one, key=f"{key}.{one.key}") for one in differences(old, new)]

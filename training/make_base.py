@@ -58,6 +58,7 @@ from siamese_core.settings import COUNT, SEED, SIDE, Range, option, recorded
 from siamese_core.stop_requests import Interrupted
 from siamese_core.weights.training_record import prompt_shares
 
+from .command_line.memory import memory_advised
 from .command_line.notes import note
 from .command_line.options import (
     OptionError,
@@ -98,6 +99,7 @@ class MakeBaseSettings:
 _IDENTITY = ("prompt", "resolution", "unet_widths", "vae_widths", "restart_unet", "seed")
 
 
+@memory_advised("lower --vae-batch-size, --unet-batch-size, --vae-crop or --resolution, in a new run")
 def main(arguments: Sequence[str] | None = None) -> int:
     args, settings, vae_settings, unet_settings = _parse(arguments)
     torch.set_num_threads(settings.threads)

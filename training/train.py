@@ -53,7 +53,7 @@ from siamese_core.masks.resizing import ResizeMode
 from siamese_core.method.objective import ObjectiveSettings
 from siamese_core.pairs.pair_checks import PairCheck
 from siamese_core.pairs.pair_files import Pair, find_pairs, pairs_fingerprint
-from siamese_core.run_record import READ_DIFFERENTLY
+from siamese_core.run_record import CHANGES_KEY, READ_DIFFERENTLY
 from siamese_core.settings import (
     COUNT,
     COUNT_OR_NONE,
@@ -70,6 +70,7 @@ from siamese_core.weights.model_file import save_model
 from siamese_core.weights.training_record import PROMPTS_KEY, prompt_shares
 
 from .command_line.mask_options import MaskOptions
+from .command_line.memory import memory_advised
 from .command_line.notes import note
 from .command_line.options import (
     OptionError,
@@ -84,6 +85,7 @@ from .command_line.options import (
 )
 from .command_line.pair_checking import checked
 from .command_line.prompt_notes import tell_cut, tell_shares
+from .command_line.resume_changes import add_change_flags, changeable, flags_advised
 from .generation.sample_pictures import sample_sheet
 
 
@@ -126,6 +128,10 @@ _IDENTITY = (
 )
 
 
+@memory_advised(
+    "--gradient-checkpointing and --micro-batches need less for the same result, also with --resume; else "
+    "begin a run with a smaller --batch-size or --resolution"
+)
 def main(arguments: Sequence[str] | None = None) -> int:
     args, settings, objective, batches, optimiser, execution = parse(arguments)
     _check_settings(settings)
@@ -153,11 +159,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record,
         engine,
         resume=args.resume,
-        may_differ=("steps",) if args.change_steps else (),
+        may_differ=changeable(args),
         keep_checkpoints=settings.keep_checkpoints,
         note=note,
     )
-    with run.opened() as run_id:
+    with flags_advised(), run.opened() as run_id:
         accelerator.init_trackers("tensorboard")
         networks = start_networks(
             base, settings.hint_block, settings.seed, engine.device, execution.gradient_checkpointing
@@ -165,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trainer = Trainer.create(networks, optimiser, engine, settings.mixed_precision)
         # Before the encoding: a refusal costs no minutes and replaces no set.
         first = run.restored(trainer.state, settings.steps)
+        trainer.use_rates(optimiser)
         if first:
             accelerator.print(f"resuming after step {first}")
         data = _encoded(base, engine, pairs, settings, record)
@@ -197,8 +204,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             return 128 + stop.signal_number
         if is_main(engine):
+            told = {PROMPTS_KEY: shares, **({CHANGES_KEY: run.changes} if run.changes else {})}
             with trainer.averaged_weights():
-                _export(base, networks, settings, {**record, PROMPTS_KEY: shares}, run_id)
+                _export(base, networks, settings, {**record, **told}, run_id)
     accelerator.end_training()
     return 0
 
@@ -356,7 +364,7 @@ def parse(
     parser = command_parser("train", __doc__)
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --output")
-    parser.add_argument("--change-steps", action="store_true", help="allow --resume with another --steps")
+    add_change_flags(parser)
     add_flags(parser, TrainSettings)
     add_flags(parser.add_argument_group("objective (paper, section 3)"), ObjectiveSettings)
     add_flags(parser.add_argument_group("batch"), BatchSettings)

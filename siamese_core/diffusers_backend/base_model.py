@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from huggingface_hub import snapshot_download
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..architecture import (
@@ -130,10 +132,15 @@ def load_base(source: Path, prediction: Prediction | None = None) -> Base:
     from (inpainting, distilled, SDXL).
     """
     path = local_base(source)
-    try:
-        return base_from_file(
-            read_model(path, prediction=prediction), path / "tokenizer" if path.is_dir() else None
+    model = read_model(path, prediction=prediction)
+    if model.kind == "full":
+        raise BaseError(
+            f"{path}: a finished Siamese model, whose trained ControlNet would be thrown away; give the base "
+            "that it was trained on. To train the same run further, resume it with more steps (--resume "
+            "--change-steps)"
         )
+    try:
+        return base_from_file(model, path / "tokenizer" if path.is_dir() else None)
     except BaseError as error:
         raise BaseError(f"{path}: {error}") from error
 
@@ -172,11 +179,23 @@ def base_from_file(model: ModelFile, tokenizer: Path | None = None) -> Base:
     modules: dict[Any, torch.nn.Module] = {"unet": unet, "vae": vae, "text": text_encoder}
     for part, module in modules.items():
         weights = to_diffusers(part, model.parts[part], arch)
-        weights = {key: value.float() for key, value in weights.items()}
+        weights = finite(weights)
         # The text encoder was built for real: it has buffers that no file stores.
         module.load_state_dict(weights, assign=part != "text", strict=True)
     words = load_tokenizer(tokenizer, pad=pad_token(arch.text))
     return Base(unet.eval(), vae.eval(), text_encoder.eval(), words, arch)
+
+
+def finite(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``weights`` as float32. Raises BaseError for one with values that are not finite."""
+    cast = {key: value.float() for key, value in weights.items()}
+    for key, value in cast.items():
+        if not torch.isfinite(value).all():
+            raise BaseError(
+                f"its weight '{key}' has values that are not finite (nan or infinite): the file is damaged, "
+                "or its training has diverged; download it again, or give an earlier one"
+            )
+    return cast
 
 
 def base_file(base: Base, training: dict[str, Any], run_id: str) -> ModelFile:

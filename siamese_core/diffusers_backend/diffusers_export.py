@@ -62,6 +62,8 @@ def _write_configs(folder: Path, model: ModelFile) -> None:
     for part, module in parts.items():
         module.save_config(str(folder / FOLDERS[part]))
     base.text_encoder.config.architectures = ["CLIPTextModel"]
+    # Without it transformers loads the type of the file, and diffusers everything else in float32.
+    base.text_encoder.config.dtype = torch.float32
     base.text_encoder.config.save_pretrained(str(folder / FOLDERS["text"]))
     whole = pipeline(base)
     whole.tokenizer.save_pretrained(str(folder / "tokenizer"))

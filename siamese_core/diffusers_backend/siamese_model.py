@@ -10,7 +10,7 @@ from torch import nn
 
 from ..weights.key_layouts import to_diffusers
 from ..weights.model_file import KIND_NAMES, ModelFile
-from .base_model import Base, BaseError, base_from_file
+from .base_model import Base, BaseError, base_from_file, finite
 from .networks import DHIControlNet, SiameseNetworks
 
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -68,7 +68,7 @@ def model_from_file(model: ModelFile) -> SiameseModel:
     with torch.device("meta"):
         control = DHIControlNet.build(model.architecture)
     weights = to_diffusers("control", model.parts["control"], model.architecture)
-    control.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
+    control.load_state_dict(finite(weights), assign=True)
     return SiameseModel(
         base, SiameseNetworks.assemble(base.unet, control.eval(), model.architecture.prediction)
     )

@@ -75,6 +75,8 @@ class TrainedState:
         states = [
             (part, torch.load(path, map_location="cpu", weights_only=True))
             for path, part in self._pickled(folder)
+            # A run that goes on in fp16 begins with a fresh scale.
+            if part is not self.scaler or path.exists()
         ]
 
         def apply() -> None:
@@ -174,6 +176,11 @@ class CheckpointStore:
             f"{'; '.join(damaged)}: no whole checkpoint is left to resume from; copy one back, or start a "
             "new run without --resume in an empty folder"
         )
+
+    def record_of(self, step: int) -> dict[str, Any]:
+        """The record of the checkpoint of ``step``, which is whole."""
+        text = (self.folder / f"step-{step:08d}" / RECORD_NAME).read_text("utf-8")
+        return dict(json.loads(text))
 
     def latest(self) -> Path:
         """The newest checkpoint, which may be damaged. Raises ResumeError when there is none."""

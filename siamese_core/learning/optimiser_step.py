@@ -80,6 +80,14 @@ class Trainer:
         networks = (self.networks.control, self.networks.decoder)
         return TrainedState(networks, [self.optimizer], self.average, self.scaler)
 
+    def use_rates(self, settings: OptimiserSettings) -> None:
+        """Make rates and weight decay those of ``settings``: a checkpoint brings back its own."""
+        for group, new in zip(
+            self.optimizer.param_groups, _parameter_groups(self.networks, settings), strict=True
+        ):
+            group["lr"], group["initial_lr"] = new["lr"], new["initial_lr"]
+            group["weight_decay"] = settings.weight_decay
+
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Within the block the trained weights are their moving average, where one is kept."""
         return contextlib.nullcontext() if self.average is None else self.average.in_place()
@@ -156,7 +164,7 @@ class Trainer:
                 step,
                 f"loss or gradients were not finite in {MOST_SKIPPED} steps in a row (loss {float(loss):g}); "
                 "the training has diverged. Lower --learning-rate, or use --mixed-precision bf16 or no "
-                "instead of fp16, and go on with --resume from the last checkpoint",
+                "instead of fp16, and continue from the last checkpoint with --resume --change-optimiser",
             )
         return skipped
 

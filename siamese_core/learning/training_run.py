@@ -10,7 +10,7 @@ import contextlib
 import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import filelock
 from torch import Tensor
 
 from ..files import write_text_atomic
-from ..run_record import ResumeError, check_record
+from ..run_record import CHANGES_KEY, ResumeError, check_record, differences
 from .checkpoints import CheckpointStore, TrainedState
 from .engine import Engine, is_main
 from .optimiser_step import Diverged
@@ -42,6 +42,8 @@ class TrainingRun:
     may_differ: tuple[str, ...] = ()
     keep_checkpoints: int = 2
     note: Callable[[str], None] = print
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    """What was changed on resuming, after :meth:`restored`: ``{"step": done, setting: [old, new], ...}``."""
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[str]:
@@ -81,6 +83,12 @@ class TrainingRun:
         done = store.restore(state, self.may_differ, self._tell)
         if done > steps:
             raise ResumeError(f"--steps {steps} is too low: {done} steps are done already")
+        found = store.record_of(done)
+        self.changes[:] = found.get(CHANGES_KEY, [])
+        if changed := differences(found, self.record):
+            self.changes.append({"step": done, **{one.key: [one.old, one.new] for one in changed}})
+            for one in changed:
+                self._tell(f"from step {done} on, {one.key} is {one.new!r} in place of {one.old!r}")
         return done
 
     def train(
@@ -120,7 +128,8 @@ class TrainingRun:
             raise Diverged(error.step, f"{error}. The state it ended in is in {failed.folder}") from error
 
     def checkpoints(self, part: str = "") -> CheckpointStore:
-        return CheckpointStore(self.folder / "checkpoints" / part, self.record, self.keep_checkpoints)
+        record = {**self.record, CHANGES_KEY: self.changes} if self.changes else self.record
+        return CheckpointStore(self.folder / "checkpoints" / part, record, self.keep_checkpoints)
 
     def _begun(self) -> str:
         run_id = uuid.uuid4().hex

@@ -37,8 +37,7 @@ _SHOWN_VALUES = 10
 _LOSSY_REACH = 40  # how far JPEG moves a colour
 
 _PICK_LABEL = (
-    "pick the label that is foreground (--mask-label), or set the threshold to 0 to "
-    "take every label."
+    "pick the label that is foreground (--mask-label), or set the threshold to 0 to take every label."
 )
 _PICK_COLOUR = "pick the colour that is foreground (--mask-colour)"
 _OR_EVERY_ONE = ", or set the threshold to 0 to take every one but black."

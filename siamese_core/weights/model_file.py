@@ -29,7 +29,7 @@ from .key_layouts import (
 )
 from .key_names import Part, Shape
 from .tensor_files import SAFETENSORS, read_weights, require_floating, write_safetensors
-from .unsupported_models import LayoutError
+from .unsupported_models import LayoutError, refuse_other_files
 
 FileKind = Literal["full", "adapter", "control", "base"]
 """``full``: a whole model. ``adapter``: what training changes, the ControlNet and the UNet's decoder.
@@ -160,6 +160,7 @@ def load_model(
         else:
             tensors = familiar_names(file.tensors, PREFIXES)
             parts, ignored = split_parts(tensors)
+            refuse_other_files(tensors, parts)
             kind = infer_kind(parts)
             if kind == "adapter":  # its encoder, where it is there, is its base's: nothing has changed it
                 unet = parts["unet"]

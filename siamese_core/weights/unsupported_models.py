@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ..errors import UserError
 
@@ -26,6 +26,45 @@ LATENT_CONSISTENCY = (
     "steps, while Siamese training needs a model that predicts at every noise level. Train on the "
     "Stable Diffusion model that it was distilled from"
 )
+
+
+_OTHER_FILES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    # What shows it: a part of any weight's name.
+    "a LoRA": (
+        ("lora_up.", "lora_down.", "lora_A.", "lora_B.", "lora.up.", "lora.down.", "hada_w1", "lokr_w"),
+        "a small change to a model; merge it into its model with the program it is for, and give that file",
+    ),
+    "a textual inversion": (
+        ("emb_params", "string_to_param", "text_model.embeddings.token_embedding.trainable"),
+        "a word's embedding; give a whole model",
+    ),
+    "an IP-Adapter": (("ip_adapter.", "image_proj."), "an addition to a model; give a whole model"),
+    "a T2I-Adapter": (("adapter.body.", "body.0.resnets."), "an addition to a model; give a whole model"),
+    "an upscaler": (("rdb1.conv1", "RDB1.conv1", "upsampler."), "it enlarges images; give a whole model"),
+    "a piece of a training checkpoint": (
+        ("controlnet_cond_embedding.", "controlnet_down_blocks."),
+        "the finished model is model.safetensors in the run's folder; --resume finishes the run",
+    ),
+    "a VAE alone": (
+        ("decoder.up.", "decoder.up_blocks.", "decoder.conv_in."),
+        "one part of a model; give the whole of it",
+    ),
+    "a text encoder alone": (("text_model.encoder.", "transformer.resblocks."), "give the whole model"),
+    "a UNet alone": (
+        ("up_blocks.", "output_blocks.", "down_blocks."),
+        "one part of a model; give the whole of it",
+    ),
+}
+
+
+def refuse_other_files(names: Iterable[str], parts: Collection[str]) -> None:
+    """Raise LayoutError for a file that holds something else than a model, or one ``part`` of it alone."""
+    if parts and not {"vae"} >= {*parts} and not {"text"} >= {*parts}:
+        return
+    names = list(names)
+    for what, (signs, advice) in _OTHER_FILES.items():
+        if any(sign in name for name in names for sign in signs):
+            raise LayoutError(f"this is {what}: {advice}")
 
 
 def refuse_other_families(shapes: Mapping[str, tuple[int, ...]]) -> None:

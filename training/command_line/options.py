@@ -18,7 +18,9 @@ else:
 
 from siamese_core.errors import UserError
 from siamese_core.settings import check_range
+from siamese_core.text_files import TextError, read_text
 
+from .memory import is_out_of_memory
 from .recipes import recipe_file
 
 T = TypeVar("T")
@@ -90,9 +92,15 @@ def read_toml(path: Path | None, folders: tuple[str, ...] = (".", "tables")) -> 
     if path is None:
         return {}
     try:
-        return tomllib.loads(recipe_file(path, folders).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        text = read_text(recipe_file(path, folders))
+    except (OSError, TextError) as error:
         raise OptionError(f"{path}: cannot be read as TOML ({error})") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        is_windows = ":\\" in text or '"\\\\' in text
+        advice = "; write a Windows path with / or in 'single quotes'" if is_windows else ""
+        raise OptionError(f"{path}: cannot be read as TOML ({error}){advice}") from error
 
 
 def build(settings: type[T], args: argparse.Namespace, table: Mapping[str, Any], prefix: str = "") -> T:
@@ -131,6 +139,14 @@ def run_command(main: Callable[[], int]) -> None:
         status = main()
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            "error: out of memory: lower what is worked on at once (--batch-size, --resolution)",
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

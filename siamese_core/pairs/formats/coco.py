@@ -90,8 +90,14 @@ def _counts(starts: NDArray[Any], ends: NDArray[Any], size: int) -> list[int]:
 def _annotation_file(
     records: Callable[[], Iterable[Record]], read: Callable[[str], bytes]
 ) -> Iterator[bytes]:
-    categories = [{"id": _CATEGORY, "name": "foreground"}]
-    yield b'{"categories": ' + json.dumps(categories).encode() + b',\n"images": ['
+    # Letters outside of ASCII are escaped, and nothing is left out that COCO's own files have: older readers
+    # open the file in the encoding of their system, and ask for "info".
+    head = {
+        "info": {},
+        "licenses": [],
+        "categories": [{"id": _CATEGORY, "name": "foreground", "supercategory": ""}],
+    }
+    yield json.dumps(head).encode()[:-1] + b',\n"images": ['
     yield from _items(_image(record, read) for record in records())
     yield b'\n],\n"annotations": ['
     annotations = (_annotated(record, found) for record in records() for found in _found(record, read))
@@ -102,7 +108,7 @@ def _annotation_file(
 
 def _items(items: Iterable[dict[str, Any]]) -> Iterator[bytes]:
     for place, item in enumerate(items):
-        yield (",\n" if place else "\n").encode() + json.dumps(item, ensure_ascii=False).encode("utf-8")
+        yield (",\n" if place else "\n").encode() + json.dumps(item).encode()
 
 
 def _image(record: Record, read: Callable[[str], bytes]) -> dict[str, Any]:

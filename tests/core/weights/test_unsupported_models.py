@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from siamese_core.diffusers_backend import base_model as base_module
@@ -160,3 +161,34 @@ def test_a_base_that_predicts_v_is_no_start_for_making_one(folder: Path, pairs: 
     flags = ("--images", pairs / "images", "--output", tmp_path / "o", "--init", folder, "--resolution", 64)
 
     assert "predicts v, and bases made here predict the noise" in run_here(make_base.main, *flags).refusal
+
+
+OTHER_FILES = {
+    "lora_unet_down_blocks_0.lora_up.weight": "this is a LoRA",
+    "unet.up_blocks.0.attn.lora_A.weight": "this is a LoRA",
+    "first_stage_model.decoder.conv_in.weight": "this is a VAE alone",
+    "decoder.up_blocks.0.resnets.0.conv1.weight": "this is a VAE alone",
+    "text_model.encoder.layers.0.mlp.fc1.weight": "this is a text encoder alone",
+    "up_blocks.0.resnets.0.conv1.weight": "this is a UNet alone",
+    "controlnet_cond_embedding.0.weight": "this is a piece of a training checkpoint",
+    "emb_params": "this is a textual inversion",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_a_file_of_something_else_is_called_that(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    save_file({name: torch.zeros(4, 4)}, path)
+    with pytest.raises(CheckpointError, match=OTHER_FILES[name]):
+        load_model(path)
+
+
+def test_a_base_with_values_that_are_not_finite_is_refused(single_base: Path, tmp_path: Path) -> None:
+    tensors = load_file(single_base)
+    name = sorted(key for key in tensors if key.startswith(UNET))[0]
+    tensors[name] = tensors[name].clone().fill_(float("nan"))
+    path = tmp_path / "base.safetensors"
+    with safe_open(single_base, "pt") as file:
+        save_file(tensors, path, file.metadata())
+    with pytest.raises(BaseError, match=r"base\.safetensors: its weight '.*' has values that are not finite"):
+        load_base(path)

@@ -186,6 +186,33 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_toml(tmp_path / "none.toml")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_file_is_read_as_editors_of_any_system_write_it(tmp_path: Path, encoding: str, end: str) -> None:
+    text = end.join(["count = 7", 'name = "größe"', ""])
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    (tmp_path / "run.toml").write_bytes((mark + text).encode(encoding))
+    assert read_toml(tmp_path / "run.toml") == {"count": 7, "name": "größe"}
+
+
+def test_a_windows_path_in_double_quotes_gets_advice(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(r'folder = "C:\users\polyps"')
+    with pytest.raises(OptionError, match="write a Windows path with / or in 'single quotes'"):
+        read_toml(tmp_path / "run.toml")
+
+
+def test_running_out_of_memory_is_one_line_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 99")):
+
+        def main(error: Exception = error) -> int:
+            raise error
+
+        with pytest.raises(SystemExit) as end:
+            run_command(main)
+        assert end.value.code == 2
+        assert capsys.readouterr().err.startswith("error: out of memory: lower")
+
+
 @pytest.mark.parametrize("content", [b"count = ", b"count 3", b"\xff\xfe = 1"])
 def test_a_malformed_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.toml"
