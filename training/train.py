@@ -19,7 +19,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -235,10 +235,10 @@ def _run_record(
         **{name: getattr(settings, name) for name in _IDENTITY},
         **settings.mask_record,
         **({READ_DIFFERENTLY: check.changes} if check.changes else {}),
-        **asdict(objective),
+        **recorded(objective),
         **recorded(batches),
         "batch_size": batches.batch_size * processes,
-        **asdict(optimiser),
+        **recorded(optimiser),
         "prompt": settings.prompt or Counter(pair.prompt or "" for pair in pairs).most_common(1)[0][0],
         "pairs": len(pairs),
         "pairs_fingerprint": pairs_fingerprint(pairs),
