@@ -152,6 +152,8 @@ class Trainer:
         # With fp16 the loss is scaled so far that gradients overflow now and then: the scaler sees to it.
         checked = [loss] if self.scaler is not None else [*gradients, loss]
         norms = torch.stack([torch.linalg.vector_norm(tensor) for tensor in checked])
+        # The step's one wait for its device: to leave a step out without asking takes an optimiser and an
+        # average that can be told so on the device, which only some optimisers can.
         skipped = not bool(norms.isfinite().all())
         if not skipped:
             skipped = not self._step_optimizer()
