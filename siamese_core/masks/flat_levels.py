@@ -25,17 +25,21 @@ _LOSSY_SHARE = 0.005
 _MOST_SAMPLES = 50_000
 
 
+def levels_of(values: NDArray[np.integer]) -> NDArray[np.integer]:
+    """The distinct ones of the ``values`` of 0..65535, in order; many times faster than sorting them."""
+    return np.flatnonzero(np.bincount(values.ravel()))
+
+
 def flat_levels(values: NDArray[np.integer]) -> NDArray[np.integer]:
     """The levels of the (H, W) ``values``, in order, that fill areas; all where there are two at most.
 
     The lowest and the highest count as flat in any case: what lies between them is a soft edge or a class.
     """
-    levels, places = np.unique(values, return_inverse=True)
+    levels = levels_of(values)
     if len(levels) <= 2:
         return levels
-    places = places.reshape(values.shape)
-    counts = np.bincount(places.ravel(), minlength=len(levels))
-    settled = np.bincount(places[1:-1, 1:-1][_settled(places)], minlength=len(levels))
+    counts = np.bincount(values.ravel())[levels]
+    settled = np.bincount(values[1:-1, 1:-1][_settled(values)], minlength=levels[-1] + 1)[levels]
     flat = (settled >= _SETTLED_SHARE * counts) & (counts >= _FEWEST_PIXELS)
     if len(levels) > _FEW_LEVELS:
         lowest, span = int(levels[0]), int(levels[-1]) - int(levels[0])
@@ -59,7 +63,7 @@ def flat_colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def clustered_colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """As :func:`flat_colours` of the (H, W, 3) ``pixels`` of a JPEG, which rounds values: their means."""
+    """As :func:`flat_colours` of the (H, W, C) ``pixels`` of a JPEG, which rounds values: (N, C) means."""
     signed = pixels.astype(np.int16)
     calm = np.ones((pixels.shape[0] - 2, pixels.shape[1] - 2), bool)
     for shifted in (signed[:-2, 1:-1], signed[2:, 1:-1], signed[1:-1, :-2], signed[1:-1, 2:]):
@@ -74,7 +78,7 @@ def clustered_colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if near.sum() >= fewest:
             found.append(rest[near].mean(axis=0))
         rest = rest[~near]
-    return np.array(found).reshape(-1, 3).round().astype(np.uint8)
+    return np.array(found).reshape(-1, pixels.shape[-1]).round().astype(np.uint8)
 
 
 def looks_like_photograph(values: NDArray[np.integer], is_lossy: bool) -> bool:
@@ -88,7 +92,7 @@ def looks_like_photograph(values: NDArray[np.integer], is_lossy: bool) -> bool:
     share = float(amid.mean())
     if share < _PHOTO_SHARE or share < 0.5 * float((values > lowest_counted).mean()):
         return False
-    return len(np.unique(values[amid])) >= _PHOTO_LEVELS and (is_lossy or _texture(values) >= 0.5)
+    return len(levels_of(values[amid])) >= _PHOTO_LEVELS and (is_lossy or _texture(values) >= 0.5)
 
 
 def looks_like_colour_photograph(pixels: NDArray[np.uint8]) -> bool:
@@ -116,7 +120,5 @@ def _texture(values: NDArray[np.integer]) -> float:
 
 
 def _most_frequent(colours: NDArray[np.int16]) -> NDArray[np.int16]:
-    packed = colours.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
-    found, counts = np.unique(packed, return_counts=True)
-    most = int(found[counts.argmax()])
-    return np.array([most >> 16, most >> 8 & 255, most & 255], np.int16)
+    found, counts = np.unique(colours, axis=0, return_counts=True)
+    return np.asarray(found[counts.argmax()])

@@ -14,6 +14,7 @@ from .flat_levels import (
     clustered_colours,
     flat_colours,
     flat_levels,
+    levels_of,
     looks_like_colour_photograph,
     looks_like_photograph,
 )
@@ -161,7 +162,7 @@ def _by_grey(values: Values, bits: int, is_lossy: bool, rule: ForegroundRule) ->
         mask = values > 0
     else:
         if rule.source == "auto":
-            levels = np.unique(values)
+            levels = levels_of(values)
             _refuse_unclear_grey(values, levels, white, is_lossy, rule)
             notes += [] if is_lossy else _level_notes(levels, rule)
         mask = scaled_to_8_bits(values, white) > rule.threshold
@@ -177,9 +178,9 @@ def _refuse_unclear_grey(
     values: Values, levels: Values, white: int, is_lossy: bool, rule: ForegroundRule
 ) -> None:
     """Raise _Unclear for label maps, for photographs, and for what lies above the threshold everywhere."""
-    is_photo = looks_like_photograph(values, is_lossy)
+    is_photo = len(levels) > 2 and looks_like_photograph(values, is_lossy)
     if is_lossy:
-        flat = clustered_colours(np.repeat(scaled_to_8_bits(values, white)[..., None], 3, axis=2))[:, 0]
+        flat = clustered_colours(scaled_to_8_bits(values, white)[..., None])[:, 0]
         if is_photo or len(flat) > 2:
             raise _photograph(values) if is_photo else _grey_classes(np.sort(flat), "about ")
         return
@@ -209,7 +210,7 @@ def _by_palette(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
     palette = np.zeros((256, 3), np.uint8)
     stored = np.array(image.pixels.getpalette() or [], np.uint8).reshape(-1, 3)
     palette[: len(stored)] = stored
-    used = np.unique(indices)
+    used = levels_of(indices)
     colours = palette[used]
     brightness = palette.max(axis=1)
     least = 0 if rule.takes_every_label else rule.threshold
@@ -332,7 +333,7 @@ def _grey_classes(levels: Values, about: str) -> _Unclear:
 
 def _photograph(values: Values) -> _Unclear:
     return _Unclear(
-        f"looks like a photograph ({len(np.unique(values))} levels of brightness) rather than a mask; give "
+        f"looks like a photograph ({len(levels_of(values))} levels of brightness) rather than a mask; give "
         f"masks (are source and target swapped, or images and masks in one folder?), or {_BY_BRIGHTNESS}"
     )
 
