@@ -34,6 +34,7 @@ from siamese_core.diffusers_backend.mask_sampling import Sampler, controlled_noi
 from siamese_core.diffusers_backend.siamese_model import SiameseModel, model_from_file
 from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.learning.training_set import mask_hint
+from siamese_core.masks.foreground_rule import PLAIN_MASKS
 from siamese_core.pairs.pair_files import find_pairs, load_pair
 from siamese_core.seeds import sample_seed
 from siamese_core.weights.model_file import load_model
@@ -133,8 +134,7 @@ class Judges:
             self.segmenter,
             find_pairs(pairs),
             side=self.side,
-            threshold=127,
-            label=None,
+            rule=PLAIN_MASKS,
             description="adherence",
         )
 
@@ -146,9 +146,7 @@ class Judges:
 
 def judged(train: Path, masks: Path, side: int) -> Judges:
     """The judges that the real pairs of ``train`` and ``masks`` make."""
-    segmenter = train_judge(
-        find_pairs(train), SegmenterSettings(), side=side, threshold=127, label=None, seed=_SEED
-    )
+    segmenter = train_judge(find_pairs(train), SegmenterSettings(), side=side, rule=PLAIN_MASKS, seed=_SEED)
     images = [pair.image for pair in find_pairs(masks)]
     return Judges(segmenter, side, extract(efficientnet_lite0(), images, label="real"))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from siamese_core.masks.foreground_rule import PLAIN_MASKS
 from siamese_core.masks.mask_files import discover_masks
 from tests.support.commands import run_here
 from tests.support.fuzzing import inputs, refusal, rounds
@@ -72,7 +73,7 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def check_every_image(root: Path) -> None:
-    check_images(find_images(root), threshold=127, label=None, skip_corrupt=True)
+    check_images(find_images(root), PLAIN_MASKS, skip_corrupt=True)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs FIFOs and links")
