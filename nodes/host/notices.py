@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Sequence
 
 from comfy_execution.utils import get_executing_context
-from server import PromptServer
 
 _FLAG = re.compile(r"--(?:mask-)?([a-z]+)")
 _SIGN = "\N{WARNING SIGN} "
@@ -22,7 +22,9 @@ def show(result: str = "", warnings: Sequence[str] = ()) -> str:
     lines = [*(_SIGN + warning for warning in warnings), *result.splitlines()]
     # Some pages show all of them in one line.
     text = without_flags("\n".join(line if line.endswith((".", ")")) else f"{line}." for line in lines))
-    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    # Never imported: where no server runs, in another process, nobody is there to be told.
+    servers = getattr(sys.modules.get("server"), "PromptServer", None)
+    context, server = get_executing_context(), getattr(servers, "instance", None)
     if text and context is not None and server is not None:
         server.send_progress_text(text, context.node_id)
     return text
