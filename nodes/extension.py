@@ -12,6 +12,7 @@ from .preview_pairs import PreviewPairs
 from .random_masks import RandomMaskTransform
 from .sampler import MaskDiffusionSampler
 from .save_pairs import SavePairs
+from .train import TrainSiamese
 
 
 class SiameseExtension(ComfyExtension):
@@ -25,4 +26,5 @@ class SiameseExtension(ComfyExtension):
             PreviewPairs,
             SavePairs,
             GenerateDataset,
+            TrainSiamese,
         ]

@@ -15,7 +15,6 @@ resumed run repeats the uninterrupted one exactly. Several GPUs: accelerate laun
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +51,7 @@ from siamese_core.learning.training_set import TrainingSet
 from siamese_core.masks.resizing import ResizeMode
 from siamese_core.method.objective import ObjectiveSettings
 from siamese_core.pairs.pair_checks import PairCheck
-from siamese_core.pairs.pair_files import Pair, find_pairs, pairs_fingerprint
+from siamese_core.pairs.pair_files import Pair, find_pairs, pairs_fingerprint, prompts_digest
 from siamese_core.run_record import CHANGES_KEY, READ_DIFFERENTLY
 from siamese_core.settings import (
     COUNT,
@@ -242,15 +241,9 @@ def _run_record(
         "prompt": settings.prompt or Counter(pair.prompt or "" for pair in pairs).most_common(1)[0][0],
         "pairs": len(pairs),
         "pairs_fingerprint": pairs_fingerprint(pairs),
-        "prompts_digest": _prompts_digest(pairs),
+        "prompts_digest": prompts_digest(pairs),
         "base": _base_digest(settings.base),
     }
-
-
-def _prompts_digest(pairs: list[Pair]) -> str:
-    """Digest of which pair has which prompt."""
-    lines = sorted(f"{pair.stem}\n{pair.prompt}" for pair in pairs)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _base_digest(path: Path) -> str:

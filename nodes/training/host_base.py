@@ -10,13 +10,10 @@ from typing import Any
 
 import comfy.ldm.models.autoencoder
 import comfy.lora
-import comfy.model_management
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ...siamese_core.architecture import LATENT_SCALE, Architecture
+from ...siamese_core.architecture import Architecture
 from ...siamese_core.errors import UserError
 from ...siamese_core.method.noise_schedule import alphas_cumprod
 from ...siamese_core.weights.key_layouts import (
@@ -26,13 +23,10 @@ from ...siamese_core.weights.key_layouts import (
     shapes_of,
     split_parts,
 )
-from ...siamese_core.weights.key_names import is_decoder_key
-from ..host.host_models import prediction_of
+from ...siamese_core.weights.key_names import Part, is_decoder_key
+from ..host.host_models import HOST_PREFIX, RUN_ID, prediction_of
 
-_HOST_PREFIX = "diffusion_model."
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-_PROMPT_TOKENS = 77
-_LOG_VARIANCE = (-30.0, 20.0)  # the posterior's, cut as every AutoencoderKL cuts it
 
 
 class TrainingBaseError(UserError):
@@ -43,8 +37,9 @@ class TrainingBaseError(UserError):
 class HostBase:
     """What training starts from. ``config`` is the host's of the UNet.
 
-    ``unet``, ``vae`` and ``text``: weights by prefix-free ldm name, those of the UNet float32 copies with
-    the MODEL's patches in effect. ``digest`` names all of them.
+    ``unet``, ``vae``, ``text`` and, where one is trained on, ``control``: weights by prefix-free ldm name,
+    those of the UNet float32 copies with the MODEL's patches in effect. ``digest`` names all of them;
+    ``parent`` is the run id of the model that is trained on.
     """
 
     architecture: Architecture
@@ -52,15 +47,19 @@ class HostBase:
     unet: dict[str, Tensor]
     vae: dict[str, Tensor]
     text: dict[str, Tensor]
+    control: dict[str, Tensor] | None
     digest: str
+    parent: str | None
 
 
-def read_base(model: Any, clip: Any, vae: Any) -> HostBase:
-    """The base of a graph's MODEL, CLIP and VAE, which stay as they are.
+def read_base(model: Any, clip: Any, vae: Any, control_net: Any = None) -> HostBase:
+    """The base of a graph's MODEL, CLIP and VAE, which stay as they are, as does ``control_net``.
 
-    Raises TrainingBaseError or LayoutError when they are no Stable Diffusion 1.x or 2.x, or are changed in a
-    way that a trained file could not carry: by a LoRA on what training freezes, for instance.
+    With that, a trained model's, training goes on from its weights. Raises TrainingBaseError or LayoutError
+    when they are no Stable Diffusion 1.x or 2.x, do not belong together, or are changed in a way that a
+    trained file could not carry: by a LoRA on what training freezes, for instance.
     """
+    _refuse_halves(model, control_net)
     _refuse_changed_clip(clip)
     if not isinstance(vae.first_stage_model, comfy.ldm.models.autoencoder.AutoencoderKL):
         raise TrainingBaseError(
@@ -70,19 +69,55 @@ def read_base(model: Any, clip: Any, vae: Any) -> HostBase:
     config = dict(model.model.model_config.unet_config)
     unet = _weights_in_effect(model)
     merged = model.model.state_dict_for_saving(dict(unet), clip.get_sd(), vae.get_sd())
+    merged.pop("v_pred", None)  # the host's mark of a training target, which the architecture holds
+    if control_net is not None:
+        control = control_net.control_model.state_dict()
+        merged |= {PREFIXES["control"] + key: value for key, value in control.items()}
     parts, _ = split_parts(merged)
     architecture = _architecture(merged, config, model)
-    for part in ("unet", "vae"):
-        check_ldm(part, shapes_of(parts[part]), architecture)
+    checked: tuple[Part, ...] = ("unet", "vae", "control")
+    for part in checked:
+        if part in parts:
+            check_ldm(part, shapes_of(parts[part]), architecture)
     _refuse_other_schedule(model)
     _warn_of_patches(model)
-    digest = _digest({**merged, **{PREFIXES["unet"] + key: value for key, value in unet.items()}})
-    return HostBase(architecture, config, unet, parts["vae"], parts.get("text", {}), digest)
+    parent = None if control_net is None else getattr(control_net, "run_id", "")
+    return HostBase(
+        architecture,
+        config,
+        unet,
+        parts["vae"],
+        parts.get("text", {}),
+        parts.get("control"),
+        _digest({**merged, **{PREFIXES["unet"] + key: value for key, value in unet.items()}}),
+        parent,
+    )
+
+
+def _refuse_halves(model: Any, control_net: Any) -> None:
+    """A trained model's decoder and ControlNet are trained on together, or not at all."""
+    decoder = model.get_attachment(RUN_ID)
+    if control_net is None:
+        if decoder is not None:
+            raise TrainingBaseError(
+                "The model is a trained one, and its ControlNet is not connected: connect it as control_net "
+                "to train on from both, or connect a base."
+            )
+        return
+    if not hasattr(control_net, "run_id"):
+        raise TrainingBaseError(
+            "The ControlNet is none of this pack's; connect that of Load Siamese Checkpoint or Apply Siamese "
+            "Adapter."
+        )
+    if decoder is not None and decoder != control_net.run_id:
+        raise TrainingBaseError(
+            "The model's decoder and the ControlNet come from different training runs; take both from one "
+            "file."
+        )
 
 
 def _architecture(merged: Mapping[str, Tensor], config: Mapping[str, Any], model: Any) -> Architecture:
-    shapes = shapes_of({key: value for key, value in merged.items() if key != "v_pred"})
-    found = detect_architecture(shapes)
+    found = detect_architecture(shapes_of(merged))
     heads = {"num_heads": config.get("num_heads", -1), "head_channels": config.get("num_head_channels", -1)}
     known = {name: number for name, number in heads.items() if number > 0}
     if "num_heads" in known:
@@ -93,8 +128,8 @@ def _architecture(merged: Mapping[str, Tensor], config: Mapping[str, Any], model
 def _weights_in_effect(model: Any) -> dict[str, Tensor]:
     """The UNet's weights by ldm name with the patches that are on the MODEL, as float32 copies."""
     weights: dict[str, Tensor] = {}
-    for key, ((weight, convert), *patches) in model.get_key_patches(_HOST_PREFIX).items():
-        name = key.removeprefix(_HOST_PREFIX)
+    for key, ((weight, convert), *patches) in model.get_key_patches(HOST_PREFIX).items():
+        name = key.removeprefix(HOST_PREFIX)
         if weight.dtype not in _FLOATS:
             raise TrainingBaseError(
                 f"The model's '{name}' is stored as {str(weight.dtype).removeprefix('torch.')}, from which "
@@ -151,43 +186,3 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{key}{tuple(value.shape)}".encode())
         digest.update(value.to("cpu", torch.float32).contiguous().numpy().data)
     return digest.hexdigest()
-
-
-@torch.no_grad()
-def encode_prompts(clip: Any, prompts: list[str]) -> Tensor:
-    """Conditioning ``(B, 77, width)`` float32 on the CPU, through the host's own tokenizer and encoder.
-
-    Parentheses are letters here, as in the headless training. What goes beyond 77 tokens is cut, and logged.
-    """
-    rows = []
-    for prompt in prompts:
-        tokens = clip.tokenize(prompt, disable_weights=True)
-        if any(len(chunks) > 1 for chunks in tokens.values()):
-            logging.warning(
-                "Siamese-Diffusion: the prompt '%s...' is cut to %d tokens.", prompt[:60], _PROMPT_TOKENS
-            )
-        rows.append(clip.encode_from_tokens({name: chunks[:1] for name, chunks in tokens.items()}))
-    return torch.cat(rows).float().cpu()
-
-
-@torch.no_grad()
-def encode_images(vae: Any, images: NDArray[np.uint8]) -> Tensor:
-    """Posterior mean and standard deviation ``(B, 2, 4, H/8, W/8)``, unscaled, of images (B, H, W, 3).
-
-    The host's own encode gives the mean alone.
-    """
-    pixels = vae.process_input(torch.from_numpy(images).movedim(-1, 1).float() / 255.0)
-    memory = vae.memory_used_encode(pixels.shape, vae.vae_dtype)
-    comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
-    stage = vae.first_stage_model
-    hidden = stage.quant_conv(stage.encoder(pixels.to(vae.device, vae.vae_dtype))).float()
-    mean, log_variance = hidden.chunk(2, dim=1)
-    deviation = (0.5 * log_variance.clamp(*_LOG_VARIANCE)).exp()
-    return torch.stack([mean, deviation], dim=1).cpu()
-
-
-@torch.no_grad()
-def decode_latents(vae: Any, latents: Tensor) -> NDArray[np.uint8]:
-    """Images (B, H, W, 3) of scaled latents (B, 4, h, w)."""
-    pixels = vae.decode(latents.detach().cpu() / LATENT_SCALE)
-    return (pixels[..., :3].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()

@@ -20,6 +20,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from ...siamese_core.architecture import HintBlock, Prediction
+from ...siamese_core.method.dhi import draw_hint_block
 from ..host.control import DHIControlNet
 
 Run = Callable[..., Tensor]
@@ -37,6 +38,15 @@ def _options() -> dict[str, Any]:
     and of other last bits from one step to the next.
     """
     return {"optimized_attention_override": _attend}
+
+
+class _Operations(comfy.ops.disable_weight_init):
+    """Plain layers of the host's."""
+
+    class Linear(comfy.ops.disable_weight_init.Linear):
+        # Some hosts leave a layer without weights until a file is loaded, unless it loads in its own way.
+        def _load_from_state_dict(self, *arguments: Any) -> None:
+            nn.Linear._load_from_state_dict(self, *arguments)
 
 
 class Encoded(NamedTuple):
@@ -114,6 +124,7 @@ class HostNetworks:
     control: HostControl
     unet: UNetModel
     decoder: HostDecoder
+    shadow: Any
     prediction: Prediction
     checkpointing: bool = False
 
@@ -122,16 +133,22 @@ class HostNetworks:
         cls, unet: UNetModel, control: DHIControlNet, prediction: Prediction, checkpointing: bool = False
     ) -> HostNetworks:
         """Freeze ``unet`` but for its decoder half, which is trained with all of ``control``."""
-        networks = cls(HostControl(control), unet, HostDecoder(unet), prediction, checkpointing)
+        decoder = HostDecoder(unet)
+        shadow = decoder.without_weight_gradients
+        networks = cls(HostControl(control), unet, decoder, shadow, prediction, checkpointing)
         unet.requires_grad_(False)
         for part in (networks.control, networks.decoder):
             part.requires_grad_(True)
             part.checkpointing = checkpointing
         return networks
 
-    @property
-    def shadow(self) -> Callable[..., Tensor]:
-        return self.decoder.without_weight_gradients
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Control network (with hint block) and decoder, in an order that never changes."""
+        return [*self.control.parameters(), *self.decoder.parameters()]
+
+    def hint_parameters(self) -> list[nn.Parameter]:
+        """The hint block's, which are among the control network's."""
+        return list(self.control.network.input_hint_block.parameters())
 
     @torch.no_grad()
     def encode(self, latent: Tensor, timesteps: Tensor, context: Tensor) -> Encoded:
@@ -154,15 +171,30 @@ def build_control(
     config: Mapping[str, Any], hint_block: HintBlock, weights: Mapping[str, Tensor]
 ) -> DHIControlNet:
     """A ControlNet of its own for the UNet ``config``, float32 on the CPU; ``weights`` as there."""
-    only_unet = ("out_channels", "transformer_depth_output")
-    config = {key: value for key, value in config.items() if key not in only_unet}
-    control = DHIControlNet(hint_block, **_float32(config))
+    control = _empty_control(config, hint_block)
     control.load_state_dict(_copied(weights), strict=True)
     return control
 
 
+def fresh_control(config: Mapping[str, Any], unet: Mapping[str, Tensor], seed: int) -> DHIControlNet:
+    """A ControlNet that starts as the encoder of the ``unet`` weights; a dense hint block of ``seed``."""
+    control = _empty_control(config, "dense")
+    draw_hint_block(control.input_hint_block, seed)
+    own = control.state_dict()
+    hint = {key: value for key, value in own.items() if key.startswith("input_hint_block.")}
+    # All that a UNet's encoder does not have are the output convolutions, which start at zero.
+    copied = {key: unet.get(key, torch.zeros_like(value)) for key, value in own.items()}
+    control.load_state_dict(_copied({**copied, **hint}), strict=True)
+    return control
+
+
+def _empty_control(config: Mapping[str, Any], hint_block: HintBlock) -> DHIControlNet:
+    only_unet = ("out_channels", "transformer_depth_output")
+    return DHIControlNet(hint_block, **_float32({k: v for k, v in config.items() if k not in only_unet}))
+
+
 def _float32(config: Mapping[str, Any]) -> dict[str, Any]:
-    own = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
+    own = {"dtype": torch.float32, "device": "cpu", "operations": _Operations}
     return {**{key: value for key, value in config.items() if key != "disable_unet_model_creation"}, **own}
 
 

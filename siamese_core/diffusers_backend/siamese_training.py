@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..architecture import HintBlock
+from ..method.dhi import draw_hint_block
 from ..weights.key_layouts import decoder_keys, to_ldm
 from ..weights.model_file import FileKind, ModelFile
 from .base_model import Base, base_file
@@ -28,9 +29,8 @@ def start_networks(
     ``base.architecture`` gets ``hint_block``, whose random weights come from ``seed``.
     """
     base.architecture = replace(base.architecture, hint_block=hint_block)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        control = DHIControlNet.initialised_from(base.unet, base.architecture)
+    control = DHIControlNet.initialised_from(base.unet, base.architecture)
+    draw_hint_block(control.controlnet_cond_embedding, seed)
     for module in (base.unet, control):
         module.to(device, memory_format=_memory_format(device))
     networks = SiameseNetworks.assemble(base.unet, control, base.architecture.prediction)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,11 +76,8 @@ def run_steps(
         report(steps[-1], values[-1])
         progress.set_postfix({name: f"{value:.4f}" for name, value in values[-1].items()}, refresh=False)
 
-    # Gradients through convolutions that start at zero are tiny; on a CPU arithmetic with denormal numbers
-    # made such steps three times as slow.
-    torch.set_flush_denormal(True)
     done = saved = first
-    with stop_requests() as requests, progress:
+    with _flushed_denormals(), stop_requests() as requests, progress:
         try:
             for k in range(first, settings.steps):
                 pending.append((k, step_function(k)))
@@ -101,6 +98,20 @@ def run_steps(
                 flush()
                 checkpoints.save(state, done, engine)
             raise
+
+
+@contextlib.contextmanager
+def _flushed_denormals() -> Iterator[None]:
+    """Within the block a CPU takes denormal numbers for 0.
+
+    Gradients through convolutions that start at zero are tiny; arithmetic with denormal numbers made such
+    steps three times as slow. What a host computes afterwards is not to change.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 class _StepLog:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..seeds import generator, stream_seed
+
 STAGE_CHANNELS = (16, 32, 64, 128, 256)
 SPARSE_CHANNELS = (16, 32, 96, 256)
 HINT_STRIDE = 8
@@ -113,3 +115,26 @@ def zero_module(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+@torch.no_grad()
+def draw_hint_block(block: nn.Module, seed: int) -> None:
+    """Draw the initial weights of a hint block from a stream of ``seed`` that is theirs alone.
+
+    As torch initialises such layers: uniform within 1 / sqrt(fan-in), normalisations 1 and 0. The last
+    convolution stays zero. The same seed gives the same weights whatever classes the layers are of.
+    """
+    rng = generator(stream_seed(seed, "hint block"))
+    *layers, last = [
+        layer for layer in block.modules() if isinstance(layer, nn.Conv2d | nn.Linear | nn.LayerNorm)
+    ]
+    for layer in layers:
+        if isinstance(layer, nn.LayerNorm):
+            layer.weight.fill_(1.0)
+            layer.bias.zero_()
+            continue
+        bound = layer.weight[0].numel() ** -0.5
+        for parameter in layer.parameters():
+            drawn = torch.rand(parameter.shape, generator=rng)
+            parameter.copy_(bound * (2.0 * drawn - 1.0))
+    zero_module(last)

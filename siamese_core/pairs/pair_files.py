@@ -166,6 +166,12 @@ def pairs_fingerprint(pairs: Sequence[Pair]) -> str:
     return hashlib.sha256(json.dumps(records).encode()).hexdigest()
 
 
+def prompts_digest(pairs: Sequence[Pair]) -> str:
+    """SHA-256 (hexadecimal) of which of ``pairs`` has which prompt."""
+    lines = sorted(f"{pair.stem}\n{pair.prompt}" for pair in pairs)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def _content_record(path: Path) -> tuple[int, str]:
     return path.stat().st_size, file_digest(path)
 

@@ -29,6 +29,7 @@ NODES = {
     "SiamesePreviewPairs",
     "SiameseSavePairs",
     "SiameseGenerateDataset",
+    "SiameseTrain",
 }
 
 

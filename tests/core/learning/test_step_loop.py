@@ -300,6 +300,18 @@ def test_settings_that_may_differ_are_let_through(tmp_path: Path) -> None:
     assert longer.store.restore(longer.state, may_differ=("steps",)) == 2
 
 
+def test_denormal_numbers_are_zero_within_a_loop_and_numbers_again_after_it(tmp_path: Path) -> None:
+    def halved() -> float:
+        smallest = torch.full((64,), torch.finfo(torch.float32).tiny)
+        return float((smallest / 2).sum(dtype=torch.float64))
+
+    within: list[float] = []
+    Run(tmp_path).go(2, before_step=lambda k: within.append(halved()))
+
+    assert within == [0.0, 0.0]
+    assert halved() > 0
+
+
 def test_a_setting_that_one_side_lacks_is_a_difference() -> None:
     with pytest.raises(ResumeError, match="new was None and is now 1"):
         check_record(Path("x"), {"a": 1, "step": 5}, {"a": 1, "new": 1})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from siamese_core import shipped
+
 Node = dict[str, Any]
 Graph = dict[str, Node]
 
@@ -63,6 +65,35 @@ def model() -> Graph:
         "1": node("SiameseLoadCheckpoint", checkpoint="tiny-siamese.safetensors (bundled)"),
         "2": node("CLIPTextEncode", clip=("1", 1), text="a photo of a medium red sessile polyp"),
         "3": node("CLIPTextEncode", clip=("1", 1), text=""),
+    }
+
+
+def training(**changes: Any) -> Graph:
+    """Nodes 1 and 30: the bundled base, trained on the sample pairs."""
+    settings = {
+        "model": ("1", 0),
+        "clip": ("1", 1),
+        "vae": ("1", 2),
+        "pairs": "(bundled sample pairs)",
+        "prompt": "",
+        "name": "trained",
+        "steps": 4,
+        "resolution": 128,
+        "batch_size": 2,
+        "micro_batches": 1,
+        "learning_rate": 1e-4,
+        "seed": 5,
+        "precision": "no",
+        "gradient_checkpointing": False,
+        "save_every": 100,
+        "preview_every": 0,
+        "preview_cfg": 3.0,
+        "if_exists": "resume",
+        "files": "adapter",
+    }
+    return {
+        "1": node("SiameseLoadCheckpoint", checkpoint=f"{shipped.BASE.name} (bundled)"),
+        "30": node("SiameseTrain", **{**settings, **changes}),
     }
 
 

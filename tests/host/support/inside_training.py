@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,8 +72,9 @@ def base(checkpoint: Path, prompts: Path, images: Path, output: Path) -> Any:
         file = part("siamese_core.weights.model_file").load_model(checkpoint)
         model, clip, vae = models.build_model(file), models.build_clip(file, None), models.build_vae(file)
     found = training.read_base(model, clip, vae)
-    contexts = training.encode_prompts(clip, json.loads(prompts.read_text("utf-8")))
-    moments = training.encode_images(vae, load_file(images)["images"].numpy())
+    encoder = part("nodes.training.frozen_networks").HostEncoder(clip, vae)
+    contexts = encoder.encode_prompts(json.loads(prompts.read_text("utf-8")))
+    moments = encoder.encode_images(load_file(images)["images"])
     save_file({"contexts": contexts.contiguous(), "moments": moments.contiguous()}, output)
 
     patched: dict[str, Any] = {}
@@ -90,6 +93,86 @@ def base(checkpoint: Path, prompts: Path, images: Path, output: Path) -> Any:
         "equal": {name: _equal(weights, file.parts[name]) for name, weights in parts.items()},
         "patched": patched,
     }
+
+
+def trainings(checkpoint: Path, pairs: Path, output: Path, settings: Path) -> Any:
+    """Train in ``output`` as ``settings`` say, one after the other; losses, and what is left of each.
+
+    Resident memory is read after each, and the graph's networks are compared with what they were.
+    """
+    import comfy.model_management
+
+    models, base = part("nodes.host.host_models"), part("nodes.training.host_base")
+    with torch.inference_mode():
+        file = part("siamese_core.weights.model_file").load_model(checkpoint)
+        model, clip, vae = models.build_model(file), models.build_clip(file, None), models.build_vae(file)
+    graph = {"model": model.model, "clip": clip.cond_stage_model, "vae": vae.first_stage_model}
+    before = {name: _copied(network) for name, network in graph.items()}
+    found = part("siamese_core.pairs.pair_files").find_pairs(pairs)
+    results = []
+    for number, entry in enumerate(json.loads(settings.read_text("utf-8"))):
+        finished = _train(base.read_base(model, clip, vae), clip, vae, found, output / str(number), entry)
+        gc.collect()
+        modules = [thing for thing in gc.get_objects() if isinstance(thing, torch.nn.Module)]
+        held = comfy.model_management.current_loaded_models
+        results.append(
+            {
+                "losses": finished.losses,
+                "alive": sorted({type(module).__name__ for module in modules if _is_ours(module)}),
+                "loaded": sorted(type(entry.model.model).__name__ for entry in held),
+                "resident": _resident_bytes(),
+            }
+        )
+        save_file(finished.adapter.parts["control"], output / str(number) / "control.safetensors")
+        del finished, modules
+    unchanged = {name: _unchanged(network, before[name]) for name, network in graph.items()}
+    return {"trainings": results, "unchanged": unchanged}
+
+
+def _train(base: Any, clip: Any, vae: Any, pairs: Any, folder: Path, entry: dict[str, Any]) -> Any:
+    settings_of, training = part("siamese_core.learning.settings"), part("nodes.training.training_run")
+    settings = training.TrainingSettings(
+        steps=entry["steps"],
+        resolution=128,
+        seed=7,
+        precision="no",
+        rule=part("siamese_core.masks.foreground_rule").PLAIN_MASKS,
+        prompt="",
+        save_every=1000,
+        preview_every=0,
+        preview_cfg=3.0,
+        batches=settings_of.BatchSettings(batch_size=2),
+        optimiser=settings_of.OptimiserSettings(learning_rate=1e-5),
+        execution=settings_of.ExecutionSettings(entry["micro_batches"], entry["checkpointing"]),
+    )
+    record = settings.record(pairs, base)
+    place = part("nodes.training.run_folder").find_place(folder, record, "refuse")
+    return training.train(base, clip, vae, pairs, settings, place, record, "1")
+
+
+def _is_ours(module: torch.nn.Module) -> bool:
+    return type(module).__module__.endswith(("training.host_networks", "training.held_networks"))
+
+
+def _copied(network: torch.nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def _unchanged(network: torch.nn.Module, before: dict[str, Tensor]) -> bool:
+    after = network.state_dict()
+    return after.keys() == before.keys() and all(
+        torch.equal(_bytes(after[key]), _bytes(before[key])) for key in after
+    )
+
+
+def _bytes(value: Tensor) -> Tensor:
+    """For a comparison to the bit: what a host leaves without a value may be no number."""
+    return value.detach().reshape(-1).contiguous().view(torch.uint8)
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])
+    return pages * resource.getpagesize()
 
 
 def _equal(found: dict[str, Tensor], stored: dict[str, Tensor]) -> bool:

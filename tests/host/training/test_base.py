@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from siamese_core import shipped
 from siamese_core.architecture import TINY, Architecture
 from siamese_core.diffusers_backend.base_model import load_base
 from siamese_core.diffusers_backend.pair_encoding import encode_moments
 from siamese_core.diffusers_backend.text_encoder import encode_prompts
 
-from ..conftest import ROOT
 from ..support.processes import inside
 from ..support.server import Installation
 
-BASE = ROOT / "siamese_core" / "assets" / "tiny-base.safetensors"
+BASE = shipped.BASE
 DECODER, ENCODER = "output_blocks.3.0.in_layers.2.weight", "input_blocks.1.0.in_layers.2.weight"
 
 
@@ -28,7 +28,7 @@ def test_a_graphs_networks_are_the_files_and_encode_as_headless_training_does(
 ) -> None:
     prompts = ["a photo of polyps", "", "a (big:1.3) polyp", "one of many polyps " * 30]
     (tmp_path / "prompts.json").write_text(json.dumps(prompts), "utf-8")
-    images = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 128, 128), dtype=np.uint8)
     save_file({"images": torch.from_numpy(images)}, tmp_path / "images.safetensors")
     files = [tmp_path / name for name in ("prompts.json", "images.safetensors", "encoded.safetensors")]
 
@@ -39,7 +39,7 @@ def test_a_graphs_networks_are_the_files_and_encode_as_headless_training_does(
     encoded, base = load_file(files[-1]), load_base(BASE)
     contexts = encode_prompts(base.text_encoder, base.tokenizer, prompts)
     torch.testing.assert_close(encoded["contexts"], contexts, rtol=0, atol=1e-5)
-    moments = encode_moments(base.vae, torch.from_numpy(images).permute(0, 3, 1, 2))
+    moments = encode_moments(base.vae, torch.from_numpy(images))
     torch.testing.assert_close(encoded["moments"], moments, rtol=0, atol=1e-4)
 
     added, digest = result["patched"][DECODER]
