@@ -104,6 +104,16 @@ def test_the_pipeline_paints_what_training_generate_paints(
     assert ours.std() > 5
 
 
+def test_a_model_written_in_fp16_runs_as_the_documents_load_it(
+    full: Path, mask: Path, tmp_path: Path
+) -> None:
+    write_folder(tmp_path / "half", load_model(full), torch.float16)
+    pipe = pipeline(tmp_path / "half")
+    parts = (pipe.unet, pipe.vae, pipe.text_encoder, pipe.controlnet)
+    assert {part.dtype for part in parts} == {torch.float32}
+    assert np.isfinite(paint(pipe, mask)).all()
+
+
 def test_control_of_strength_0_is_no_control(
     pipe: Any, folder: Path, mask: Path, painted: NDArray[np.float32]
 ) -> None:

@@ -117,6 +117,9 @@ def test_our_own_exports_keep_their_prompts(dataset: Path, tmp_path: Path, form:
     (dataset / "prompt.json").write_text("\n".join(map(json.dumps, lines)))
     export_pairs(find_source(dataset), FORMATS[form], tmp_path / "out")
     assert found(tmp_path / "out")[0] == prompts
+    if form == "coco":  # as older readers open it: in an encoding of their own, asking for "info"
+        annotations = json.loads((tmp_path / "out" / "annotations.json").read_bytes().decode("ascii"))
+        assert annotations.keys() == {"info", "licenses", "categories", "images", "annotations"}
     (tmp_path / "out" / "manifest.jsonl").unlink()
     name = {"imagefolder": "metadata.jsonl", "coco": "annotations.json"}[form]
     assert found(tmp_path / "out") == (
