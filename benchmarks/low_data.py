@@ -1,65 +1,274 @@
-"""The low-data case on real images, from the published dataset to the tables, in one command.
+"""Few labels, many unlabelled images: does synthetic data help, and does Siamese training help more?
 
-    python -m benchmarks.low_data --source KVASIR-SEG --output DIR
+    python -m benchmarks.low_data --source DATASET --output DIR --pairs 8 24 --draws 6
 
-200 pairs are drawn for training and all others kept for testing. A small base is trained on those 200 images
-(it starts from the pack's), then mask-only and Siamese models on the
-200 pairs, as training/recipes/ablations/small.toml says; each paints the 200 training masks. DIR/ablation has
-the metrics, the mask adherence and the segmentation benchmark: real pairs alone against real + synthetic
-ones, three seeds. Three hours on one CPU core; --resume goes on after an interruption.
+DATASET is what training.prepare reads. Where it has a split of its own, its training pairs are the pool and
+all others the test; else images (what stands before the first _ of a name) are divided, --test-share of each
+kind for the test. A base is trained on the pool's images, or on those of --unlabelled DIR, without masks.
+Then, for each number of --pairs and each draw of so many labels from the pool: mask-only and Siamese models
+on the labels, images for the labels' masks and for random ones, selection by a judge trained on the labels,
+metrics, and segmentation networks on the labels alone and with each model's pairs. Nothing but the scoring of
+those reads a test image. --plan has the settings of every stage (default: benchmarks/low_data.toml).
+
+Written: DIR/study.md, study.html and study.json: one table, whose differences have intervals over draws and
+test images. Every finished stage is kept: the same command goes on after an interruption.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from benchmarks.low_data_table import DrawScores, as_html, as_markdown, table_of
 from siamese_core import shipped
-from training import ablate, make_base, prepare
-from training.command_line.options import run_command
+from siamese_core.files import whole_folder, write_text_atomic
+from siamese_core.pairs.pair_files import find_pairs, pairs_fingerprint
+from siamese_core.run_record import check_record
+from training import evaluate, generate, make_base, prepare, segment, select, train
+from training.ablation.plan import AblationPlan, Variant, flags, plan_of_table
+from training.command_line.options import read_toml, run_command
+from training.preparation.dataset_layouts import read_dataset
+from training.preparation.splits import draw_labels, split_by_images
+from training.select import SelectionError, copy_pairs
 
-_PLAN = Path(ablate.__file__).parent / "recipes" / "ablations" / "small.toml"
-_BASE_FLAGS = (
-    *("--prompt", "a photo of polyps", "--resolution", "128"),
-    *("--vae-steps", "250", "--vae-batch-size", "8", "--vae-learning-rate", "5e-4"),
-    *("--unet-steps", "900", "--unet-learning-rate", "7e-4"),
-)
+_PLAN = Path(__file__).with_suffix(".toml")
+_OWN_STAGES = ("base", "select")  # beside those of an ablation
+
+
+class Study:
+    """One study in its folder; every stage is done once."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        table = read_toml(args.plan)
+        self.stages: dict[str, dict[str, Any]] = {name: dict(table.pop(name, {})) for name in _OWN_STAGES}
+        self.plan: AblationPlan = plan_of_table(table, args.plan)
+        self.args, self.output = args, Path(args.output)
+        self.pool, self.test = self.output / "data/pool", self.output / "data/test"
+
+    def prepare(self) -> None:
+        """The pool and the test set; a folder that holds another study is refused."""
+        args = self.args
+        official = read_dataset(args.source).is_split
+
+        def divided(folder: Path) -> None:
+            words = [str(args.source), "--output", str(folder / "all")]
+            words += [] if official else ["--split", "1:0:0"]
+            words += flags({name: getattr(args, name) for name in ("prompt", "crop") if getattr(args, name)})
+            words += ["--modes", "colour", "--mode-count", str(args.modes)] if args.modes else []
+            _run(prepare.main, "preparing", words)
+            found = {file.parent: find_pairs(file.parent) for file in folder.glob("all/**/prompt.json")}
+            pool = found.pop(folder / "all/train")
+            sets = {"train": pool, "test": [pair for pairs in found.values() for pair in pairs]}
+            if not official:
+                sets = split_by_images(pool, args.test_share, args.seed)
+            for target, pairs in ((folder / "pool", sets["train"]), (folder / "test", sets["test"])):
+                for part in ("images", "masks"):
+                    (target / part).mkdir(parents=True)
+                copy_pairs(target, pairs, None)
+
+        _whole(self.output / "data", divided)
+        record = {
+            "stages": {**self.stages, **self.plan.stages},
+            "variants": {variant.name: dict(variant.train) for variant in self.plan.variants},
+            "seed": args.seed,
+            "base": str(args.base) if args.base else None,
+            "unlabelled": str(args.unlabelled) if args.unlabelled else None,
+            "pool": pairs_fingerprint(find_pairs(self.pool)),
+            "test": pairs_fingerprint(find_pairs(self.test)),
+        }
+        file = self.output / "plan.json"
+        if file.exists():
+            check_record(file, json.loads(file.read_text("utf-8")), record, what="study")
+        else:
+            write_text_atomic(file, json.dumps(record, indent=1) + "\n")
+
+    def base(self) -> Path:
+        """The base of all models, trained on unlabelled images unless one is given."""
+        if self.args.base:
+            return Path(self.args.base)
+        folder = self.output / "base"
+        file = folder / "base.safetensors"
+        if not file.exists():
+            words = ["--images", str(self.args.unlabelled or self.pool), "--output", str(folder)]
+            words += ["--init", str(shipped.BASE), *flags(self.stages["base"])]
+            _run(make_base.main, "base", [*words, *_resume(folder)])
+        return file
+
+    def draw(self, base: Path, count: int, number: int) -> DrawScores:
+        """All stages of one draw of ``count`` labels."""
+        folder = self.output / f"labels-{count}" / f"draw-{number}"
+        seed = self.args.seed + number
+        labels = folder / "labels"
+
+        def drawn(target: Path) -> None:
+            for part in ("images", "masks"):
+                (target / part).mkdir(parents=True)
+            copy_pairs(target, draw_labels(find_pairs(self.pool), count, seed), None)
+
+        _whole(labels, drawn)
+        synthetic = {one.name: self._synthetic(folder, one, labels, base, seed) for one in self.plan.variants}
+        evaluations = {
+            name: _read_json(folders[0].parent / "evaluation/evaluation.json")["metrics"]
+            for name, folders in synthetic.items()
+        }
+        results = self._segment(folder, labels, synthetic, seed)
+        return DrawScores(count, number, results, evaluations)
+
+    def _synthetic(self, folder: Path, variant: Variant, labels: Path, base: Path, seed: int) -> list[Path]:
+        """The folders of a variant's pairs to train on: for the labels' masks and for random ones."""
+        own = folder / variant.folder
+        model = own / "training/model.safetensors"
+        if not model.exists():
+            paths = {"pairs": labels, "base": base, "output": model.parent, "seed": seed}
+            settings = {**self.plan.stages["train"], **variant.train}
+            _run(
+                train.main,
+                f"{own}: training",
+                [*flags(paths), *flags(settings), *_resume(model.parent)],
+            )
+        kept = []
+        for name, more in (("masks", []), ("random", ["--random-masks"])):
+            pairs = own / name
+            paths = {"checkpoint": model, "masks": labels, "seed": seed}
+            words = [*flags(paths), *flags(self.plan.stages["generate"]), *more]
+            self._made(pairs, generate.main, "generating", words)
+            kept.append(self._selected(pairs, labels, seed))
+        paths = {
+            "real": labels,
+            "synthetic": own / "masks",
+            "segmenter_train": labels,
+        }
+        words = [*flags(paths), *flags(self.plan.stages["evaluate"])]
+        self._made(own / "evaluation", evaluate.main, "metrics", words)
+        return kept
+
+    def _made(
+        self, target: Path, command: Callable[[Sequence[str]], int], label: str, words: Sequence[str]
+    ) -> None:
+        """Run ``command`` into the folder ``target``, unless that is there already."""
+        _whole(target, lambda folder: _run(command, f"{target}: {label}", [*words, "--output", str(folder)]))
+
+    def _selected(self, pairs: Path, labels: Path, seed: int) -> Path:
+        """The pairs of ``pairs`` that a judge trained on ``labels`` keeps, or all when it keeps none."""
+        target = pairs.with_name(f"{pairs.name}-selected")
+        none = pairs.with_name(f"{pairs.name}-none-selected.txt")
+        if not self.stages["select"] or none.exists():
+            return pairs
+        paths = {"pairs": pairs, "real": labels, "seed": seed}
+        words = [*flags(paths), *flags(self.stages["select"])]
+        try:
+            self._made(target, select.main, "selecting", words)
+        except SelectionError as error:
+            print(f"note: all pairs are used ({error})")
+            write_text_atomic(none, f"{error}\n")
+            return pairs
+        return target
+
+    def _segment(
+        self, folder: Path, labels: Path, synthetic: Mapping[str, Sequence[Path]], seed: int
+    ) -> dict[str, Any]:
+        """Labels alone against labels and each variant's pairs; the scores of every test image."""
+        settings = dict(self.plan.stages["segment"])
+        networks = settings.pop("networks", ["small-unet"])
+        lines = [
+            f"networks = {json.dumps(networks)}",
+            "[test]",
+            f"test = {json.dumps(str(self.test.absolute()))}",
+        ]
+        sets: dict[str, Sequence[Path]] = {
+            "real": [],
+            **{f"real + {name}": two for name, two in synthetic.items()},
+        }
+        for name, folders in sets.items():
+            lines += ["[[variant]]", f"name = {json.dumps(name)}"]
+            lines += [f"real = {json.dumps([str(labels.absolute())])}"]
+            lines += (
+                [f"synthetic = {json.dumps([str(one.absolute()) for one in folders])}"] if folders else []
+            )
+        config = folder / "segmentation.toml"
+        write_text_atomic(config, "\n".join(lines) + "\n")
+        words = ["--config", str(config), "--output", str(folder / "segmentation"), *flags(settings)]
+        words += ["--seeds", "1", "--seed", str(seed), "--resume"]
+        _run(segment.main, f"{folder}: segmentation", words)
+        return _read_scores(folder / "segmentation/scores.csv")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    args = _parse(arguments)
+    study = Study(args)
+    study.prepare()
+    base = study.base()
+    draws = []
+    for number in range(1, args.draws + 1):  # all sizes of the first draw before the second draw
+        for count in args.pairs:
+            draws.append(study.draw(base, count, number))
+            _write(study, draws)
+    print(f"\n{as_markdown(study.plan.title, table_of(draws))}\nsee {study.output / 'study.html'}")
+    return 0
+
+
+def _write(study: Study, draws: Sequence[DrawScores]) -> None:
+    """The tables of the draws that are done, so that an unfinished study can be read too."""
+    rows = table_of(draws)
+    write_text_atomic(study.output / "study.json", json.dumps([row.plain() for row in rows], indent=1) + "\n")
+    write_text_atomic(study.output / "study.md", as_markdown(study.plan.title, rows))
+    write_text_atomic(study.output / "study.html", as_html(study.plan.title, rows))
+
+
+def _run(command: Callable[[Sequence[str]], int], label: str, words: Sequence[str]) -> None:
+    print(f"\n=== {label}", flush=True)
+    if status := command(words):
+        raise SystemExit(status)
+
+
+def _whole(target: Path, write: Callable[[Path], None]) -> None:
+    """Have ``write`` fill the folder ``target``, unless it is there; it appears when it is whole."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole_folder(target) as unfinished:
+            write(unfinished)
+
+
+def _resume(folder: Path) -> list[str]:
+    return ["--resume"] if folder.exists() and any(folder.iterdir()) else []
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text("utf-8")))
+
+
+def _read_scores(path: Path) -> dict[str, list[float]]:
+    """Dice of every test image by variant."""
+    found: dict[str, list[float]] = {}
+    with path.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["variant"], []).append(float(row["dice"]))
+    return found
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--source", type=Path, required=True, help="a dataset that training.prepare reads")
     parser.add_argument("--output", type=Path, required=True, help="folder for everything")
-    parser.add_argument("--pairs", type=int, default=200, help="pairs to train on (default: 200)")
-    parser.add_argument("--seed", type=int, default=42, help="seed of the split (default: 42)")
-    parser.add_argument("--plan", type=Path, default=_PLAN, help="what is compared")
+    parser.add_argument("--unlabelled", type=Path, help="images for the base, instead of the pool's")
     parser.add_argument("--base", type=Path, help="a base that is there already, instead of training one")
-    parser.add_argument("--resume", action="store_true", help="go on with what is missing")
-    args = parser.parse_args(arguments)
-    data, base, ablation = (args.output / name for name in ("data", "base", "ablation"))
-    resume = ["--resume"] if args.resume else []
-
-    if not (args.resume and data.exists()):
-        split = ["--train", str(args.pairs), "--seed", str(args.seed), "--prompt", "a photo of polyps"]
-        _run(prepare.main, [str(args.source), "--output", str(data), *split])
-    single_file = args.base or base / "base.safetensors"
-    if not args.base and not (args.resume and single_file.exists()):
-        places = ["--images", str(data / "train"), "--output", str(base), "--init", str(shipped.BASE)]
-        _run(make_base.main, [*places, *_BASE_FLAGS, *(resume if base.exists() else [])])
-    places = ["--pairs", str(data / "train"), "--test", str(data / "test"), "--base", str(single_file)]
-    _run(
-        ablate.main,
-        [str(args.plan), *places, "--output", str(ablation), *(resume if ablation.exists() else [])],
+    parser.add_argument("--pairs", type=int, nargs="+", default=[24], help="labels of a draw (default: 24)")
+    parser.add_argument("--draws", type=int, default=6, help="draws of each number (default: 6)")
+    parser.add_argument("--test-share", type=float, default=0.35, help="of the images (default: 0.35)")
+    parser.add_argument("--prompt", help="prompt of every pair")
+    parser.add_argument("--crop", type=int, help="cut tiles of this side, in pixels")
+    parser.add_argument("--modes", type=int, help="tell so many kinds of images apart by their colours")
+    parser.add_argument(
+        "--seed", type=int, default=42, help="seed of the division and the draws (default: 42)"
     )
-    return 0
-
-
-def _run(command: Callable[[Sequence[str]], int], words: Sequence[str]) -> None:
-    if status := command(words):
-        raise SystemExit(status)
+    parser.add_argument("--plan", type=Path, default=_PLAN, help="settings of all stages")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ Ratio = tuple[int, int, int]
 """Shares of training, validation and test; a share of 0 leaves a set out."""
 
 SPLITS = ("train", "validation", "test")
+
+_SPLIT_NAME = re.compile(r"^(train|validation|val|test)_")
 
 
 class SplitError(UserError):
@@ -84,3 +87,75 @@ def _shuffled(pairs: Sequence[Pair], seed: int) -> list[Pair]:
 
 def _in_order(pairs: Sequence[Pair]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: (natural_key(pair.stem), pair.stem))
+
+
+def image_of(stem: str) -> str:
+    """The image that a pair's stem names: what stands before the first ``_``, as in ``a1b2_3``.
+
+    A ``train_``, ``validation_`` or ``test_`` in front is no part of it.
+    """
+    return _SPLIT_NAME.sub("", stem).partition("_")[0]
+
+
+def split_by_images(pairs: Sequence[Pair], test_share: float, seed: int) -> dict[str, list[Pair]]:
+    """Divide ``pairs`` into train and test so that all pieces of an image lie in one of them.
+
+    Images of each prompt (that of an image's first pair) are divided apart, so that both sets have all kinds.
+    Raises SplitError unless both get some.
+    """
+    by_kind: dict[str, dict[str, list[Pair]]] = {}
+    kind_of: dict[str, str] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.stem):
+        image = image_of(pair.stem)
+        kind = kind_of.setdefault(image, pair.prompt or "")
+        by_kind.setdefault(kind, {}).setdefault(image, []).append(pair)
+    sets: dict[str, list[Pair]] = {"train": [], "test": []}
+    for kind, images in sorted(by_kind.items()):
+        order = _order(len(images), seed, f"split-images-{kind}")
+        ordered = [list(images)[place] for place in order]
+        held_out = round(test_share * len(images))
+        for image in ordered[:held_out]:
+            sets["test"] += images[image]
+        for image in ordered[held_out:]:
+            sets["train"] += images[image]
+    if not sets["train"] or not sets["test"]:
+        raise SplitError(
+            f"a test share of {test_share:g} of {len(kind_of)} images leaves none for one of the sets; "
+            "change it, or add images"
+        )
+    return {name: _in_order(part) for name, part in sets.items()}
+
+
+def draw_labels(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
+    """``count`` of ``pairs``, each of another image; every prompt has its share of them, at least one.
+
+    Raises SplitError when there are too few images, or fewer than one for each prompt.
+    """
+    by_kind: dict[str, dict[str, Pair]] = {}
+    seen: set[str] = set()
+    ordered = sorted(pairs, key=lambda pair: pair.stem)
+    for place in _order(len(ordered), seed, "labels"):
+        pair = ordered[place]
+        if (image := image_of(pair.stem)) not in seen:
+            seen.add(image)
+            by_kind.setdefault(pair.prompt or "", {})[image] = pair
+    if not len(by_kind) <= count <= len(seen):
+        raise SplitError(
+            f"{count} labels of {len(seen)} images with {len(by_kind)} prompts cannot be drawn; ask for "
+            f"{len(by_kind)} to {len(seen)}"
+        )
+    taken = dict.fromkeys(by_kind, 1)
+    for _ in range(count - len(by_kind)):  # to the kind that is furthest below its share
+        kind = min(
+            (kind for kind in sorted(by_kind) if taken[kind] < len(by_kind[kind])),
+            key=lambda kind: taken[kind] / len(by_kind[kind]),
+        )
+        taken[kind] += 1
+    return _in_order(
+        [pair for kind, number in taken.items() for pair in list(by_kind[kind].values())[:number]]
+    )
+
+
+def _order(count: int, seed: int, stream: str) -> list[int]:
+    order: list[int] = torch.randperm(count, generator=generator(stream_seed(seed, stream))).tolist()
+    return order

@@ -1,0 +1,135 @@
+"""The draws of benchmarks.low_data as one table: scores over draws, and differences with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from training.reports.html_page import bullets, page, section, table
+from training.segmentation.scores import Comparison, compare, spread
+
+READING = (
+    "mDice: mean over the test images, then over draws of the labels, ± the deviation between draws.",
+    "Differences are taken draw by draw and image by image; in brackets the 95 % interval over draws and "
+    "images, as crossed samples. With one draw it is of that draw only.",
+    "Adherence: mean Dice of each mask and what a network trained on the draw's labels finds in its image.",
+)
+
+
+@dataclass(frozen=True)
+class DrawScores:
+    """One draw: Dice of every test image by variant (the baseline first), and metrics by model."""
+
+    pairs: int
+    number: int
+    dice: Mapping[str, Sequence[float]]
+    metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant at a number of labels.
+
+    ``vs_real`` is None for the baseline, ``vs_previous`` for the first two variants.
+    """
+
+    pairs: int
+    variant: str
+    draws: int
+    images: int
+    mean: float
+    sd: float | None
+    vs_real: Comparison | None
+    vs_previous: Comparison | None
+    adherence: float | None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+
+def table_of(draws: Sequence[DrawScores]) -> list[Row]:
+    """A row for each number of labels and variant."""
+    rows = []
+    for pairs in sorted({draw.pairs for draw in draws}):
+        of_size = [draw for draw in draws if draw.pairs == pairs]
+        names = list(of_size[0].dice)
+        scores = {name: np.array([draw.dice[name] for draw in of_size]) for name in names}
+        for place, name in enumerate(names):
+            found = spread(scores[name].mean(1).tolist())
+            rows.append(
+                Row(
+                    pairs=pairs,
+                    variant=name,
+                    draws=len(of_size),
+                    images=scores[name].shape[1],
+                    mean=found.mean,
+                    sd=found.sd,
+                    vs_real=compare(scores[name], scores[names[0]]) if place else None,
+                    vs_previous=compare(scores[name], scores[names[place - 1]]) if place > 1 else None,
+                    adherence=_adherence(of_size, name.removeprefix("real + ")),
+                )
+            )
+    return rows
+
+
+def as_markdown(title: str, rows: Sequence[Row]) -> str:
+    """The table and how to read it."""
+    header, cells = _cells(rows)
+    lines = [header, ["---"] * len(header), *cells]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"# {title}\n\n{text}\n\n" + "\n".join(f"- {note}" for note in READING) + "\n"
+
+
+def as_html(title: str, rows: Sequence[Row]) -> str:
+    """The page ``study.html``."""
+    header, cells = _cells(rows)
+    return page(
+        title,
+        [section("How to read this", bullets(READING)), section("Scores", table(header, cells, header[2:]))],
+    )
+
+
+def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    header = [
+        "labels",
+        "trained on",
+        "draws x images",
+        "mDice",
+        "minus real",
+        "minus the row above",
+        "adherence",
+    ]
+    cells = [
+        [
+            str(row.pairs),
+            row.variant,
+            f"{row.draws} x {row.images}",
+            f"{row.mean:.4f}" + ("" if row.sd is None else f" ± {row.sd:.4f}"),
+            _compared(row.vs_real),
+            _compared(row.vs_previous),
+            "" if row.adherence is None else f"{row.adherence:.3f}",
+        ]
+        for row in rows
+    ]
+    return header, cells
+
+
+def _compared(found: Comparison | None) -> str:
+    if found is None:
+        return ""
+    interval = "" if found.low is None else f" [{found.low:+.4f}, {found.high:+.4f}]"
+    return f"{found.difference:+.4f}{interval}"
+
+
+def _adherence(draws: Sequence[DrawScores], model: str) -> float | None:
+    values = [
+        float(estimate["value"])
+        for draw in draws
+        for name, estimate in draw.metrics.get(model, {}).items()
+        if name == "adherence"
+    ]
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,149 @@
+"""The low-data study on a tiny plan: prepared, drawn, trained, compared, and gone on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import low_data
+from benchmarks.low_data_table import DrawScores, as_markdown, table_of
+from benchmarks.many_pairs import SIDE
+from siamese_core.pairs.pair_files import Pair, find_pairs
+from tests.support.commands import run_here
+from tests.support.phantoms.phantom import write_phantoms
+from training.preparation.splits import SplitError, draw_labels, image_of, split_by_images
+
+PLAN = f"""
+title = "Tiny"
+[train]
+prompt = "a phantom"
+resolution = {SIDE}
+steps = 2
+batch_size = 2
+sample_every = 0
+threads = 1
+[generate]
+steps = 2
+threads = 1
+[select]
+resolution = {SIDE}
+steps = 2
+batch_size = 2
+min_dice = 0.0
+max_distance = 1000.0
+[evaluate]
+features = "efficientnet-lite0"
+bootstrap = 100
+segmenter_steps = 2
+segmenter_resolution = 64
+[segment]
+networks = ["small-unet"]
+resolution = {SIDE}
+steps = 2
+batch_size = 2
+real_share = 0.5
+cases = 0
+[[variant]]
+name = "Siamese"
+"""
+
+
+def test_a_study_runs_from_the_dataset_to_the_table_and_goes_on(tmp_path: Path, single_base: Path) -> None:
+    write_phantoms(tmp_path / "source", 10, size=SIDE)
+    for path in sorted((tmp_path / "source").glob("*/*.png")):  # two pieces of each of five images
+        number = int(path.stem.rpartition("_")[2])
+        path.rename(path.with_name(f"image{number // 2}_{number % 2}.png"))
+    for listing in (tmp_path / "source").glob("*.json*"):
+        listing.unlink()
+    (tmp_path / "plan.toml").write_text(PLAN, "utf-8")
+    output = tmp_path / "study"
+    places = ("--source", tmp_path / "source", "--output", output, "--base", single_base)
+    words = (*places, "--plan", tmp_path / "plan.toml", "--pairs", 4, "--test-share", 0.2)
+
+    first = run_here(low_data.main, *words, "--draws", 1)
+    assert first.status == 0, first.errors
+    sets = {name: find_pairs(output / "data" / name) for name in ("pool", "test")}
+    assert [len(pairs) for pairs in sets.values()] == [8, 2]
+    images = {name: {image_of(pair.stem) for pair in pairs} for name, pairs in sets.items()}
+    assert not images["pool"] & images["test"]
+    labels = find_pairs(output / "labels-4/draw-1/labels")
+    assert len({image_of(pair.stem) for pair in labels}) == len(labels) == 4
+    rows = json.loads((output / "study.json").read_text("utf-8"))
+    assert [row["variant"] for row in rows] == ["real", "real + Siamese"]
+    assert rows[1]["vs_real"]["difference"] == pytest.approx(rows[1]["mean"] - rows[0]["mean"])
+
+    again = run_here(low_data.main, *words, "--draws", 1)
+    assert again.status == 0, again.errors
+    assert "training" not in [line.rpartition(": ")[2] for line in again.output.splitlines()]
+    other = run_here(low_data.main, *words, "--draws", 1, "--seed", 7).refusal
+    assert "seed was 42 and is now 7" in other
+
+
+def pairs_of(images: dict[str, str], pieces: int = 3) -> list[Pair]:
+    return [
+        Pair(f"{image}_{k}", Path(image), Path(image), prompt)
+        for image, prompt in images.items()
+        for k in range(pieces)
+    ]
+
+
+IMAGES = {**{f"dark{k}": "dark" for k in range(20)}, **{f"pale{k}": "pale" for k in range(5)}}
+
+
+def test_all_pieces_of_an_image_are_on_one_side_and_all_kinds_on_both() -> None:
+    sets = split_by_images(pairs_of(IMAGES), 0.4, seed=1)
+    images = {name: {image_of(pair.stem) for pair in pairs} for name, pairs in sets.items()}
+    assert not images["train"] & images["test"]
+    assert sum(map(len, sets.values())) == 75
+    assert sorted(image[:4] for image in images["test"]) == [*8 * ["dark"], *2 * ["pale"]]
+    assert split_by_images(pairs_of(IMAGES)[::-1], 0.4, seed=1) == sets
+    with pytest.raises(SplitError, match="test share of 0"):
+        split_by_images(pairs_of(IMAGES), 0.0, seed=1)
+
+
+def test_labels_are_of_different_images_and_have_all_kinds_in_their_shares() -> None:
+    drawn = draw_labels(pairs_of(IMAGES), 10, seed=2)
+    assert len({image_of(pair.stem) for pair in drawn}) == 10
+    assert [sum(pair.prompt == kind for pair in drawn) for kind in ("dark", "pale")] == [8, 2]
+    assert {pair.prompt for pair in draw_labels(pairs_of(IMAGES), 2, seed=2)} == {"dark", "pale"}
+    assert draw_labels(pairs_of(IMAGES), 10, seed=3) != drawn
+    with pytest.raises(SplitError, match="26 labels of 25 images"):
+        draw_labels(pairs_of(IMAGES), 26, seed=2)
+
+
+def test_differences_hold_over_draws_and_images() -> None:
+    random = np.random.default_rng(0)
+    real = random.uniform(0.5, 0.9, (6, 40))
+    draws = [
+        DrawScores(
+            8,
+            k,
+            {
+                "real": real[k],
+                "real + mask only": real[k] + 0.01,
+                "real + Siamese": real[k] + 0.03 + 0.002 * k,
+            },
+            {"Siamese": {"adherence": {"value": 0.8 + 0.01 * k}}},
+        )
+        for k in range(6)
+    ]
+    rows = table_of(draws)
+    siamese = rows[2]
+    assert siamese.vs_real is not None and siamese.vs_previous is not None
+    assert siamese.vs_real.difference == pytest.approx(0.035)
+    assert siamese.vs_previous.difference == pytest.approx(0.025)
+    assert siamese.vs_real.low is not None and siamese.vs_real.low > 0.02
+    assert siamese.adherence == pytest.approx(0.825)
+    assert (rows[0].vs_real, rows[1].vs_previous, siamese.draws, siamese.images) == (None, None, 6, 40)
+    assert "| 8 | real + Siamese | 6 x 40 |" in as_markdown("Title", rows)
+    assert as_markdown("Title", rows).startswith("# Title")
+
+
+def test_the_plan_that_ships_is_read() -> None:
+    args = low_data._parse(["--source", "here", "--output", "there"])
+    study = low_data.Study(args)
+    assert [variant.name for variant in study.plan.variants] == ["mask only", "Siamese"]
+    assert study.plan.stages["segment"]["real_share"] == 0.5
