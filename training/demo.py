@@ -162,6 +162,7 @@ def _train(output: Path, settings: DemoSettings) -> Path:
             *("--batch-size", str(settings.batch_size)),
             *("--seed", str(settings.seed)),
             *("--sample-every", "0"),
+            "--balance-prompts",  # 3 of the 24 pairs are brightfield images
         ]
     )
     if status:

@@ -94,7 +94,8 @@ def run(block: Block, words: list[str]) -> None:
 
 
 def users_folder(root: Path, base: Path, model: Path) -> None:
-    """The files of a user, under the names that the documents give them."""
+    """The files of a user in a checkout, under the names that the documents give them."""
+    (root / "siamese_core").symlink_to(ROOT / "siamese_core")
     write_phantoms(root / "my_pairs", 6, size=SIDE)
     write_phantoms(root / "my_pairs/train", 3, size=SIDE)
     write_phantoms(root / "my_pairs/test", 3, size=SIDE, first=10)

@@ -33,7 +33,7 @@ class SegmenterSettings:
     batch_size: int = 4
     learning_rate: float = 3e-3  # the peak: a linear warm-up over a tenth of the steps, then a half cosine
     # A name that segmentation-models-pytorch knows; "tu-" are timm's. This one has four narrow stages: in
-    # the same CPU time it learns the phantoms better than ResNet-18.
+    # the same CPU time it learned drawn lesions better than ResNet-18.
     encoder: str = "tu-test_resnet"
 
 
