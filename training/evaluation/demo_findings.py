@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from siamese_core.masks.foreground_rule import ForegroundRule
 from siamese_core.pairs.pair_files import Pair
 
 from ..segmentation.judge import SegmenterSettings
@@ -76,10 +77,10 @@ def judge(
     """
     by_stem = {pair.stem: pair for pair in synthetic}
     generated = [*(by_stem[pair.stem] for pair in real), *random]
-    reading: dict[str, Any] = {"side": side, "threshold": 127, "label": None}
-    network = train_judge(train, settings, **reading, seed=seed)
+    rule = ForegroundRule()
+    network = train_judge(train, settings, side=side, rule=rule, seed=seed)
     real_dice, dice = (
-        dice_of_pairs(network, pairs, **reading, description=f"judging {name} images")
+        dice_of_pairs(network, pairs, side=side, rule=rule, description=f"judging {name} images")
         for name, pairs in (("real", real), ("synthetic", generated))
     )
     extractor = efficientnet_lite0()
