@@ -12,6 +12,7 @@ import numpy as np
 from comfy_api.latest import io
 from numpy.typing import NDArray
 
+from ..siamese_core import shipped
 from ..siamese_core.errors import UserError
 from ..siamese_core.masks.foreground_rule import ForegroundRule
 from ..siamese_core.masks.image_decoding import MaskError
@@ -27,7 +28,6 @@ from .host.refusals import refusing
 from .host.schema import searchable
 
 EXAMPLES = "(bundled examples)"
-_EXAMPLES_PATH = Path(__file__).parents[1] / "siamese_core" / "assets" / "example_masks"
 
 
 class LoadMasks(io.ComfyNode):
@@ -172,7 +172,7 @@ def mask_folder(text: str) -> Path:
     Without a name it is refused: it would be the whole input folder, pictures and all.
     """
     if text.strip() == EXAMPLES:
-        return _EXAMPLES_PATH
+        return shipped.EXAMPLE_MASKS
     if not text.strip(' ./\\"'):
         raise UserError(
             "The folder of masks has no name; give that of a folder in ComfyUI's input folder, or "

@@ -6,10 +6,10 @@ from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
 
-BASE = ASSETS / "tiny-base.safetensors"
+BASE = ASSETS / "nuclei-base.safetensors"
 """A small base model for 128 px, to train from."""
 
-MODEL = ASSETS / "tiny-siamese.safetensors"
+MODEL = ASSETS / "nuclei-siamese.safetensors"
 """A whole model trained from :data:`BASE`, ready to generate with."""
 
 TRAIN, HELD_OUT = ASSETS / "nuclei" / "train", ASSETS / "nuclei" / "held_out"

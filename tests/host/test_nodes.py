@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from siamese_core import shipped
@@ -92,6 +93,17 @@ def test_a_workflow_runs_as_it_is(host: Host, name: str, pairs: int) -> None:
             assert picture.std() > 5
             if stem.startswith("example_") and stem.count("_") == 1:
                 assert np.array_equal(mask > 0, example(int(stem.removeprefix("example_"))))
+
+
+def test_a_graph_with_the_earlier_bundled_model_runs_on_the_present_one_and_says_so(host: Host) -> None:
+    earlier = {**graphs.model(), "4": graphs.masks(count=1), "5": graphs.sampler(("4", 0), steps=1)}
+    earlier["1"]["inputs"]["checkpoint"] = "tiny-siamese.safetensors (bundled)"
+    host.run({**earlier, "6": graphs.saved_latent(("5", 2), "earlier")})
+    present = {**earlier, "1": graphs.model()["1"]}
+    host.run({**present, "6": graphs.saved_latent(("5", 2), "present")})
+
+    assert torch.equal(latent(host, "earlier"), latent(host, "present"))
+    assert "'nuclei-siamese.safetensors (bundled)' takes its place" in host.log
 
 
 def test_the_stock_nodes_give_the_latent_of_our_sampler(host: Host) -> None:

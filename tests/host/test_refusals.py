@@ -253,3 +253,11 @@ def test_a_base_opens_and_has_no_controlnet_to_sample_with(host: Host, place: st
     graph["1"]["inputs"]["checkpoint"] = name
     graph["6"] = graphs.saved_latent(("5", 2), "refused")
     refused(host, graph, r"There is no ControlNet: the checkpoint is a base")
+
+
+def test_a_checkpoint_that_is_not_there(host: Host) -> None:
+    graph = {**graphs.model(), "4": graphs.masks(count=1), "5": graphs.sampler(("4", 0))}
+    graph["1"]["inputs"]["checkpoint"] = "gone.safetensors"
+    graph["6"] = graphs.saved_latent(("5", 2), "refused")
+    with pytest.raises(HostError, match=r"There is no 'gone\.safetensors' in models/checkpoints"):
+        host.run(graph)

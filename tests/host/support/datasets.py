@@ -33,7 +33,7 @@ def dataset(folder: str, **changes: Any) -> graphs.Node:
         "resize_mode": "stretch",
         "threshold": 127,
         "label": 0,
-        "prompt": "a polyp",
+        "prompt": "a fluorescence image of nuclei",
     }
     return graphs.node("SiameseGenerateDataset", **{**settings, **changes})
 

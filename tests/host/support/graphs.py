@@ -62,8 +62,8 @@ def transform(source: tuple[str, int], **changes: Any) -> Node:
 def model() -> Graph:
     """Nodes 1 to 3: the bundled model, a prompt and an empty one."""
     return {
-        "1": node("SiameseLoadCheckpoint", checkpoint="tiny-siamese.safetensors (bundled)"),
-        "2": node("CLIPTextEncode", clip=("1", 1), text="a photo of a medium red sessile polyp"),
+        "1": node("SiameseLoadCheckpoint", checkpoint="nuclei-siamese.safetensors (bundled)"),
+        "2": node("CLIPTextEncode", clip=("1", 1), text="a fluorescence image of nuclei"),
         "3": node("CLIPTextEncode", clip=("1", 1), text=""),
     }
 
