@@ -3,9 +3,9 @@
     python -m benchmarks.nuclei_tiles --tiles DIR --output runs/nuclei
 
 DIR holds ``images/`` and ``masks/`` of 256 px tiles, named by image and tile (``<image>_<tile>.png``). Images
-are divided into a pool and a test split, each kind of microscopy in the same proportion; tiles are cut into
-squares of 128 px at their own scale. Written: ``unlabelled/`` and ``unlabelled_unet/`` (images of the pool, for
-``make_base``), ``labelled/`` (pairs of the pool, for ``train``) and ``test/`` (pairs that no model has seen).
+are divided into a pool and a test split, each kind of microscopy alike; tiles are cut into squares of 128 px
+at their own scale. Written: ``unlabelled/`` and ``unlabelled_unet/`` (images of the pool, for ``make_base``),
+``labelled/`` (pairs of the pool, for ``train``) and ``test/`` (pairs that no model has seen).
 
 Rare kinds come in several orientations, so that a model does not forget them: the microscope knows no up.
 """
