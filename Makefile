@@ -9,7 +9,7 @@ HOST := .host
 HOST_READY := $(HOST)/.ready
 
 # A worker a core and a thread a worker: threads of several processes would only wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test check lint host hosts clean
 

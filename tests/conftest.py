@@ -27,6 +27,18 @@ from tests.support.phantoms.phantom import write_phantoms
 from training import generate
 
 
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist may be absent, or not asked for
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests go to one worker, and all of ``tests/host`` to one, which runs them in one host."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class HostTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "host" if nodeid.startswith("tests/host/") else str(super()._split_scope(nodeid))
+
+    return HostTogether(config, log)
+
+
 @pytest.fixture
 def signal_in_step(monkeypatch: pytest.MonkeyPatch) -> SignalInStep:
     """A function (label, k, number): the signal arrives while the loop ``label`` is in step k."""

@@ -25,17 +25,14 @@ PACK = "siamese-diffusion"
 
 @pytest.hookimpl(tryfirst=True)  # before ``-m`` selects by the mark
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests of this folder, and have one worker run them all, in one host.
+    """Mark the tests of this folder.
 
     They come last, because the others take seconds; of several workers one begins with them, because they
-    are the longest piece of work that is not divided. Any other file is one piece of work, so that what its
-    tests share is made once.
+    are the longest piece of work that is not divided.
     """
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.host)
-        group = "host" if HERE in item.path.parents else item.path.relative_to(ROOT).as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
     is_worker = hasattr(config, "workerinput")
     items.sort(key=lambda item: (HERE in item.path.parents) != is_worker)
 
