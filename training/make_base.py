@@ -27,10 +27,13 @@ from torch import Tensor
 
 from siamese_core.architecture import LATENT_SCALE, TINY, Architecture
 from siamese_core.contact_sheet import grid
-from siamese_core.diffusers_backend import unet_initialisation, vae_initialisation
 from siamese_core.diffusers_backend.accelerate_engine import AccelerateEngine, tracked
 from siamese_core.diffusers_backend.base_model import Base, build_base, load_base, save_base
-from siamese_core.diffusers_backend.base_training import (
+from siamese_core.diffusers_backend.mask_sampling import free_noise_predictor, sample_latents
+from siamese_core.diffusers_backend.networks import UNetDecoder, UNetEncoder
+from siamese_core.diffusers_backend.pair_encoding import encode_moments
+from siamese_core.diffusers_backend.small_base import unet_initialisation, vae_initialisation
+from siamese_core.diffusers_backend.small_base.training import (
     Discriminator,
     UNetSettings,
     VAESettings,
@@ -38,9 +41,6 @@ from siamese_core.diffusers_backend.base_training import (
     unet_step_function,
     vae_step_function,
 )
-from siamese_core.diffusers_backend.mask_sampling import free_noise_predictor, sample_latents
-from siamese_core.diffusers_backend.networks import UNetDecoder, UNetEncoder
-from siamese_core.diffusers_backend.pair_encoding import encode_moments
 from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.files import file_digest
 from siamese_core.learning.averaged_weights import AveragedWeights

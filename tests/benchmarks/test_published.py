@@ -10,7 +10,7 @@ from benchmarks.published import as_published, published_sample, published_step
 from benchmarks.training_memory import LiveBytes
 from siamese_core.diffusers_backend.mask_sampling import controlled_noise_predictor, sample_latents
 from siamese_core.method.objective import ObjectiveSettings, siamese_step
-from tests.support.batches import DENSE, make_batch
+from tests.support.learning.batches import DENSE, make_batch
 from tests.support.small_models import small_networks
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import Outcome, run_here
-from tests.support.train_runs import Train, flags
+from tests.support.learning.train_runs import Train, flags
 from training import train as train_command
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from siamese_core.diffusers_backend.vae_critics import FeatureMaps
+from siamese_core.diffusers_backend.small_base.vae_critics import FeatureMaps
 
 from .weight_files import WeightsError, read_tensors
 

@@ -16,8 +16,8 @@ from siamese_core.diffusers_backend.networks import SiameseNetworks
 from siamese_core.method.ddim import ddim_sample
 from siamese_core.method.noise_schedule import signal_and_noise_scale
 from siamese_core.method.objective import ObjectiveSettings, TrainingBatch, siamese_step
-from tests.support.batches import DENSE, make_batch
-from tests.support.one_device import MixedDevices, OneDevice, Waits
+from tests.support.learning.batches import DENSE, make_batch
+from tests.support.learning.one_device import MixedDevices, OneDevice, Waits
 from tests.support.small_models import small_networks
 
 META = torch.device("meta")

@@ -18,9 +18,14 @@ from siamese_core.learning.optimiser_step import MOST_SKIPPED, Diverged, Trainer
 from siamese_core.learning.settings import BatchSettings, OptimiserSettings
 from siamese_core.learning.training_set import TrainingSet
 from siamese_core.method.objective import ObjectiveSettings
-from tests.support.gradients_worker import TOTAL_STEPS, GradientRecorder, random_trainer, training_data
+from tests.support.learning.gradients_worker import (
+    TOTAL_STEPS,
+    GradientRecorder,
+    random_trainer,
+    training_data,
+)
+from tests.support.learning.training_sets import small_set
 from tests.support.small_models import small_base
-from tests.support.training_sets import small_set
 
 Step = Callable[[int], dict[str, Tensor]]
 AFTER_GATE = TOTAL_STEPS // 2

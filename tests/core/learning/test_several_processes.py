@@ -19,7 +19,7 @@ from benchmarks.many_pairs import SIDE
 from siamese_core.diffusers_backend.accelerate_engine import AccelerateEngine, ProcessesError
 from siamese_core.learning.settings import BatchSettings
 from tests.support.folders import read_tree
-from tests.support.gradients_worker import TOTAL_STEPS, training_data, write_gradients
+from tests.support.learning.gradients_worker import TOTAL_STEPS, training_data, write_gradients
 
 ROOT = Path(__file__).parents[3]
 AFTER_GATE = range(TOTAL_STEPS // 3 + 1, TOTAL_STEPS)
@@ -68,7 +68,7 @@ def step_where(first: bool, second: bool) -> int:
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     before_gate = 5
     steps = [before_gate, *(step_where(*who) for who in ((True, True), (True, False), (False, True)))]
-    finish(launched("-m", "tests.support.gradients_worker", 2, tmp_path, *steps, processes=2))
+    finish(launched("-m", "tests.support.learning.gradients_worker", 2, tmp_path, *steps, processes=2))
     shares = {k: [torch.load(tmp_path / f"{k}-{process}.pt") for process in range(2)] for k in steps}
     write_gradients(4, tmp_path, steps)
 

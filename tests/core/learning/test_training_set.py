@@ -12,7 +12,7 @@ from siamese_core.learning.training_set import TrainingSet, image_hint, mask_hin
 from siamese_core.method.objective import TrainingBatch
 from siamese_core.seeds import epoch_order
 from siamese_core.settings import recorded
-from tests.support.training_sets import small_set
+from tests.support.learning.training_sets import small_set
 
 
 def batches(size: int, dropout: float = 0.0, **others: Any) -> BatchSettings:

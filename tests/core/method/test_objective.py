@@ -19,7 +19,7 @@ from siamese_core.method.objective import (
     per_sample_error,
     siamese_step,
 )
-from tests.support.batches import DENSE, SPARSE, make_batch
+from tests.support.learning.batches import DENSE, SPARSE, make_batch
 from tests.support.small_models import recorded_calls, small_networks
 
 TIMESTEPS = (10, 200, 201, 900)

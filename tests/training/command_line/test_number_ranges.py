@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from siamese_core.diffusers_backend.base_training import UNetSettings, VAESettings
+from siamese_core.diffusers_backend.small_base.training import UNetSettings, VAESettings
 from siamese_core.learning.settings import ExecutionSettings, OptimiserSettings
 from siamese_core.learning.training_set import BatchSettings
 from siamese_core.masks.random_transforms import TransformSettings

@@ -22,12 +22,12 @@ from siamese_core.pairs.pair_files import find_pairs, pairs_fingerprint
 from siamese_core.weights.model_file import load_model
 from tests.support.commands import Outcome, SignalInStep, run_here
 from tests.support.folders import read_tree
+from tests.support.learning.train_runs import STEPS, Train, flags
 from tests.support.phantoms.phantom import write_phantoms
-from tests.support.train_runs import STEPS, Train, flags
 from training import train as train_command
 
 TERMS = {"loss", "mask", "image", "consistency", "augmentation", "skipped"}
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 def log_rows(run: Path) -> list[dict[str, float]]:

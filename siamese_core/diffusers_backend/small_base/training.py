@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 from torch.nn.utils import clip_grad_norm_
 
-from ..architecture import LATENT_SCALE
-from ..learning.averaged_weights import AveragedWeights
-from ..learning.learning_rate import cosine_rate, set_learning_rate
-from ..method.noise_schedule import add_noise, snr_weights, stratified_timesteps
-from ..seeds import epoch_order, generator, stream_seed
-from ..settings import COUNT, COUNT_OR_NONE, DECAY, RATE, SHARE, WEIGHT, Range, option
-from .base_model import Base
-from .pair_encoding import vae_moments
-from .text_encoder import tokenize
+from ...architecture import LATENT_SCALE
+from ...learning.averaged_weights import AveragedWeights
+from ...learning.learning_rate import cosine_rate, set_learning_rate
+from ...method.noise_schedule import add_noise, snr_weights, stratified_timesteps
+from ...seeds import epoch_order, generator, stream_seed
+from ...settings import COUNT, COUNT_OR_NONE, DECAY, RATE, SHARE, WEIGHT, Range, option
+from ..base_model import Base
+from ..pair_encoding import vae_moments
+from ..text_encoder import tokenize
 from .vae_critics import (
     FeatureMaps,
     PatchDiscriminator,

@@ -10,7 +10,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from siamese_core.architecture import LATENT_SCALE
-from siamese_core.diffusers_backend.base_training import (
+from siamese_core.diffusers_backend.pair_encoding import encode_moments
+from siamese_core.diffusers_backend.small_base.training import (
     StepFunction,
     UNetSettings,
     VAESettings,
@@ -19,7 +20,6 @@ from siamese_core.diffusers_backend.base_training import (
     unet_step_function,
     vae_step_function,
 )
-from siamese_core.diffusers_backend.pair_encoding import encode_moments
 from siamese_core.learning.averaged_weights import AveragedWeights
 from siamese_core.seeds import generator
 from tests.support.small_models import SIDE, small_base

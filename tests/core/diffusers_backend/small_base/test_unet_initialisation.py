@@ -7,7 +7,7 @@ import torch
 
 from siamese_core.architecture import UNetArchitecture
 from siamese_core.diffusers_backend.base_model import build_unet
-from siamese_core.diffusers_backend.unet_initialisation import start_from_identity
+from siamese_core.diffusers_backend.small_base.unet_initialisation import start_from_identity
 
 
 @pytest.mark.parametrize("widths", [(64, 64, 64, 64), (128, 128, 256, 256)])

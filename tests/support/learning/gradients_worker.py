@@ -16,8 +16,8 @@ from siamese_core.learning.optimiser_step import Trainer
 from siamese_core.learning.settings import BatchSettings, OptimiserSettings, Precision
 from siamese_core.learning.training_set import TrainingSet
 from siamese_core.method.objective import ObjectiveSettings
+from tests.support.learning.training_sets import small_set
 from tests.support.small_models import small_base
-from tests.support.training_sets import small_set
 
 TOTAL_STEPS = 60
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from siamese_core.diffusers_backend.vae_critics import (
+from siamese_core.diffusers_backend.small_base.vae_critics import (
     PatchDiscriminator,
     adversarial_loss,
     discriminator_loss,

@@ -14,7 +14,7 @@ from siamese_core.diffusers_backend.base_model import build_base, save_base
 from siamese_core.weights.model_file import load_model
 from tests.support.commands import run_here
 from tests.support.folders import read_tree
-from tests.support.train_runs import Train
+from tests.support.learning.train_runs import Train
 from training import train as train_command
 
 

@@ -9,7 +9,7 @@ from torch.nn.functional import avg_pool2d
 
 from siamese_core.architecture import VAEArchitecture
 from siamese_core.diffusers_backend.base_model import build_vae
-from siamese_core.diffusers_backend.vae_initialisation import start_from_block_means
+from siamese_core.diffusers_backend.small_base.vae_initialisation import start_from_block_means
 from tests.support.phantoms.phantom import make_phantom
 
 
