@@ -303,7 +303,7 @@ def test_an_object_store_holds_the_same_set(whole: Path) -> None:
     store = open_store(place)
     for name, content in files(whole).items():
         assert store.read(name) == content
-    with pytest.raises(SetError, match="--resume"):
+    with pytest.raises(SetError, match="begun before"):
         run_set(place)
     store.remove("images/m_3.png")
     work = Work()

@@ -122,12 +122,11 @@ def test_a_single_file_gives_back_the_base_in_half_precision(saved: tuple[Path, 
     assert load_model(saved[1]).run_id == "run-3"
 
 
-def test_a_full_model_can_be_a_base(tmp_path: Path) -> None:
+def test_a_trained_model_is_no_base(tmp_path: Path) -> None:
     save_model(tmp_path / "full.safetensors", full_model(), dtype=torch.float32)
 
-    base = load_base(tmp_path / "full.safetensors")
-
-    assert_equal(weights(base), weights(small_base()))
+    with pytest.raises(BaseError, match="a finished Siamese model, whose trained ControlNet"):
+        load_base(tmp_path / "full.safetensors")
 
 
 def test_the_folders_scheduler_is_the_one_that_was_trained_with(saved: tuple[Path, Path]) -> None:
