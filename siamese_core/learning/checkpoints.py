@@ -58,10 +58,11 @@ class TrainedState:
         for path, part in self._pickled(folder):
             torch.save(part.state_dict(), path)
 
-    def read(self, folder: Path) -> Callable[[], None]:
+    def read(self, folder: Path, had_scaler: bool = True) -> Callable[[], None]:
         """Read what :meth:`write` wrote, and return the function that makes it the present state.
 
-        Nothing changes before that is called. Raises one of ``_UNREADABLE`` when any part is damaged, missing
+        Nothing changes before that is called. Without ``had_scaler`` the run was in another precision until
+        now, and goes on with a fresh scale. Raises one of ``_UNREADABLE`` when any part is damaged, missing
         or of other networks.
         """
         weights = []
@@ -75,8 +76,7 @@ class TrainedState:
         states = [
             (part, torch.load(path, map_location="cpu", weights_only=True))
             for path, part in self._pickled(folder)
-            # A run that goes on in fp16 begins with a fresh scale.
-            if part is not self.scaler or path.exists()
+            if part is not self.scaler or had_scaler
         ]
 
         def apply() -> None:
@@ -162,7 +162,7 @@ class CheckpointStore:
             try:
                 record = json.loads((path / RECORD_NAME).read_text("utf-8"))
                 check_record(path, record, self.record, may_differ)
-                apply = state.read(path)
+                apply = state.read(path, had_scaler=record.get("mixed_precision", "fp16") == "fp16")
             except ResumeError:
                 raise
             except _UNREADABLE as error:
