@@ -14,7 +14,7 @@ from ..siamese_core.weights.recorded_sampling import own_sampling
 from .host.control import build_control
 from .host.file_state import FileState, file_fingerprint
 from .host.host_models import FILE, OWN_SAMPLING, build_clip, build_model, build_vae
-from .host.notices import show, warn
+from .host.notices import warn
 from .host.own_sampling import tell_of_training
 from .host.refusals import refusing
 from .host.schema import searchable
@@ -86,8 +86,7 @@ class LoadSiameseCheckpoint(io.ComfyNode):
                 f"'{checkpoint}' no longer comes with the pack; '{_EARLIER[checkpoint]}' takes its place. It "
                 "knows nuclei, not polyps: give it a prompt such as 'a fluorescence image of nuclei'."
             )
-            warn(replaced)
-            show(warnings=[replaced])
+            warn([replaced])
         return cls._load(checkpoint=_EARLIER.get(checkpoint, checkpoint), heads=heads)
 
     @classmethod
