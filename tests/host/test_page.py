@@ -98,7 +98,7 @@ def test_run_paints_and_the_picture_shows(
     workflow = read(name)
     for node in workflow["nodes"]:
         if node["type"] == painting:
-            node["widgets_values"][node["widgets_values"].index(25)] = 6  # steps: this is about the page
+            node["widgets_values"][node["widgets_values"].index(15)] = 6  # steps: this is about the page
             # A set of other settings may be there from another test, and would be refused.
             values = node["widgets_values"]
             node["widgets_values"] = [
