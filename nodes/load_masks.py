@@ -173,7 +173,7 @@ def mask_folder(text: str) -> Path:
     """
     if text.strip() == EXAMPLES:
         return shipped.EXAMPLE_MASKS
-    if not text.strip(' ./\\"'):
+    if ".." not in text and not text.strip(' ./\\"'):
         raise UserError(
             "The folder of masks has no name; give that of a folder in ComfyUI's input folder, or "
             f"'{EXAMPLES}'."
