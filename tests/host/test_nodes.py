@@ -147,16 +147,16 @@ def test_a_sample_equals_that_of_the_headless_command_but_for_the_ends_of_the_ho
     assert float((found - wanted).norm() / wanted.norm()) <= 1e-4
 
 
-def test_fifteen_steps_of_dpmpp_come_as_near_to_the_exact_images_as_fifty_of_ddim(host: Host) -> None:
+def test_fifteen_steps_of_dpmpp_come_near_to_the_latent_of_many(host: Host) -> None:
     graph = {**graphs.model(), "4": graphs.masks(count=1)}
     dpmpp = {"sampler_name": "dpmpp_2m", "scheduler": "karras"}
-    kinds = {"exact": {**dpmpp, "steps": 60}, "ddim": {"steps": 50}, "dpmpp": {**dpmpp, "steps": 15}}
+    kinds = {"exact": {**dpmpp, "steps": 60}, "found": {**dpmpp, "steps": 15}}
     for name, settings in kinds.items():
         graph[name] = graphs.sampler(("4", 0), seed=5, **settings)
         graph[f"{name} saved"] = graphs.saved_latent((name, 2), f"near_{name}")
     host.run(graph)
-    exact, ddim, found = (latent(host, f"near_{name}") for name in ("exact", "ddim", "dpmpp"))
-    assert (found - exact).norm() <= (ddim - exact).norm()
+    exact, found = (latent(host, f"near_{name}") for name in kinds)
+    assert (found - exact).norm() <= 0.1 * exact.norm()
 
 
 def test_strength_and_range_of_the_stock_apply_node_matter(host: Host) -> None:

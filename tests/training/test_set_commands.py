@@ -119,7 +119,7 @@ def test_a_run_asked_to_stop_lists_what_it_has_and_goes_on(
     assert outcome.status == 128 + number
     assert "4 of 10 pairs are there" in outcome.output
     assert len(manifest(folder)) == len((folder / "prompt.json").read_text().splitlines()) == 4
-    assert "--resume" in paint(full_model, masks, folder, *RANDOM).refusal
+    assert "resume that one" in paint(full_model, masks, folder, *RANDOM).refusal
 
     outcome = paint(full_model, masks, folder, *RANDOM, "--resume")
     assert outcome.status == 0, outcome.errors
