@@ -147,7 +147,7 @@ def _train(base: Any, clip: Any, vae: Any, pairs: Any, folder: Path, entry: dict
     )
     record = settings.record(pairs, base)
     place = part("nodes.training.run_folder").find_place(folder, record, "refuse")
-    return training.train(base, clip, vae, pairs, settings, place, record, "1")
+    return training.train(base, clip, vae, pairs, settings, place, record)
 
 
 def _is_ours(module: torch.nn.Module) -> bool:
