@@ -12,3 +12,8 @@ class UserError(ValueError):
 
 class CheckpointError(UserError):
     """A model file that cannot be read or written as one; the message names the file and the fix."""
+
+
+def counted(count: int, noun: str) -> str:
+    """``count`` of ``noun`` as messages say it: ``1 mask``, ``2 masks``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import counted
+
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 """Of the files that are read."""
 
@@ -95,14 +97,14 @@ def left_out(folder: Path) -> list[str]:
     found = []
     if dead:
         found.append(
-            f"{_counted(len(dead), 'link')} to nothing ({listed(dead)}): fetch the files, for instance with "
+            f"{counted(len(dead), 'link')} to nothing ({listed(dead)}): fetch the files, for instance with "
             "git annex get, dvc pull, or by copying them again"
         )
     for kind, names in by_kind.items():
-        found.append(f"{_counted(len(names), f'{kind.name} file')} ({listed(names)}): {kind.advice}")
+        found.append(f"{counted(len(names), f'{kind.name} file')} ({listed(names)}): {kind.advice}")
     if folders:
         found.append(
-            f"{_counted(len(folders), 'folder')} ({listed(folders)}): move the files out of there, or give "
+            f"{counted(len(folders), 'folder')} ({listed(folders)}): move the files out of there, or give "
             "each as a dataset of its own"
         )
     return found
@@ -160,7 +162,3 @@ def _kind(path: Path) -> _Kind | None:
 
 def _article(kind: _Kind) -> str:
     return f"{'an' if kind.name[0] in 'aoA' else 'a'} {kind.name}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

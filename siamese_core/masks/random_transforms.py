@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..seeds import stream_seed
 from ..settings import SHARE, Range, option
 from .connected_components import component_runs
@@ -179,12 +179,12 @@ def _transform(mask: Mask, settings: TransformSettings, seed: int, other: Mask |
     # Sorted by distance, the last entry of a constraint's name is its nearest.
     nearest = {miss.constraint: miss.value for miss in sorted(misses, key=lambda miss: -miss.distance)}
     failures = [
-        f"{constraint} failed {_counted(count, 'time')} (nearest: {nearest[constraint]})"
+        f"{constraint} failed {counted(count, 'time')} (nearest: {nearest[constraint]})"
         for constraint, count in counts.most_common()
     ]
     worst = counts.most_common(1)[0][0].split()[0]
     raise TransformError(
-        f"No transform of {name} met the constraints in {_counted(settings.attempts, 'attempt')}: "
+        f"No transform of {name} met the constraints in {counted(settings.attempts, 'attempt')}: "
         f"{'; '.join(failures)}. Relax '{worst}', change the ranges of the transforms, or raise 'attempts'."
     )
 
@@ -195,7 +195,7 @@ def _missed(drawn: _Drawn, settings: TransformSettings) -> Iterator[_Miss]:
     if not least <= area <= most or area == 0:
         yield _Miss(f"area {least:g} to {most:g}", max(least - area, area - most), f"{area:.4g}")
     if settings.inside and drawn.overshoot > 0:
-        pixels = _counted(math.ceil(drawn.overshoot), "pixel")
+        pixels = counted(math.ceil(drawn.overshoot), "pixel")
         yield _Miss("inside", drawn.overshoot, f"{pixels} too far out")
     fewest, highest = settings.components
     if fewest or highest:
@@ -334,10 +334,6 @@ def _check_number(name: str, value: float, least: float, most: float, whole: boo
 def _check_pair(name: str, pair: tuple[float, float], least: float, most: float) -> None:
     if not _are_two(pair) or not least <= pair[0] <= pair[1] <= most:
         raise UserError(f"{name} is {pair}; give two numbers from {least} to {most}, the smaller first.")
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _check_components(pair: tuple[int, int]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import counted
 from ..files import file_digest
 from ..masks.folder_contents import Tell, left_out, listed, nothing_read, tell_unread
 from ..masks.foreground import MaskReading
@@ -83,7 +84,7 @@ def find_pairs(
     pairs = pairs_of_folders(images, masks, default_prompt, tell)
     captions = read_captions(source, images, [pair.image for pair in pairs])
     for place, count in captions.sources.items():
-        tell(f"{source}: the prompts of {count} of {_counted(len(pairs), 'pair')} come from {place}")
+        tell(f"{source}: the prompts of {count} of {counted(len(pairs), 'pair')} come from {place}")
     pairs = [replace(pair, prompt=captions.of(pair.image) or pair.prompt) for pair in pairs]
     tell_unread(source, (path for pair in pairs for path in (pair.image, pair.mask)), tell)
     return pairs
@@ -106,9 +107,9 @@ def pairs_of_folders(
     without_image = [stem for stem in mask_by_stem if stem not in image_by_stem]
     problems = []
     if without_mask:
-        problems.append(f"{_counted(len(without_mask), 'image')} without a mask ({_listed(without_mask)})")
+        problems.append(f"{counted(len(without_mask), 'image')} without a mask ({_listed(without_mask)})")
     if without_image:
-        problems.append(f"{_counted(len(without_image), 'mask')} without an image ({_listed(without_image)})")
+        problems.append(f"{counted(len(without_image), 'mask')} without an image ({_listed(without_image)})")
     if problems:
         also = "".join(f" Not read in {one}." for one in left)
         raise PairError(
@@ -187,7 +188,7 @@ def _listed_pairs(path: Path, default_prompt: str | None, tell: Tell) -> list[Pa
             continue  # a list of files elsewhere is a choice among them
         unlisted = [image.stem for image in list_images(folder) if image.name not in names]
         if unlisted:
-            count = _counted(len(unlisted), "image")
+            count = counted(len(unlisted), "image")
             tell(f"'{path}' does not list {count} of '{folder}': {_listed(unlisted)}")
         for phrase in left_out(folder):
             tell(f"not read in '{folder}': {phrase}")
@@ -233,10 +234,6 @@ def _mask_stem(mask: Path, image_by_stem: dict[str, Path]) -> str:
         if stem.lower().endswith(suffix):
             return stem[: -len(suffix)]
     return stem
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _listed(stems: list[str]) -> str:
