@@ -32,7 +32,7 @@ from siamese_core.dataset_generation.mask_source import MaskSource, MaskUse
 from siamese_core.dataset_generation.storage import open_store
 from siamese_core.masks.mask_files import discover_masks
 from siamese_core.masks.random_transforms import TransformSettings
-from siamese_core.pairs.formats import FORMATS, FinishedPair
+from siamese_core.pairs.export_formats import FORMATS, FinishedPair
 from siamese_core.pairs.manifest import PairRecord, record_text
 from training import generate
 

@@ -27,7 +27,7 @@ from benchmarks.low_data_table import DrawScores, as_html, as_markdown, table_of
 from siamese_core import shipped
 from siamese_core.files import whole_folder, write_text_atomic
 from siamese_core.pairs.pair_files import find_pairs, pairs_fingerprint
-from siamese_core.run_record import check_record
+from siamese_core.resume_check import check_record
 from training import evaluate, generate, make_base, prepare, segment, select, train
 from training.ablation.plan import AblationPlan, Variant, flags, plan_of_table
 from training.command_line.options import read_toml, run_command

@@ -31,8 +31,8 @@ from torch import Tensor
 from siamese_core import shipped
 from siamese_core.architecture import LATENT_SCALE
 from siamese_core.diffusers_backend.mask_sampling import Sampler, controlled_noise_predictor, sample_latents
+from siamese_core.diffusers_backend.prompt_encoding import encode_prompts
 from siamese_core.diffusers_backend.siamese_model import SiameseModel, model_from_file
-from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.learning.training_set import mask_hint
 from siamese_core.masks.foreground_rule import PLAIN_MASKS
 from siamese_core.pairs.pair_files import find_pairs, load_pair

@@ -30,8 +30,8 @@ from siamese_core.architecture import LATENT_SCALE, VAEArchitecture
 from siamese_core.diffusers_backend.base_model import Base, build_base
 from siamese_core.diffusers_backend.networks import DHIControlNet, SiameseNetworks
 from siamese_core.diffusers_backend.pair_encoding import BaseEncoder, vae_moments
+from siamese_core.diffusers_backend.prompt_encoding import encode_prompts
 from siamese_core.diffusers_backend.siamese_training import start_networks
-from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.learning.encoded_pairs import encode_pairs, load_training_set
 from siamese_core.learning.engine import SingleProcess
 from siamese_core.learning.optimiser_step import Trainer

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..siamese_core.dataset_generation.finished_pairs import SetLists
 from ..siamese_core.dataset_generation.mask_source import MaskSource
-from ..siamese_core.run_record import Difference
+from ..siamese_core.resume_check import Difference
 
 _SHOWN, _LONGEST = 4, 80
 _DIGEST = re.compile(r"[0-9a-f]{64}")

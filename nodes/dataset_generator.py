@@ -21,9 +21,9 @@ from torch import Tensor
 from ..siamese_core.dataset_generation.finished_pairs import SetError, SetLists, stored_plan
 from ..siamese_core.dataset_generation.mask_source import MaskSource, MaskUse, PairMask
 from ..siamese_core.dataset_generation.storage import SetStore
-from ..siamese_core.pairs.formats import FinishedPair
+from ..siamese_core.pairs.export_formats import FinishedPair
 from ..siamese_core.pairs.manifest import PairRecord, record_text
-from ..siamese_core.run_record import READ_DIFFERENTLY
+from ..siamese_core.resume_check import READ_DIFFERENTLY
 from ..siamese_core.seeds import sample_seed
 from .host.host_models import FILE, RUN_ID
 from .host.mask_tensors import image_arrays

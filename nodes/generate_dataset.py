@@ -19,8 +19,8 @@ from ..siamese_core.masks.foreground_rule import ForegroundRule
 from ..siamese_core.masks.mask_files import discover_masks
 from ..siamese_core.masks.resizing import ResizeMode
 from ..siamese_core.overlap import places_of
-from ..siamese_core.pairs.formats import FORMATS
-from ..siamese_core.run_record import ResumeError
+from ..siamese_core.pairs.export_formats import FORMATS
+from ..siamese_core.resume_check import ResumeError
 from .dataset_differences import other_settings
 from .dataset_generator import (
     DatasetGenerator,

@@ -1,7 +1,7 @@
 """Siamese-Diffusion: networks, objective, sampling and pair files, free of any host.
 
 At the top stand the small tools that any room may use: ``architecture``, ``contact_sheet``, ``cpu_memory``,
-``errors``, ``files``, ``json_lines``, ``run_record``, ``seeds``, ``settings``, ``shipped`` and
+``errors``, ``files``, ``json_lines``, ``resume_check``, ``seeds``, ``settings``, ``shipped`` and
 ``stop_requests``.
 The rooms, each importing only from the top and from rooms above it in this list:
 

@@ -31,7 +31,7 @@ from siamese_core.diffusers_backend.base_model import load_base
 from siamese_core.files import whole_folder, write_bytes_atomic, write_text_atomic
 from siamese_core.pairs.pair_files import find_pairs, load_pair, pairs_fingerprint
 from siamese_core.pairs.pair_writer import png_bytes
-from siamese_core.run_record import check_record
+from siamese_core.resume_check import check_record
 from siamese_core.weights.key_layouts import to_ldm
 from siamese_core.weights.model_file import load_model
 

@@ -30,7 +30,7 @@ from siamese_core.diffusers_backend.base_model import local_base
 from siamese_core.diffusers_backend.diffusers_export import write_folder
 from siamese_core.settings import Range, check_range
 from siamese_core.weights.diffusers_folder import read_model
-from siamese_core.weights.foreign_keys import explain_dropped
+from siamese_core.weights.ignored_keys import explain_dropped
 from siamese_core.weights.key_layouts import decoder_keys, merge_parts
 from siamese_core.weights.model_file import (
     KIND_NAMES,
@@ -41,7 +41,7 @@ from siamese_core.weights.model_file import (
     save_model,
     write_weights,
 )
-from siamese_core.weights.published_buffers import position_ids, schedule_buffers
+from siamese_core.weights.schedule_buffers import position_ids, schedule_buffers
 
 from .command_line.options import OptionError, command_parser, run_command
 

@@ -27,8 +27,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from siamese_core.pairs.formats import FORMATS
-from siamese_core.pairs.pair_export import export_pairs, find_source
+from siamese_core.pairs.export_formats import FORMATS
+from siamese_core.pairs.pair_rewriting import export_pairs, find_source
 from siamese_core.settings import COUNT, option
 
 from .command_line.mask_options import MaskOptions

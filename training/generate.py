@@ -46,7 +46,7 @@ from siamese_core.masks.mask_files import discover_masks, list_images
 from siamese_core.masks.random_transforms import TransformSettings
 from siamese_core.masks.resizing import ResizeMode
 from siamese_core.overlap import places_of
-from siamese_core.pairs.formats import FORMATS, FinishedPair
+from siamese_core.pairs.export_formats import FORMATS, FinishedPair
 from siamese_core.settings import (
     COUNT,
     GUIDANCE,

@@ -32,6 +32,7 @@ from siamese_core.diffusers_backend.base_model import Base, build_base, load_bas
 from siamese_core.diffusers_backend.mask_sampling import free_noise_predictor, sample_latents
 from siamese_core.diffusers_backend.networks import UNetDecoder, UNetEncoder
 from siamese_core.diffusers_backend.pair_encoding import encode_moments
+from siamese_core.diffusers_backend.prompt_encoding import encode_prompts
 from siamese_core.diffusers_backend.small_base import unet_initialisation, vae_initialisation
 from siamese_core.diffusers_backend.small_base.training import (
     Discriminator,
@@ -41,7 +42,6 @@ from siamese_core.diffusers_backend.small_base.training import (
     unet_step_function,
     vae_step_function,
 )
-from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.files import file_digest
 from siamese_core.learning.averaged_weights import AveragedWeights
 from siamese_core.learning.checkpoints import TrainedState

@@ -25,7 +25,7 @@ from siamese_core.json_lines import json_objects, parse_json, text_in
 from siamese_core.masks.mask_files import read_mask
 from siamese_core.masks.random_transforms import TransformSettings
 from siamese_core.overlap import places_of, require_apart
-from siamese_core.pairs.formats import FORMATS, FinishedPair
+from siamese_core.pairs.export_formats import FORMATS, FinishedPair
 from siamese_core.pairs.manifest import RECORD_KEY, PairRecord, record_of, typed_fields
 from siamese_core.weights.model_file import load_model
 

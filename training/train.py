@@ -52,7 +52,7 @@ from siamese_core.masks.resizing import ResizeMode
 from siamese_core.method.objective import ObjectiveSettings
 from siamese_core.pairs.pair_checks import PairCheck
 from siamese_core.pairs.pair_files import Pair, find_pairs, pairs_fingerprint, prompts_digest
-from siamese_core.run_record import CHANGES_KEY, READ_DIFFERENTLY
+from siamese_core.resume_check import CHANGES_KEY, READ_DIFFERENTLY
 from siamese_core.settings import (
     COUNT,
     COUNT_OR_NONE,
@@ -68,6 +68,7 @@ from siamese_core.weights.diffusers_folder import weight_files
 from siamese_core.weights.model_file import save_model
 from siamese_core.weights.training_record import PROMPTS_KEY, prompt_shares
 
+from .command_line.change_flags import add_change_flags, changeable, flags_advised
 from .command_line.mask_options import MaskOptions
 from .command_line.memory import memory_advised
 from .command_line.notes import note
@@ -84,7 +85,6 @@ from .command_line.options import (
 )
 from .command_line.pair_checking import checked
 from .command_line.prompt_notes import tell_cut, tell_shares
-from .command_line.resume_changes import add_change_flags, changeable, flags_advised
 from .generation.sample_pictures import sample_sheet
 
 

@@ -14,7 +14,7 @@ import filelock
 
 from ...siamese_core.errors import UserError
 from ...siamese_core.files import portable_stem, write_text_atomic
-from ...siamese_core.run_record import ResumeError, check_record
+from ...siamese_core.resume_check import ResumeError, check_record
 from ...siamese_core.weights.model_file import CheckpointError
 from ...siamese_core.weights.tensor_files import read_metadata
 

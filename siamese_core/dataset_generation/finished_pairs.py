@@ -16,10 +16,10 @@ from typing import Any
 
 from ..errors import UserError
 from ..json_lines import parse_json
-from ..pairs.formats import FORMATS, PairFormat
-from ..pairs.formats.layout import json_line
+from ..pairs.export_formats import FORMATS, PairFormat
+from ..pairs.export_formats.layout import json_line
 from ..pairs.manifest import MANIFEST, RUN_FOLDER, record_of
-from ..run_record import check_record
+from ..resume_check import check_record
 from .storage import SetStore
 
 Line = dict[str, Any]

@@ -15,8 +15,8 @@ from typing import Generic, TypeVar
 
 from ..masks.random_transforms import TransformError
 from ..overlap import require_apart
-from ..pairs.formats import FinishedPair, StoredFile
-from ..pairs.formats.layout import stored_file
+from ..pairs.export_formats import FinishedPair, StoredFile
+from ..pairs.export_formats.layout import stored_file
 from ..pairs.manifest import RUN_FOLDER
 from .finished_pairs import Line, SetError, SetLists, SetPlan, remove_set
 from .storage import FolderStore, SetStore

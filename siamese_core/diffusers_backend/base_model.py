@@ -29,7 +29,7 @@ from ..weights.key_layouts import to_diffusers, to_ldm
 from ..weights.model_file import KIND_NAMES, ModelFile, save_model
 from ..weights.pickled_files import SUFFIXES as PICKLED
 from ..weights.tensor_files import SAFETENSORS
-from .text_encoder import load_tokenizer, pad_token
+from .prompt_encoding import load_tokenizer, pad_token
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # Not every format of the same weights, and no program of the model's author.

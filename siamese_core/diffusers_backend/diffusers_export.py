@@ -14,7 +14,7 @@ from ..weights.key_layouts import to_diffusers
 from ..weights.model_file import ModelFile, model_metadata, used_parts, write_weights
 from .base_model import Base, build_text_encoder, build_unet, build_vae, pipeline
 from .networks import DHIControlNet
-from .text_encoder import load_tokenizer, pad_token
+from .prompt_encoding import load_tokenizer, pad_token
 
 _KINDS = ("full", "base", "control")
 

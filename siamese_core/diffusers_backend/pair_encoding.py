@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .base_model import Base
-from .text_encoder import encode_prompts
+from .prompt_encoding import encode_prompts
 
 
 @dataclass(frozen=True)

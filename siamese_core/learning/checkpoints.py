@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..files import replace_folder, write_text_atomic
-from ..run_record import ResumeError, check_record
+from ..resume_check import ResumeError, check_record
 from .averaged_weights import AveragedWeights
 from .engine import Engine, is_main
 
@@ -62,7 +62,7 @@ class TrainedState:
         """Read what :meth:`write` wrote, and return the function that makes it the present state.
 
         Nothing changes before that is called. Without ``had_scaler`` the run was in another precision until
-        now, and goes on with a fresh scale. Raises one of ``_UNREADABLE`` when any part is damaged, missing
+        now, and starts with a fresh scale. Raises one of ``_UNREADABLE`` when any part is damaged, missing
         or of other networks.
         """
         weights = []

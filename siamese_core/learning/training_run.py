@@ -18,7 +18,7 @@ import filelock
 from torch import Tensor
 
 from ..files import write_text_atomic
-from ..run_record import CHANGES_KEY, ResumeError, check_record, differences
+from ..resume_check import CHANGES_KEY, ResumeError, check_record, differences
 from .checkpoints import CheckpointStore, TrainedState
 from .engine import Engine, is_main
 from .optimiser_step import Diverged

@@ -5,7 +5,7 @@ docs/masks.md has the rules as a table. What could be meant in two ways is refus
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,14 @@ from .foreground_rule import ForegroundRule
 from .image_decoding import (
     DecodedImage,
     MaskError,
-    alpha_channel,
     deep_grey_values,
     rgb_pixels,
     scaled_to_8_bits,
     white_value,
 )
+from .mask_reading import Mask, MaskReading, UnclearMask
+from .transparency import alpha_channel, opaque_pixels, values_beside_alpha
 
-Mask = NDArray[np.bool_]
 Values = NDArray[np.integer]
 
 _LARGEST_LABEL = 63
@@ -45,34 +45,14 @@ _OR_EVERY_ONE = ", or set the threshold to 0 to take every one but black."
 _BY_BRIGHTNESS = "--mask-from brightness reads it by the threshold all the same."
 
 
-class _Unclear(Exception):
-    """The pixels do not tell which of them are foreground; the message goes on after the file's name."""
-
-
-@dataclass(frozen=True)
-class MaskReading:
-    """A mask and how it was understood.
-
-    ``mask`` is (H, W) bool, True on the foreground. ``note`` is None for a plain black-and-white
-    mask, else a phrase for the user about what had to be interpreted; files that were interpreted
-    alike have equal notes. ``changed`` is a phrase for what the first versions of this package read
-    differently, None for what they read alike. ``is_blank`` tells that the file shows one value everywhere.
-    """
-
-    mask: Mask
-    note: str | None = None
-    changed: str | None = None
-    is_blank: bool = False
-
-
 def read_foreground(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
     """The foreground of ``image`` by ``rule``. Raises MaskError where the two do not tell it."""
     try:
         reading = _by_rule(image, rule)
-    except _Unclear as error:
+    except UnclearMask as error:
         raise MaskError(f"The mask '{image.path}' {error}") from error
     if image.orientation != 1:
-        reading = _noted(reading, f"it was turned upright by its EXIF orientation {image.orientation}")
+        reading = reading.noted(f"it was turned upright by its EXIF orientation {image.orientation}")
         if not _was_turned_before(image):
             reading = replace(reading, changed=f"turned upright by EXIF orientation {image.orientation}")
     return replace(reading, mask=~reading.mask) if rule.invert else reading
@@ -81,7 +61,7 @@ def read_foreground(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
 def _by_rule(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
     alpha = alpha_channel(image)
     if rule.source == "alpha":
-        return _by_alpha(alpha, rule)
+        return opaque_pixels(alpha, rule)
     if rule.colour is not None:
         reading = _by_colour(image, rule.colour)
     elif rule.label is not None:
@@ -89,29 +69,15 @@ def _by_rule(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
     elif alpha is None or rule.source != "auto":
         reading = _by_value(image, rule)
     else:
-        reading = _beside_alpha(image, rule)
-    return reading if alpha is None else _noted(reading, "its transparency was ignored")
+        reading = values_beside_alpha(_clear_values(image, rule))
+    return reading if alpha is None else reading.noted("its transparency was ignored")
 
 
-def _by_alpha(alpha: Values | None, rule: ForegroundRule) -> MaskReading:
-    if alpha is None:
-        raise _Unclear("has no transparency that differs from pixel to pixel; leave out --mask-from alpha.")
-    return MaskReading(alpha > rule.threshold)
-
-
-def _beside_alpha(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
-    """By values, in a file whose transparency differs from pixel to pixel, unless it is the mask."""
+def _clear_values(image: DecodedImage, rule: ForegroundRule) -> MaskReading | None:
     try:
-        reading = _by_value(image, rule)
-    except _Unclear:
-        reading = None
-    if reading is None or reading.mask.all() or not reading.mask.any():
-        raise _Unclear(
-            "seems to have its shape in its transparency (alpha channel), not in its colours; take what is "
-            "opaque with --mask-from alpha, or what is transparent, as ComfyUI's mask editor saves it, with "
-            "--mask-from alpha --invert."
-        )
-    return reading
+        return _by_value(image, rule)
+    except UnclearMask:
+        return None
 
 
 def _by_colour(image: DecodedImage, colour: str) -> MaskReading:
@@ -126,7 +92,7 @@ def _by_label(image: DecodedImage, label: int) -> MaskReading:
         return MaskReading(np.asarray(image.pixels.getchannel(0)) == label)
     values = None if image.has_deep_colour else _grey_values(image)
     if values is None:
-        raise _Unclear(
+        raise UnclearMask(
             "is a colour image, which holds no label numbers; pick a colour (--mask-colour), leave out the "
             "label, or save it as 8-bit grey or with a palette."
         )
@@ -136,7 +102,7 @@ def _by_label(image: DecodedImage, label: int) -> MaskReading:
 
 def _by_value(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
     if image.is_lossy and rule.source == "labels":
-        raise _Unclear("is a JPEG, whose rounded values hold no labels; save it as PNG.")
+        raise UnclearMask("is a JPEG, whose rounded values hold no labels; save it as PNG.")
     if image.pixels.mode in ("P", "PA") and rule.source != "brightness":
         return _by_palette(image, rule)
     values = _grey_values(image)
@@ -177,7 +143,7 @@ def _by_grey(values: Values, bits: int, is_lossy: bool, rule: ForegroundRule) ->
 def _refuse_unclear_grey(
     values: Values, levels: Values, white: int, is_lossy: bool, rule: ForegroundRule
 ) -> None:
-    """Raise _Unclear for label maps, for photographs, and for what lies above the threshold everywhere."""
+    """Raise UnclearMask for label maps, for photographs, and for what lies above the threshold everywhere."""
     is_photo = len(levels) > 2 and looks_like_photograph(values, is_lossy)
     if is_lossy:
         flat = clustered_colours(scaled_to_8_bits(values, white)[..., None])[:, 0]
@@ -257,7 +223,7 @@ def _by_colours(pixels: NDArray[np.uint8], is_lossy: bool, rule: ForegroundRule)
         if len(flat) > 2 or bright > 1 or (len(flat) == 2 and not bright):
             names = ", ".join(bytes(colour).hex() for colour in flat[:_SHOWN_VALUES])
             every = _OR_EVERY_ONE if not flat.any(axis=-1).all() else "."
-            raise _Unclear(
+            raise UnclearMask(
                 f"looks like a label map (colours {names}) rather than black and white; {_PICK_COLOUR}{every}"
             )
     mask = values > (0 if rule.takes_every_label else rule.threshold)
@@ -311,28 +277,28 @@ def _level_notes(levels: Values, rule: ForegroundRule) -> list[str]:
     return [f"its grey level {levels[1]} was read by the threshold {rule.threshold}"]
 
 
-def _label_map(levels: Values) -> _Unclear:
-    return _Unclear(
+def _label_map(levels: Values) -> UnclearMask:
+    return UnclearMask(
         f"looks like a label map (values {_listed(levels)}) rather than black and white; {_PICK_LABEL}"
     )
 
 
-def _everywhere(rule: ForegroundRule) -> _Unclear:
-    return _Unclear(
+def _everywhere(rule: ForegroundRule) -> UnclearMask:
+    return UnclearMask(
         f"is brighter than the threshold {rule.threshold} everywhere and yet differs from pixel to pixel; "
         f"raise --mask-threshold, or {_PICK_LABEL}"
     )
 
 
-def _grey_classes(levels: Values, about: str) -> _Unclear:
-    return _Unclear(
+def _grey_classes(levels: Values, about: str) -> UnclearMask:
+    return UnclearMask(
         f"looks like a label map (values {about}{_listed(levels)}) rather than black and white, and a JPEG "
         f"rounds labels; save it as PNG, or {_BY_BRIGHTNESS}"
     )
 
 
-def _photograph(values: Values) -> _Unclear:
-    return _Unclear(
+def _photograph(values: Values) -> UnclearMask:
+    return UnclearMask(
         f"looks like a photograph ({len(levels_of(values))} levels of brightness) rather than a mask; give "
         f"masks (are source and target swapped, or images and masks in one folder?), or {_BY_BRIGHTNESS}"
     )
@@ -344,10 +310,6 @@ def _are_grey(colours: NDArray[np.uint8]) -> bool:
 
 def _is_flat(values: Values) -> bool:
     return bool(values.min() == values.max())
-
-
-def _noted(reading: MaskReading, note: str) -> MaskReading:
-    return replace(reading, note=f"{note}; {reading.note}" if reading.note else note)
 
 
 def _listed(values: Values) -> str:

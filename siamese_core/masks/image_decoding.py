@@ -157,15 +157,6 @@ def rgb_pixels(image: DecodedImage) -> NDArray[np.uint8]:
         return np.asarray(image.pixels.convert("RGB"))
 
 
-def alpha_channel(image: DecodedImage) -> NDArray[np.uint8] | None:
-    """The (H, W) opacity 0..255 of an image in which it varies, None of one that is alike everywhere."""
-    pixels = image.pixels
-    if "A" not in pixels.mode and "a" not in pixels.mode and "transparency" not in pixels.info:
-        return None
-    alpha = np.asarray(pixels.convert("RGBA").getchannel("A"))
-    return None if alpha.min() == alpha.max() else alpha
-
-
 def white_value(highest: int) -> int:
     """What counts as white in values of more than 8 bits, of which ``highest`` is the highest.
 

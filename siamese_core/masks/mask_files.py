@@ -7,9 +7,10 @@ from pathlib import Path
 from ..files import natural_key
 from .folder_contents import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from .folder_contents import foreign_file, nothing_read
-from .foreground import MaskReading, read_foreground
+from .foreground import read_foreground
 from .foreground_rule import PLAIN_MASKS, ForegroundRule
 from .image_decoding import MaskError, decode_image
+from .mask_reading import MaskReading
 
 MASK_FOLDERS = ("masks", "mask")
 

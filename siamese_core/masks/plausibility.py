@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from .foreground import MaskReading
 from .foreground_rule import ForegroundRule
 from .image_decoding import MaskError
+from .mask_reading import MaskReading
 from .resizing import ResizeMode, Size, resize_mask
 
 _LARGE_SHARE = 0.5

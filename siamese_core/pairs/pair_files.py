@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from ..errors import counted
 from ..files import file_digest
 from ..masks.folder_contents import Tell, left_out, listed, nothing_read, tell_unread
-from ..masks.foreground import MaskReading
 from ..masks.foreground_rule import PLAIN_MASKS, ForegroundRule
 from ..masks.image_decoding import image_header
 from ..masks.mask_files import MASK_FOLDERS, first_subfolder, list_images, read_mask
+from ..masks.mask_reading import MaskReading
 from ..masks.resizing import ResizeMode, Size, resize_image, resize_mask
 from .captions import read_captions, stem_key
 from .image_files import read_image

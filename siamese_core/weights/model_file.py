@@ -16,7 +16,6 @@ from ..architecture import Architecture, Prediction
 from ..errors import CheckpointError
 from ..json_lines import parse_json
 from .deepspeed_folder import refuse_deepspeed
-from .foreign_keys import familiar_names
 from .key_layouts import (
     PREFIXES,
     check_ldm,
@@ -28,6 +27,7 @@ from .key_layouts import (
     unused_text_keys,
 )
 from .key_names import Part, Shape
+from .renamed_keys import familiar_names
 from .tensor_files import SAFETENSORS, read_weights, require_floating, write_safetensors
 from .unsupported_models import LayoutError, refuse_other_files
 

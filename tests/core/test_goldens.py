@@ -20,7 +20,7 @@ from siamese_core.method.objective import ObjectiveSettings, siamese_step
 from siamese_core.weights.key_layouts import PREFIXES
 from siamese_core.weights.key_names import entries
 from siamese_core.weights.model_file import load_model
-from siamese_core.weights.published_buffers import position_ids, schedule_buffers
+from siamese_core.weights.schedule_buffers import position_ids, schedule_buffers
 from tests.support.goldens import TERMS, TrainingCase, check_gradients, load_goldens, named_gradients
 
 GOLDENS = load_goldens()

@@ -13,8 +13,8 @@ from siamese_core import shipped
 from siamese_core.architecture import LATENT_SCALE, TINY
 from siamese_core.diffusers_backend.base_model import load_base
 from siamese_core.diffusers_backend.mask_sampling import controlled_noise_predictor, sample_latents
+from siamese_core.diffusers_backend.prompt_encoding import encode_prompts
 from siamese_core.diffusers_backend.siamese_model import SiameseModel, model_from_file
-from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.learning.training_set import mask_hint
 from siamese_core.method.noise_schedule import add_noise
 from siamese_core.pairs.pair_files import find_pairs, load_pair

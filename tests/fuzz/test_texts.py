@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from siamese_core.pairs.formats import FORMATS
+from siamese_core.pairs.export_formats import FORMATS
 from siamese_core.pairs.manifest import Manifest
 from siamese_core.pairs.pair_checks import check_pairs
-from siamese_core.pairs.pair_export import export_pairs, find_source
 from siamese_core.pairs.pair_files import find_pairs, pairs_fingerprint
 from siamese_core.pairs.pair_folder import NewPair, add_pairs
+from siamese_core.pairs.pair_rewriting import export_pairs, find_source
 from siamese_core.pairs.pair_writer import PairWriter
 from tests.support.fuzzing import TOKENS, inputs, json_values, refusal
 from tests.support.sets.pair_sets import finished_pairs, write_set

@@ -20,7 +20,7 @@ from siamese_core.architecture import SD15
 from siamese_core.weights.key_layouts import merge_parts
 from siamese_core.weights.key_names import Part, entries
 from siamese_core.weights.model_file import FileKind, ModelFile, save_model
-from siamese_core.weights.published_buffers import position_ids, schedule_buffers
+from siamese_core.weights.schedule_buffers import position_ids, schedule_buffers
 from tests.support.anonymous_memory import peak_anonymous_memory
 
 from .conftest import ROOT

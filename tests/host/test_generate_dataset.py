@@ -15,7 +15,7 @@ from PIL import Image
 
 from siamese_core import shipped
 from siamese_core.masks.mask_files import read_mask
-from siamese_core.pairs.formats import FORMATS
+from siamese_core.pairs.export_formats import FORMATS
 from siamese_core.pairs.manifest import RECORD_KEY
 
 from .conftest import PACK, ROOT

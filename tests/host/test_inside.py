@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from siamese_core import shipped
 from siamese_core.weights.key_layouts import split_parts
 from siamese_core.weights.model_file import ModelFile, save_model
-from siamese_core.weights.published_buffers import schedule_buffers
+from siamese_core.weights.schedule_buffers import schedule_buffers
 from tests.support.goldens import FOLDER, load_goldens
 
 from .support.examples import write_adapter

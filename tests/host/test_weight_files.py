@@ -12,7 +12,7 @@ from siamese_core import shipped
 from siamese_core.architecture import LATENT_SCALE
 from siamese_core.weights.key_layouts import decoder_keys, merge_parts
 from siamese_core.weights.model_file import load_model, save_model
-from siamese_core.weights.published_buffers import position_ids, schedule_buffers
+from siamese_core.weights.schedule_buffers import position_ids, schedule_buffers
 from tests.support.small_models import PROMPT, write_full
 
 from .support import graphs

@@ -10,7 +10,7 @@ from siamese_core.architecture import (
 )
 from siamese_core.weights.key_layouts import PREFIXES
 from siamese_core.weights.key_names import Part, entries
-from siamese_core.weights.published_buffers import position_ids, schedule_buffers
+from siamese_core.weights.schedule_buffers import position_ids, schedule_buffers
 
 PARTS: tuple[Part, ...] = ("unet", "control", "vae", "text")
 

@@ -25,7 +25,7 @@ from siamese_core.method.noise_schedule import alphas_cumprod
 from siamese_core.weights.key_layouts import to_diffusers, to_ldm
 from siamese_core.weights.key_names import entries
 from siamese_core.weights.model_file import load_model
-from siamese_core.weights.published_buffers import schedule_buffers
+from siamese_core.weights.schedule_buffers import schedule_buffers
 from siamese_core.weights.tensor_files import read_metadata
 from tests.support.commands import Outcome, run_here
 from tests.support.folders import read_tree

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from siamese_core.json_lines import json_objects
-from siamese_core.pairs.formats import FORMATS
-from siamese_core.pairs.pair_export import find_source
+from siamese_core.pairs.export_formats import FORMATS
 from siamese_core.pairs.pair_files import find_pairs, load_pair
+from siamese_core.pairs.pair_rewriting import find_source
 from tests.support.commands import Outcome, run_here
 from tests.support.folders import full_disk, read_tree
 from tests.support.sets.dataset_trees import kvasir, plain

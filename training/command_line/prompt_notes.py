@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from siamese_core.diffusers_backend.text_encoder import MAX_TOKENS, cut_texts
+from siamese_core.diffusers_backend.prompt_encoding import MAX_TOKENS, cut_texts
 from siamese_core.masks.folder_contents import Tell
 
 _SHOWN = 60  # characters of a prompt

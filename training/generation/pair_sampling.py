@@ -24,16 +24,16 @@ from siamese_core.diffusers_backend.mask_sampling import (
     controlled_noise_predictor,
     sample_latents,
 )
+from siamese_core.diffusers_backend.prompt_encoding import encode_prompts
 from siamese_core.diffusers_backend.siamese_model import Precision, SiameseModel
-from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.files import file_digest
 from siamese_core.learning.training_set import image_hint, mask_hint
 from siamese_core.masks.foreground_rule import ForegroundRule, ForegroundSource
 from siamese_core.masks.resizing import ResizeMode, resize_image
-from siamese_core.pairs.formats import FinishedPair
+from siamese_core.pairs.export_formats import FinishedPair
 from siamese_core.pairs.image_files import read_image
 from siamese_core.pairs.manifest import PairRecord, record_text
-from siamese_core.run_record import READ_DIFFERENTLY
+from siamese_core.resume_check import READ_DIFFERENTLY
 from siamese_core.seeds import sample_seed
 from siamese_core.settings import option, recorded
 

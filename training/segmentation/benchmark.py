@@ -16,7 +16,7 @@ from siamese_core.contact_sheet import grid, outlined
 from siamese_core.files import atomic_path, file_digest, portable_stem, write_text_atomic
 from siamese_core.masks.resizing import resize_image, resize_mask
 from siamese_core.pairs.pair_files import Pair
-from siamese_core.run_record import READ_DIFFERENTLY, check_record
+from siamese_core.resume_check import READ_DIFFERENTLY, check_record
 from siamese_core.settings import COUNT, COUNT_OR_NONE, RATE, SEED, WEIGHT, Range, option, recorded
 
 from ..command_line.mask_options import MaskOptions

@@ -20,7 +20,7 @@ from ...seeds import epoch_order, generator, stream_seed
 from ...settings import COUNT, COUNT_OR_NONE, DECAY, RATE, SHARE, WEIGHT, Range, option
 from ..base_model import Base
 from ..pair_encoding import vae_moments
-from ..text_encoder import tokenize
+from ..prompt_encoding import tokenize
 from .vae_critics import (
     FeatureMaps,
     PatchDiscriminator,

@@ -13,8 +13,8 @@ import pytest
 from siamese_core.dataset_generation.finished_pairs import SetError, SetLists, stored_plan
 from siamese_core.dataset_generation.generation_run import Shard
 from siamese_core.dataset_generation.storage import FolderStore, open_store
-from siamese_core.pairs.formats import FORMATS, FinishedPair
-from siamese_core.run_record import ResumeError
+from siamese_core.pairs.export_formats import FORMATS, FinishedPair
+from siamese_core.resume_check import ResumeError
 from tests.support.folders import full_disk, read_tree
 from tests.support.sets.generation_runs import (
     COUNT,

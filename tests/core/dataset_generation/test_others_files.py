@@ -12,7 +12,7 @@ import pytest
 from siamese_core.dataset_generation.finished_pairs import SetError, SetLists, remove_set
 from siamese_core.dataset_generation.generation_run import Shard
 from siamese_core.dataset_generation.storage import FolderStore, open_store
-from siamese_core.pairs.formats import FORMATS
+from siamese_core.pairs.export_formats import FORMATS
 from tests.support.folders import read_tree
 from tests.support.sets.generation_runs import PLAN, Stopped, Work, files, run_set, stop_after
 from tests.support.sets.others_files import MINE, THERE, put

@@ -23,8 +23,8 @@ from siamese_core.diffusers_backend.base_model import (
     load_base,
     save_base,
 )
+from siamese_core.diffusers_backend.prompt_encoding import tokenize
 from siamese_core.diffusers_backend.siamese_model import model_from_file
-from siamese_core.diffusers_backend.text_encoder import tokenize
 from siamese_core.method.noise_schedule import alphas_cumprod
 from siamese_core.weights.key_layouts import decoder_keys, to_ldm
 from siamese_core.weights.model_file import CheckpointError, ModelFile, load_model, save_model

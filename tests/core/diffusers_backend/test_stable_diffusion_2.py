@@ -21,7 +21,7 @@ from siamese_core.diffusers_backend.base_model import (
     save_base,
 )
 from siamese_core.diffusers_backend.networks import DHIControlNet
-from siamese_core.diffusers_backend.text_encoder import tokenize
+from siamese_core.diffusers_backend.prompt_encoding import tokenize
 from siamese_core.method.ddim import ddim_sample
 from siamese_core.method.noise_schedule import (
     add_noise,

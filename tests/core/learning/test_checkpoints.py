@@ -13,7 +13,7 @@ from torch import nn
 from siamese_core.learning.averaged_weights import AveragedWeights
 from siamese_core.learning.checkpoints import CheckpointStore, TrainedState
 from siamese_core.learning.engine import SingleProcess
-from siamese_core.run_record import ResumeError
+from siamese_core.resume_check import ResumeError
 from tests.support.folders import read_tree
 
 RECORD = {"command": "test", "steps": 4}

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from siamese_core.diffusers_backend.pair_encoding import BaseEncoder, encode_moments
-from siamese_core.diffusers_backend.text_encoder import encode_prompts
+from siamese_core.diffusers_backend.prompt_encoding import encode_prompts
 from siamese_core.learning.encoded_pairs import encode_pairs, load_training_set
 from siamese_core.learning.training_set import TrainingSet
 from siamese_core.pairs.pair_files import Pair, PairError

@@ -16,7 +16,7 @@ from siamese_core.learning.checkpoints import CheckpointStore, TrainedState
 from siamese_core.learning.engine import SingleProcess
 from siamese_core.learning.learning_rate import cosine_rate, set_learning_rate
 from siamese_core.learning.step_loop import LoopSettings, run_steps
-from siamese_core.run_record import ResumeError, check_record
+from siamese_core.resume_check import ResumeError, check_record
 from siamese_core.seeds import generator, stream_seed
 from siamese_core.stop_requests import Interrupted
 from tests.support.commands import sigint_interrupts

@@ -16,7 +16,7 @@ from siamese_core.learning.engine import SingleProcess
 from siamese_core.learning.optimiser_step import Diverged
 from siamese_core.learning.step_loop import LoopSettings
 from siamese_core.learning.training_run import TrainingRun
-from siamese_core.run_record import ResumeError
+from siamese_core.resume_check import ResumeError
 
 RECORD = {"command": "test", "steps": 4, "seed": 42}
 

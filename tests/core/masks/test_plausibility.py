@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from siamese_core.masks.foreground import MaskReading
 from siamese_core.masks.foreground_rule import PLAIN_MASKS, ForegroundRule
 from siamese_core.masks.image_decoding import MaskError
+from siamese_core.masks.mask_reading import MaskReading
 from siamese_core.masks.plausibility import MaskSurvey
 
 EMPTY, FULL = np.zeros((64, 64), bool), np.ones((64, 64), bool)

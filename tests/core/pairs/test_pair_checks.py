@@ -12,7 +12,7 @@ from siamese_core.pairs.image_files import folder_white, read_image
 from siamese_core.pairs.pair import PairError
 from siamese_core.pairs.pair_checks import check_pairs
 from siamese_core.pairs.pair_files import find_pairs, load_pair
-from siamese_core.run_record import READ_DIFFERENTLY, ResumeError, check_record
+from siamese_core.resume_check import READ_DIFFERENTLY, ResumeError, check_record
 
 MASK = np.zeros((20, 30), bool)
 MASK[2:8, 4:20] = True

@@ -15,9 +15,9 @@ from PIL import Image
 from siamese_core.masks.image_decoding import MaskError
 from siamese_core.masks.mask_files import discover_masks
 from siamese_core.pairs.captions import CaptionError
-from siamese_core.pairs.formats import FORMATS
-from siamese_core.pairs.pair_export import export_pairs, find_source
+from siamese_core.pairs.export_formats import FORMATS
 from siamese_core.pairs.pair_files import PairError, find_pairs, pairs_of_folders
+from siamese_core.pairs.pair_rewriting import export_pairs, find_source
 
 STEMS = [f"s{number}" for number in range(6)]
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from siamese_core import shipped
 from siamese_core.diffusers_backend.mask_sampling import controlled_noise_predictor
+from siamese_core.diffusers_backend.prompt_encoding import encode_prompts
 from siamese_core.diffusers_backend.siamese_model import model_from_file
-from siamese_core.diffusers_backend.text_encoder import encode_prompts
 from siamese_core.learning.training_set import mask_hint
 from siamese_core.masks.mask_files import read_mask
 from siamese_core.masks.resizing import resize_mask

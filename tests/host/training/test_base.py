@@ -14,7 +14,7 @@ from siamese_core import shipped
 from siamese_core.architecture import TINY, Architecture
 from siamese_core.diffusers_backend.base_model import load_base
 from siamese_core.diffusers_backend.pair_encoding import encode_moments
-from siamese_core.diffusers_backend.text_encoder import encode_prompts
+from siamese_core.diffusers_backend.prompt_encoding import encode_prompts
 
 from ..support.processes import inside
 from ..support.server import Installation

@@ -14,7 +14,7 @@ from siamese_core.dataset_generation.finished_pairs import SetPlan
 from siamese_core.dataset_generation.generation_run import PairMaker, SetRun, Shard
 from siamese_core.dataset_generation.storage import open_store
 from siamese_core.masks.random_transforms import TransformError
-from siamese_core.pairs.formats import FORMATS, FinishedPair
+from siamese_core.pairs.export_formats import FORMATS, FinishedPair
 from siamese_core.pairs.manifest import PairRecord
 from tests.support.folders import read_tree
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from siamese_core.pairs.formats import FinishedPair, PairFormat
+from siamese_core.pairs.export_formats import FinishedPair, PairFormat
 from siamese_core.pairs.manifest import PairRecord
 
 SIZE = (24, 40)

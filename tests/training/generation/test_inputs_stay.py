@@ -12,7 +12,7 @@ import pytest
 
 from siamese_core.files import whole_folder
 from siamese_core.overlap import OverlapError, require_apart
-from siamese_core.pairs.formats import FORMATS
+from siamese_core.pairs.export_formats import FORMATS
 from siamese_core.pairs.pair_folder import add_pairs
 from siamese_core.pairs.pair_writer import WriteError
 from tests.support.commands import Outcome, run_here

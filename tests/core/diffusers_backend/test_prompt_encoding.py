@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from siamese_core.diffusers_backend.text_encoder import MAX_TOKENS, encode_prompts, load_tokenizer, tokenize
+from siamese_core.diffusers_backend.prompt_encoding import (
+    MAX_TOKENS,
+    encode_prompts,
+    load_tokenizer,
+    tokenize,
+)
 from tests.support.small_models import small_base
 
 START, END = 49406, 49407

@@ -1,4 +1,4 @@
-"""The record of a run: what has to be equal for a half-finished one to be gone on with."""
+"""Whether a half-finished run can be resumed: its record against the present settings, and the refusal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from .errors import UserError
 
 READ_DIFFERENTLY = "read_differently"
-"""Key of a record: the files that versions before masks/foreground.py read otherwise, absent without any."""
+"""Key of a record: files that the first versions read otherwise than masks/foreground.py; or absent."""
 CHANGES_KEY = "changes"
 """Of a record: what was changed when the run was resumed, and after which step. It identifies nothing."""
 

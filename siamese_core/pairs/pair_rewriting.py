@@ -18,8 +18,8 @@ from ..masks.foreground_rule import PLAIN_MASKS, ForegroundRule
 from ..masks.mask_files import MASK_FOLDERS, first_subfolder
 from ..masks.plausibility import MaskSurvey
 from ..overlap import places_of, require_apart
-from .formats import FinishedPair, PairFormat, StoredFile
-from .formats.layout import FileContent, json_line, stored_file
+from .export_formats import FinishedPair, PairFormat, StoredFile
+from .export_formats.layout import FileContent, json_line, stored_file
 from .manifest import MANIFEST, Manifest, PairRecord, record_of
 from .pair_files import IMAGE_FOLDERS, PROMPT_FILE, Pair, find_pairs, load_pair
 

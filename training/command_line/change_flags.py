@@ -6,7 +6,7 @@ import argparse
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from siamese_core.run_record import ResumeError
+from siamese_core.resume_check import ResumeError
 
 _CHANGEABLE: Mapping[str, Sequence[str]] = {
     "--change-steps": ("steps",),

@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from siamese_core.pairs.formats import FORMATS, FinishedPair
-from siamese_core.pairs.formats.coco import compressed, objects
+from siamese_core.pairs.export_formats import FORMATS, FinishedPair
+from siamese_core.pairs.export_formats.coco import compressed, objects
 from siamese_core.pairs.pair_files import find_pairs, load_pair
 from tests.support.folders import read_tree
 from tests.support.sets.pair_sets import finished_pairs, write_set

@@ -6,9 +6,9 @@ import argparse
 
 import pytest
 
-from siamese_core.run_record import Difference, ResumeError, check_record
+from siamese_core.resume_check import Difference, ResumeError, check_record
+from training.command_line.change_flags import add_change_flags, changeable, flags_advised
 from training.command_line.memory import OutOfMemory, memory_advised
-from training.command_line.resume_changes import add_change_flags, changeable, flags_advised
 
 
 def parsed(*flags: str) -> argparse.Namespace:

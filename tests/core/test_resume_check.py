@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from siamese_core.run_record import Difference, ResumeError, check_record, differences
+from siamese_core.resume_check import Difference, ResumeError, check_record, differences
 
 
 def test_equal_records_do_not_differ_whatever_the_step_and_the_kind_of_sequence() -> None:
