@@ -3,11 +3,11 @@
     python -m benchmarks.generation_scale --json
 
 A stand-in of the sampler, which returns noise at once, makes sets of few and of many pairs, each in a process
-of its own; and the bundled model paints some at 128 px with 50 steps. Linux.
+of its own; and the bundled model generates some at 128 px with 50 steps. Linux.
 
 Keys, by number of pairs: peak_mib (resident memory), pair_milliseconds (median over tenths of the run),
 last_to_first (the last tenth's time over the first's). memory_ratio compares the two. write_share: time in
-writing and listing over time in painting, with the real model.
+writing and listing over the time of sampling, with the real model.
 """
 
 from __future__ import annotations
@@ -87,20 +87,20 @@ def make_with_stand_in(folder: Path, count: int) -> dict[str, float]:
 
 
 def write_share(folder: Path, count: int, threads: int) -> float:
-    """Time of everything but painting over the time of painting, with the bundled model."""
-    painting = 0.0
-    paint = generate.Painter.paint
+    """Time of everything but sampling over the time of sampling, with the bundled model."""
+    generating = 0.0
+    sample = generate.PairSampler.sample
     begun: list[float] = []
 
-    def timed(self: generate.Painter, jobs: Sequence[Any]) -> list[FinishedPair]:
-        nonlocal painting
+    def timed(self: generate.PairSampler, jobs: Sequence[Any]) -> list[FinishedPair]:
+        nonlocal generating
         start = time.perf_counter()
         begun.append(start)
-        pairs = paint(self, jobs)
-        painting += time.perf_counter() - start
+        pairs = sample(self, jobs)
+        generating += time.perf_counter() - start
         return pairs
 
-    generate.Painter.paint = timed  # type: ignore[method-assign]
+    generate.PairSampler.sample = timed  # type: ignore[method-assign]
     places = ["--checkpoint", shipped.MODEL, "--masks", shipped.EXAMPLE_MASKS, "--output", folder]
     numbers = [
         "--per-mask",
@@ -111,7 +111,7 @@ def write_share(folder: Path, count: int, threads: int) -> float:
         threads,
     ]
     generate.main([str(word) for word in (*places, *numbers, "--random-masks")])
-    return (time.perf_counter() - begun[0]) / painting - 1
+    return (time.perf_counter() - begun[0]) / generating - 1
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result[str(count)] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         result["memory_ratio"] = result[str(args.many)]["peak_mib"] / result[str(args.few)]["peak_mib"]
         note(f"{args.painted} pairs of the real model")
-        result["write_share"] = write_share(Path(folder) / "painted", args.painted, args.threads)
+        result["write_share"] = write_share(Path(folder) / "generated", args.painted, args.threads)
     print(json.dumps(result, indent=None if args.json else 2))
 
 

@@ -1,10 +1,10 @@
-"""Painting images for masks: this project's sampler against the published one.
+"""Generating images for masks: this project's sampler against the published one.
 
     python -m benchmarks.sampling --json
     python -m benchmarks.sampling --sampler dpmpp-2m --steps 15 --published-steps 50 --json
 
-Same networks, masks and seeds, float32, CPU, latents without their decoding. The published sampler paints
-one image at a time, runs the hint block at every step and writes the attention's matrix. Ours paints the
+Same networks, masks and seeds, float32, CPU, latents without their decoding. The published sampler generates
+one image at a time, runs the hint block at every step and writes the attention's matrix. Ours generates the
 masks in one batch, runs the hint block once, and keeps freed memory as ``training.generate`` does, for which
 each sampler has a process of its own; they work in turns. Both have conditional and unconditional
 predictions in one batch. The fewer steps, the less our one run of the hint block is spread over: the paper's
@@ -42,12 +42,12 @@ from .training_step import SIDE, architecture
 GUIDANCE = 9.0
 KINDS = ("published", "ours", "ours without kept memory")
 
-_paint: Callable[[], Tensor]  # what this process paints with
+_sample: Callable[[], Tensor]  # what this process generates with
 
 
 def set_up(kind: str, width: int, batch: int, sampler: Sampler, steps: int, threads: int) -> None:
-    """Make this process one that paints ``batch`` masks by the sampler ``kind``."""
-    global _paint
+    """Make this process one that generates ``batch`` masks by the sampler ``kind``."""
+    global _sample
     prepare(threads)
     networks = random_networks(architecture(width))
     rng = torch.Generator().manual_seed(1)
@@ -55,28 +55,28 @@ def set_up(kind: str, width: int, batch: int, sampler: Sampler, steps: int, thre
     context, unconditional = torch.randn(2, 1, 77, 768, generator=rng).unbind()
     if kind == "published":
         as_published(networks)
-        _paint = partial(_paint_published, networks, hints, context, unconditional, steps)
+        _sample = partial(_sample_published, networks, hints, context, unconditional, steps)
         return
     if kind == "ours":
         keep_freed_memory()
     for network in (networks.control, networks.encoder, networks.decoder):
         network.to(memory_format=torch.channels_last)
-    _paint = partial(_paint_ours, networks, hints, context, unconditional, sampler, steps)
+    _sample = partial(_sample_ours, networks, hints, context, unconditional, sampler, steps)
 
 
-def paint() -> Tensor:
+def sample() -> Tensor:
     """The latents of all masks."""
-    return _paint()
+    return _sample()
 
 
-def _paint_published(
+def _sample_published(
     networks: Any, hints: Tensor, context: Tensor, unconditional: Tensor, steps: int
 ) -> Tensor:
     one = partial(published_sample, networks, guidance_scale=GUIDANCE, steps=steps)
     return torch.cat([one(hint[None], context, unconditional, seed=seed) for seed, hint in enumerate(hints)])
 
 
-def _paint_ours(
+def _sample_ours(
     networks: Any, hints: Tensor, context: Tensor, unconditional: Tensor, sampler: Sampler, steps: int
 ) -> Tensor:
     count = len(hints)
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for kind in KINDS:
             how = ("ddim", published_steps) if kind == "published" else (args.sampler, steps)
             settings = (kind, args.width, args.batch, *how, args.threads)
-            runs[kind] = partial(stack.enter_context(context.Pool(1, set_up, settings)).apply, paint)
+            runs[kind] = partial(stack.enter_context(context.Pool(1, set_up, settings)).apply, sample)
         latents = {kind: run() for kind, run in runs.items()}
         compared = {}
         if args.sampler == "ddim" and steps == published_steps:

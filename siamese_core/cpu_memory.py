@@ -12,7 +12,7 @@ def keep_freed_memory() -> None:
     """Have the memory that tensors free kept for the next ones, from now on in this process.
 
     glibc returns blocks above 32 MiB to the system and fetches new ones page by page, each of which the
-    system has to fill with zeros: up to a tenth of the time of painting a batch. In return the process never
+    system has to fill with zeros: up to a tenth of the time of a batch. In return the process never
     shrinks below the most it needed. Does nothing where the C library is another.
     """
     if _has_glibc():

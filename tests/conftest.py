@@ -61,19 +61,19 @@ def signal_in_step(monkeypatch: pytest.MonkeyPatch) -> SignalInStep:
 
 @pytest.fixture
 def signal_at_pair(monkeypatch: pytest.MonkeyPatch) -> SignalAtPair:
-    """A function (i, number): the signal arrives, once, while generate paints the batch of pair i."""
+    """A function (i, number): the signal arrives, once, while generate samples the batch of pair i."""
 
     def arrange(index: int, number: signal.Signals) -> None:
-        paint = generate.Painter.paint
+        sample = generate.PairSampler.sample
         sent: list[int] = []
 
-        def signalled(self: generate.Painter, jobs: Sequence[Any]) -> Any:
+        def signalled(self: generate.PairSampler, jobs: Sequence[Any]) -> Any:
             if not sent and index in [job.record.index for job in jobs]:
                 sent.append(number)
                 signal.raise_signal(number)
-            return paint(self, jobs)
+            return sample(self, jobs)
 
-        monkeypatch.setattr(generate.Painter, "paint", signalled)
+        monkeypatch.setattr(generate.PairSampler, "sample", signalled)
 
     return arrange
 

@@ -3,7 +3,7 @@
     python -m training.ablate PLAN.toml --pairs DIR --test [NAME=]DIR --base PATH --output DIR
 
 PLAN.toml names the variants (training/recipes/ablations/ has the paper's Table 5 and Table 6). Each is
-trained on --pairs with the same budget, paints an image for every training mask, and is measured by
+trained on --pairs with the same budget, generates an image for every training mask, and is measured by
 training.evaluate; then segmentation networks trained on real pairs, and on real + synthetic pairs of each
 variant, are compared on the --test sets. The file's tables [train], [generate], [evaluate] and [segment] hold
 settings of those commands for all variants, and every [[variant]] has a name, train = {settings of its own},
@@ -53,21 +53,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output: Path = args.output
     _check(args, plan)
     _prepare(args, plan, tests)
-    painted = [variant for variant in plan.variants if variant.paint]
+    generated = [variant for variant in plan.variants if variant.paint]
     for variant in plan.variants:
         _train(args, plan, variant)
-    for variant in painted:
-        _paint(args, plan, variant)
+    for variant in generated:
+        _generate(args, plan, variant)
         _evaluate(args, plan, variant, tests)
-    results = _segment(args, plan, painted, tests) if painted and tests else {}
-    sheet = _sheet(args.pairs, [output / variant.folder / "pairs" for variant in painted])
+    results = _segment(args, plan, generated, tests) if generated and tests else {}
+    sheet = _sheet(args.pairs, [output / variant.folder / "pairs" for variant in generated])
     summary = Summary(
         title=plan.title,
         note=plan.note,
-        variants=[variant.name for variant in painted],
+        variants=[variant.name for variant in generated],
         evaluations={
             variant.name: _read_json(output / variant.folder / "evaluation" / "evaluation.json")
-            for variant in painted
+            for variant in generated
         },
         segmentation=results.get("results", []),
         trained=[variant.name for variant in plan.variants],
@@ -141,14 +141,14 @@ def _train(args: argparse.Namespace, plan: AblationPlan, variant: Variant) -> No
     _run(train.main, f"{variant.name}: training", [*flags(paths), *flags(settings), *resume])
 
 
-def _paint(args: argparse.Namespace, plan: AblationPlan, variant: Variant) -> None:
+def _generate(args: argparse.Namespace, plan: AblationPlan, variant: Variant) -> None:
     model = _model(args.output / variant.folder / "training")
 
-    def paint(folder: Path) -> None:
+    def generated(folder: Path) -> None:
         paths = {"checkpoint": model, "masks": args.pairs, "output": folder}
-        _run(generate.main, f"{variant.name}: painting", [*flags(paths), *flags(plan.stages["generate"])])
+        _run(generate.main, f"{variant.name}: generating", [*flags(paths), *flags(plan.stages["generate"])])
 
-    _whole(args.output / variant.folder / "pairs", paint)
+    _whole(args.output / variant.folder / "pairs", generated)
 
 
 def _evaluate(
@@ -172,8 +172,8 @@ def _segment(
     """Real pairs alone against real pairs and each variant's; the benchmark's results."""
     networks, settings = _networks(plan)
     folder, sets = args.output / "segmentation", args.output / "segmentation.toml"
-    painted = {variant.name: args.output / variant.folder / "pairs" for variant in variants}
-    write_text_atomic(sets, segmentation_sets(plan.title, args.pairs, painted, tests))
+    generated = {variant.name: args.output / variant.folder / "pairs" for variant in variants}
+    write_text_atomic(sets, segmentation_sets(plan.title, args.pairs, generated, tests))
     words = ["--config", str(sets), "--network", *networks, "--output", str(folder), *flags(settings)]
     _run(segment.main, "segmentation", [*words, "--resume"])
     return _read_json(folder / "results.json")
@@ -212,17 +212,17 @@ def _sheet(real: Path, folders: Sequence[Path]) -> NDArray[np.uint8] | None:
     """A row for each of a few masks, spread over the set: mask, real image, then each variant's image."""
     if not folders:
         return None
-    original_of, *painted_of = ({pair.stem: pair for pair in find_pairs(one)} for one in (real, *folders))
-    common = [stem for stem in painted_of[0] if stem in original_of]
+    original_of, *generated_of = ({pair.stem: pair for pair in find_pairs(one)} for one in (real, *folders))
+    common = [stem for stem in generated_of[0] if stem in original_of]
     count = min(_SHOWN_MASKS, len(common))
     rows = []
     for place in range(count):
         stem = common[place * len(common) // count]
-        painted = [load_pair(pairs[stem], size=None) for pairs in painted_of]
-        mask = painted[0].mask
+        generated = [load_pair(pairs[stem], size=None) for pairs in generated_of]
+        mask = generated[0].mask
         original = load_pair(original_of[stem], size=mask.shape)
         rows.append(
-            [mask.astype(np.uint8) * 255, original.image, *(outlined(one.image, mask) for one in painted)]
+            [mask.astype(np.uint8) * 255, original.image, *(outlined(one.image, mask) for one in generated)]
         )
     return grid(rows) if rows else None
 

@@ -81,7 +81,7 @@ def on_base(model: ModelFile, base: ModelFile) -> ModelFile:
     other_heads = model.heads_recorded and base.heads_recorded and own.heads != other.heads
     if other_heads or replace(other, num_heads=own.num_heads) != own or "unet" not in base.parts:
         raise OptionError(misfit)
-    # It would paint noise, though the shapes are the same. A ControlNet by itself tells no prediction.
+    # It would generate noise, though the shapes are the same. A ControlNet by itself tells no prediction.
     if model.kind == "adapter" and base.architecture.prediction != model.architecture.prediction:
         raise OptionError(f"{misfit}, or --prediction where a file records none and the guess is wrong")
     parts = {**base.parts, **model.parts, "unet": {**base.parts["unet"], **model.parts.get("unet", {})}}

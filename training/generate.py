@@ -75,7 +75,7 @@ from .command_line.options import (
     run_command,
 )
 from .command_line.prompt_notes import tell_cut, tell_guidance
-from .generation.pair_sampling import Painter, PairJob, SamplerSettings
+from .generation.pair_sampling import PairJob, PairSampler, SamplerSettings
 from .generation.prompts import Prompts, own_prompts
 
 _TRANSFORM = "mask_"
@@ -84,7 +84,7 @@ _SHARD = re.compile(r"(\d+)/(\d+)", re.ASCII)
 
 @dataclass(frozen=True)
 class GenerateSettings(MaskOptions):
-    """What is painted, and how; sampling defaults are the paper's."""
+    """What is generated, and how; sampling defaults are the paper's."""
 
     checkpoint: Path = option(Path(), "full model file, of training.train or of the paper's authors")
     masks: Path = option(Path(), "folder of masks, or one mask file")
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model.to(accelerator.device, precision)
     if settings.compile:
         model.compile()
-    painter = Painter(
+    pair_sampler = PairSampler(
         model,
         _sampler(settings, masks, precision, shares_text=len(prompts.all) == 1),
         masks=masks,
@@ -166,26 +166,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint_digest=file_digest(settings.checkpoint),
         run_id=checkpoint.run_id,
     )
-    return _run(store, painter, settings, shard, args)
+    return _run(store, pair_sampler, settings, shard, args)
 
 
 def _run(
-    store: SetStore, painter: Painter, settings: GenerateSettings, shard: Shard, args: argparse.Namespace
+    store: SetStore,
+    pair_sampler: PairSampler,
+    settings: GenerateSettings,
+    shard: Shard,
+    args: argparse.Namespace,
 ) -> int:
     plan = SetPlan(
         FORMATS[settings.format],
-        count=len(painter.masks),
+        count=len(pair_sampler.masks),
         batch_size=settings.batch_size,
         chunk_size=settings.chunk_size,
-        settings={"command": "generate", **painter.identity},
+        settings={"command": "generate", **pair_sampler.identity},
     )
     own = sum(len(plan.indices(chunk)) for chunk in shard.chunks(plan))
-    print(f"{own} of {plan.count} pairs at {painter.sampler.resolution} px on {painter.model.device}")
-    with stop_requests() as requests, tqdm(total=own, desc="painting", unit="pair") as progress:
+    print(
+        f"{own} of {plan.count} pairs at {pair_sampler.sampler.resolution} px on {pair_sampler.model.device}"
+    )
+    with stop_requests() as requests, tqdm(total=own, desc="generating", unit="pair") as progress:
 
         def on_pairs(pairs: Sequence[FinishedPair], known: int) -> None:
             progress.update(len(pairs) + known)
-            progress.initial += known  # the rate counts what was painted now
+            progress.initial += known  # the rate counts what was generated now
             if requests:
                 raise Interrupted(int(progress.n), requests[0])
 
@@ -196,16 +202,16 @@ def _run(
             )
             release_memory()
 
-        files = painter.masks.files
+        files = pair_sampler.masks.files
         maker = PairMaker[PairJob](
-            painter.job,
-            painter.paint,
+            pair_sampler.job,
+            pair_sampler.sample,
             should_reduce_batch_size,
             on_smaller_batch,
-            stem=painter.masks.stem,
+            stem=pair_sampler.masks.stem,
             reads=[
                 *(files if settings.masks.is_file() else places_of(files)),
-                *places_of(painter.images or ()),
+                *places_of(pair_sampler.images or ()),
             ],
         )
         run = SetRun(store, plan, maker, shard, on_pairs)
@@ -316,7 +322,7 @@ def _matching_images(settings: GenerateSettings, masks: Sequence[Path]) -> list[
     if missing:
         raise OptionError(
             f"{settings.images}: no image with the stem of {missing[0]} ({len(missing)} of {len(masks)} "
-            "masks have none); leave --images away to paint from the masks alone"
+            "masks have none); leave --images away to generate from the masks alone"
         )
     return [by_stem[path.stem] for path in masks]
 

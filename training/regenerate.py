@@ -30,7 +30,7 @@ from siamese_core.pairs.manifest import RECORD_KEY, PairRecord, record_of, typed
 from siamese_core.weights.model_file import load_model
 
 from .command_line.options import OptionError, command_parser, require_empty, run_command
-from .generation.pair_sampling import PairJob, SamplerSettings, Texts, paint, versions
+from .generation.pair_sampling import PairJob, SamplerSettings, Texts, sample_pairs, versions
 
 # A record may come from anyone: nothing that it asks for may take the whole memory.
 _RANGES = {"steps": (1, 999), "resolution": (64, 4096), "batch_size": (1, 1024), "threads": (1, 1024)}
@@ -40,27 +40,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("regenerate", __doc__)
     parser.add_argument("record", metavar="RECORD", type=Path, help="manifest.jsonl, or a written image")
     parser.add_argument("--pair", metavar="NAME", help="the pair's stem, when RECORD is a manifest")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the model file that painted it")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="the model file that generated it")
     parser.add_argument("--masks", type=Path, required=True, help="the folder of its source mask")
     parser.add_argument("--output", type=Path, required=True, help="folder for the pair, new or empty")
     args = parser.parse_args(arguments)
     require_empty(args.output)
     record, sampler, wanted = read_record(args.record, args.pair)
     if sampler.image_weight is not None:
-        raise OptionError(f"{record.stem}: painted with --images; such a pair cannot be painted again")
+        raise OptionError(f"{record.stem}: generated with --images; such a pair cannot be generated again")
     _check_digest(args.checkpoint, record.checkpoint_digest, "checkpoint")
     job = PairJob(record, _mask(args.masks, record, sampler), None)
     require_apart([args.output], places_of([job.mask.file]))
     for name, own in versions().items():
         if record.versions.get(name) != own:
-            print(f"note: painted with {name} {record.versions.get(name)}, this is {own}")
+            print(f"note: generated with {name} {record.versions.get(name)}, this is {own}")
     torch.set_num_threads(sampler.threads)
     model = model_from_file(load_model(args.checkpoint))
     model.to(_device(sampler.device), sampler.precision)
     if sampler.compile:
         model.compile()
     # What the others of its batch showed does not matter; how many there were moves the last bits.
-    pairs = paint(model, [job] * sampler.batch_size, Texts(model))
+    pairs = sample_pairs(model, [job] * sampler.batch_size, Texts(model))
     digest = _write(pairs[record.index % sampler.batch_size], args.output)
     print(f"{record.stem}: written to {args.output}; {_compared(digest, wanted)}")
     return 0 if wanted in (None, digest) else 1
@@ -72,7 +72,7 @@ def _device(name: str) -> str:
         torch.empty(1, device=name).item()
     except (RuntimeError, AssertionError) as error:  # a build without CUDA raises the second
         reason = str(error).partition("\n")[0]
-        print(f"note: painted on {name[:40]!r}, this is the CPU ({reason[:200]})")
+        print(f"note: generated on {name[:40]!r}, this is the CPU ({reason[:200]})")
         return "cpu"
     return name
 
@@ -81,7 +81,7 @@ def read_record(path: Path, pair: str | None) -> tuple[PairRecord, SamplerSettin
     """The record of ``pair`` in the manifest ``path`` or, with None, in the image ``path``.
 
     Also its sampling, and the digest of the image's file if the image has one of its own. Raises OptionError
-    and ManifestError for what is no record, or one that nothing can be painted from.
+    and ManifestError for what is no record, or one that nothing can be generated from.
     """
     if pair is None:
         line, name = _in_image(path), str(path)

@@ -330,7 +330,7 @@ def _export(
         print(f"written: {path} ({kind} model); in ComfyUI it goes to models/{comfy_folder}/")
     print(
         "Before you share it: a model trained on patients' images can reproduce them; treat the file and "
-        "what it paints with the same care as the images it was trained on."
+        "what it generates with the same care as the images it was trained on."
     )
 
 

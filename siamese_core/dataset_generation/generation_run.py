@@ -48,13 +48,13 @@ class PairMaker(Generic[Job]):
     """How pairs are made.
 
     ``job(i)`` says what pair i is to be, and raises TransformError when no mask for it can be drawn.
-    ``paint(jobs)`` computes as many pairs at once as there are jobs. ``is_out_of_memory`` tells whether an
+    ``sample(jobs)`` computes as many pairs at once as there are jobs. ``is_out_of_memory`` tells whether an
     error of it means that fewer at once may do; ``on_smaller_batch(n)`` is called when n are tried next.
     ``stem(i)`` is the name of pair i, and ``reads`` are the folders and files that pairs are made of.
     """
 
     job: Callable[[int], Job]
-    paint: Callable[[Sequence[Job]], Sequence[FinishedPair]]
+    sample: Callable[[Sequence[Job]], Sequence[FinishedPair]]
     is_out_of_memory: Callable[[Exception], bool]
     on_smaller_batch: Callable[[int], None]
     stem: Callable[[int], str]
@@ -154,10 +154,10 @@ class SetRun(Generic[Job]):
         # A short batch is filled, and a skipped pair's place taken, so that all are computed alike.
         filling = next(iter(jobs.values()))
         places = [jobs.get(batch.start + place, filling) for place in range(self.plan.batch_size)]
-        pairs = self._paint(places)
+        pairs = self._sample(places)
         return [pairs[index - batch.start] for index in jobs], skipped
 
-    def _paint(self, jobs: Sequence[Job]) -> list[FinishedPair]:
+    def _sample(self, jobs: Sequence[Job]) -> list[FinishedPair]:
         while True:
             size = self._compute_batch
             try:
@@ -165,7 +165,7 @@ class SetRun(Generic[Job]):
                 for start in range(0, len(jobs), size):
                     part = jobs[start : start + size]
                     full = [*part, *[part[-1]] * (size - len(part))]
-                    pairs += self.maker.paint(full)[: len(part)]
+                    pairs += self.maker.sample(full)[: len(part)]
                 return pairs
             except Exception as error:
                 if not self.maker.is_out_of_memory(error):

@@ -68,7 +68,7 @@ class PairMask:
 class MaskSource:
     """Mask files, each used ``per_mask`` times: pair i is variant i % per_mask of mask i // per_mask.
 
-    All are read once on construction, so that bad ones are refused before hours of painting; ``on_mask`` is
+    All are read once on construction, so that bad ones are refused before hours of sampling; ``on_mask`` is
     called after each with the note on its reading, if any. ``notes`` is what the user should know of all of
     them together, and ``changes`` what the first versions read otherwise. Raises MaskError for a bad one and
     for masks that as a whole cannot be meant, and UserError when a file changes afterwards, since equal

@@ -32,7 +32,7 @@ class PairRecord:
     ``index`` is mask index * variants + variant and decides ``seed``; ``mask_file`` is the source mask's name
     and ``mask_digest`` its content's SHA-256.
     ``transform`` is the seed and the settings with which the mask was drawn, None when it was used as it is;
-    ``versions`` are those of the programs that painted. ``seed`` is None, and texts are empty, where whoever
+    ``versions`` are those of the programs that made it. ``seed`` is None, and texts are empty, where whoever
     writes the pair was not told.
     """
 

@@ -45,7 +45,7 @@ def add_pairs(
     Stems are made portable first. A stem that two of ``pairs`` share is numbered in any case, so that none of
     them is lost. ``text`` goes into every image file; ``on_pair`` is called before each pair is written.
     Raises WriteError as :meth:`PairWriter.write` does, for a folder that holds a generated set, whose lists
-    name what it has painted, and where "overwrite" would replace files that no list of ours names.
+    name what it has generated, and where "overwrite" would replace files that no list of ours names.
     """
     if os.path.lexists(root / RUN_FOLDER):
         raise WriteError(

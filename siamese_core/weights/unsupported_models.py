@@ -20,7 +20,7 @@ SDXL = (
     "training step, and its own latent scale (0.13025); none of that is built. Use Stable Diffusion 1.5 "
     "or 2.1"
 )
-_UNCLIP = "this is an unCLIP model, which paints from the embedding of an image; use Stable Diffusion 2.1"
+_UNCLIP = "this is an unCLIP model, which generates from the embedding of an image; use Stable Diffusion 2.1"
 LATENT_CONSISTENCY = (
     "this is a latent consistency model: it takes the guidance scale as an input and is made for a few "
     "steps, while Siamese training needs a model that predicts at every noise level. Train on the "

@@ -33,7 +33,7 @@ def test_the_published_schedule_has_our_loss_and_gradients(step: int) -> None:
     assert (found - wanted).norm() <= 1e-4 * wanted.norm()
 
 
-def test_the_published_sampler_paints_what_ours_paints() -> None:
+def test_the_published_sampler_gives_the_images_of_ours() -> None:
     networks, published = small_networks(DENSE), small_networks(DENSE)
     as_published(published)
     rng = torch.Generator().manual_seed(3)

@@ -104,7 +104,7 @@ def image_with(text: str, path: Path) -> None:
     Image.new("RGB", (16, 16)).save(path, pnginfo=info)
 
 
-def test_damaged_records_are_not_painted_again(tmp_path: Path) -> None:
+def test_damaged_records_are_not_generated_again(tmp_path: Path) -> None:
     manifest, image = tmp_path / "manifest.jsonl", tmp_path / "image.png"
     record = {**asdict(Work.pair(0).record), "sampler": SAMPLER}
     line = {**record, "files": [{"name": "images/m_0.png", "bytes": 3, "sha256": "ab"}]}

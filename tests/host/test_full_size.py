@@ -90,7 +90,7 @@ def test_the_adapter_workflow_runs_at_the_size_of_stable_diffusion(host: Host) -
 
 @pytest.mark.slow
 @pytest.mark.skipif("SIAMESE_FULL_SIZE" not in os.environ, reason="SIAMESE_FULL_SIZE is not set")
-def test_the_authors_file_converts_in_little_memory_and_paints(host: Host) -> None:
+def test_the_authors_file_converts_in_little_memory_and_generates(host: Host) -> None:
     authors, own = (host.models_dir / "checkpoints" / name for name in ("authors.pth", "own.safetensors"))
     authors.parent.mkdir(parents=True, exist_ok=True)
     content = {**merge_parts(random_parts("full", torch.float32)), **schedule_buffers(), **position_ids(77)}

@@ -42,11 +42,11 @@ def test_every_mask_of_the_folder_becomes_a_pair_that_equals_the_samplers(host: 
     for number, line in enumerate(lines):
         image, mask = (folder / file["name"] for file in line["files"])
         assert np.array_equal(read_mask(mask).mask, example(number + 1))
-        with Image.open(image) as painted:
-            assert json.loads(painted.info[RECORD_KEY])["seed"] == line["seed"]
-            assert "SiameseGenerateDataset" in painted.info["prompt"]
+        with Image.open(image) as generated:
+            assert json.loads(generated.info[RECORD_KEY])["seed"] == line["seed"]
+            assert "SiameseGenerateDataset" in generated.info["prompt"]
             other = Image.open(host.output_dir / "sampled" / "images" / f"pair_{number:05d}.png")
-            assert np.abs(np.asarray(painted).astype(int) - np.asarray(other)).max() <= 1
+            assert np.abs(np.asarray(generated).astype(int) - np.asarray(other)).max() <= 1
         assert line["versions"].keys() == {"comfyui", "torch"}
         assert len(line["checkpoint_digest"]) == 64
 

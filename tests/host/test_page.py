@@ -86,18 +86,18 @@ def test_a_broken_workflow_fails_the_same_test(page: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "painting", "showing"),
+    ("name", "generating", "showing"),
     [
         ("quick_start", "SiameseMaskDiffusionSampler", "SiamesePreviewPairs"),
         ("generate_dataset", "SiameseGenerateDataset", "SiameseGenerateDataset"),
     ],
 )
-def test_run_paints_and_the_picture_shows(
-    name: str, painting: str, showing: str, page: Any, host: Host, tmp_path: Path
+def test_run_generates_and_the_picture_shows(
+    name: str, generating: str, showing: str, page: Any, host: Host, tmp_path: Path
 ) -> None:
     workflow = read(name)
     for node in workflow["nodes"]:
-        if node["type"] == painting:
+        if node["type"] == generating:
             node["widgets_values"][node["widgets_values"].index(15)] = 6  # steps: this is about the page
             # A set of other settings may be there from another test, and would be refused.
             values = node["widgets_values"]

@@ -59,7 +59,7 @@ def test_the_authors_file_gives_what_ours_gives(host: Host) -> None:
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_a_model_paints_what_it_paints_in_the_headless_command(host: Host, prediction: str) -> None:
+def test_a_model_generates_what_the_headless_command_does(host: Host, prediction: str) -> None:
     path = write_full(put(host, "checkpoints", f"{prediction}.safetensors"), prediction)  # type: ignore[arg-type]
 
     host.run(

@@ -27,7 +27,7 @@ FLAGS = ("--steps", 2, "--threads", 1, "--batch-size", 2, "--chunk-size", 4)
 COUNT = 10
 
 
-def paint(checkpoint: Path, masks: Path, output: Path | str, *more: object) -> Outcome:
+def run_generate(checkpoint: Path, masks: Path, output: Path | str, *more: object) -> Outcome:
     places = ("--checkpoint", checkpoint, "--masks", masks, "--output", output)
     return run_here(generate.main, *places, *FLAGS, *more)
 
@@ -54,7 +54,7 @@ RANDOM = ("--per-mask", 2, "--random-masks", "--mask-rotate", 90)
 def whole(tmp_path_factory: pytest.TempPathFactory, full_model: Path, masks: Path) -> Path:
     """A set of random masks that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole") / "set"
-    outcome = paint(full_model, masks, folder, *RANDOM)
+    outcome = run_generate(full_model, masks, folder, *RANDOM)
     assert outcome.status == 0, outcome.errors
     return folder
 
@@ -72,7 +72,7 @@ def test_random_masks_differ_from_their_source_and_say_how_they_were_drawn(whole
 def test_a_mask_setting_without_random_masks_is_refused(
     full_model: Path, masks: Path, tmp_path: Path
 ) -> None:
-    refusal = paint(full_model, masks, tmp_path / "set", "--mask-rotate", 90).refusal
+    refusal = run_generate(full_model, masks, tmp_path / "set", "--mask-rotate", 90).refusal
     assert refusal == "--mask-rotate needs --random-masks"
 
 
@@ -82,18 +82,18 @@ def test_shards_make_the_set_of_one_machine(
 ) -> None:
     folder = tmp_path / "set"
     for number in range(shards):
-        outcome = paint(full_model, masks, folder, *RANDOM, "--shard", f"{number}/{shards}")
+        outcome = run_generate(full_model, masks, folder, *RANDOM, "--shard", f"{number}/{shards}")
         assert outcome.status == 0, outcome.errors
     assert files(folder) == files(whole)
 
 
 @pytest.mark.parametrize("text", ["2/2", "1", "a/b", "-1/2", "0/0"])
 def test_a_share_that_is_none_is_refused(text: str, full_model: Path, masks: Path, tmp_path: Path) -> None:
-    assert "--shard must be" in paint(full_model, masks, tmp_path / "set", f"--shard={text}").refusal
+    assert "--shard must be" in run_generate(full_model, masks, tmp_path / "set", f"--shard={text}").refusal
 
 
 def test_an_address_of_an_object_store_holds_the_same_set(whole: Path, full_model: Path, masks: Path) -> None:
-    outcome = paint(full_model, masks, "memory://pairs/set", *RANDOM)
+    outcome = run_generate(full_model, masks, "memory://pairs/set", *RANDOM)
     assert outcome.status == 0, outcome.errors
     store = open_store("memory://pairs/set")
     for name, content in files(whole).items():
@@ -101,7 +101,7 @@ def test_an_address_of_an_object_store_holds_the_same_set(whole: Path, full_mode
 
 
 def test_an_unknown_kind_of_address_is_refused(full_model: Path, masks: Path) -> None:
-    assert "cannot be opened" in paint(full_model, masks, "nowhere://set").refusal
+    assert "cannot be opened" in run_generate(full_model, masks, "nowhere://set").refusal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -115,13 +115,13 @@ def test_a_run_asked_to_stop_lists_what_it_has_and_goes_on(
 ) -> None:
     folder = tmp_path / "set"
     signal_at_pair(3, number)
-    outcome = paint(full_model, masks, folder, *RANDOM)
+    outcome = run_generate(full_model, masks, folder, *RANDOM)
     assert outcome.status == 128 + number
     assert "4 of 10 pairs are there" in outcome.output
     assert len(manifest(folder)) == len((folder / "prompt.json").read_text().splitlines()) == 4
-    assert "resume that one" in paint(full_model, masks, folder, *RANDOM).refusal
+    assert "resume that one" in run_generate(full_model, masks, folder, *RANDOM).refusal
 
-    outcome = paint(full_model, masks, folder, *RANDOM, "--resume")
+    outcome = run_generate(full_model, masks, folder, *RANDOM, "--resume")
     assert outcome.status == 0, outcome.errors
     assert files(folder) == files(whole)
 
@@ -131,9 +131,9 @@ def test_a_stopped_run_that_replaced_a_set_is_gone_on_with_and_not_begun_anew(
 ) -> None:
     folder = tmp_path / "set"
     signal_at_pair(3, signal.SIGINT)
-    outcome = paint(full_model, masks, folder, *RANDOM, "--overwrite")
+    outcome = run_generate(full_model, masks, folder, *RANDOM, "--overwrite")
     assert "the same command --resume in place of --overwrite" in outcome.output
-    both = paint(full_model, masks, folder, *RANDOM, "--overwrite", "--resume")
+    both = run_generate(full_model, masks, folder, *RANDOM, "--overwrite", "--resume")
     assert both.refusal == "--overwrite would remove what --resume goes on with; give one of the two"
     assert len(manifest(folder)) == 4
 
@@ -142,7 +142,7 @@ def test_a_stopped_run_tells_of_the_pairs_that_are_listed(
     full_model: Path, masks: Path, tmp_path: Path, signal_at_pair: SignalAtPair
 ) -> None:
     signal_at_pair(5, signal.SIGINT)  # in the middle of the second tar
-    outcome = paint(full_model, masks, tmp_path / "set", *RANDOM, "--format", "webdataset")
+    outcome = run_generate(full_model, masks, tmp_path / "set", *RANDOM, "--format", "webdataset")
     assert "4 of 10 pairs are there" in outcome.output
     assert len(manifest(tmp_path / "set")) == 4
 
@@ -151,8 +151,8 @@ def test_a_dataset_is_resumed_in_the_precision_that_it_was_begun_in(
     full_model: Path, masks: Path, tmp_path: Path
 ) -> None:
     half, full = tmp_path / "half", tmp_path / "full"
-    assert paint(full_model, masks, half, "--precision", "bf16").status == 0
-    assert paint(full_model, masks, full).status == 0
+    assert run_generate(full_model, masks, half, "--precision", "bf16").status == 0
+    assert run_generate(full_model, masks, full).status == 0
     lines = [manifest(folder)[0] for folder in (half, full)]
     assert [line["sampler"].get("precision") for line in lines] == ["bf16", None]
     name = lines[0]["files"][0]["name"]
@@ -162,9 +162,9 @@ def test_a_dataset_is_resumed_in_the_precision_that_it_was_begun_in(
 
     wanted = files(half)
     (half / name).unlink()
-    assert paint(full_model, masks, half, "--resume").status == 0
+    assert run_generate(full_model, masks, half, "--resume").status == 0
     assert files(half) == wanted
-    assert "precision" in paint(full_model, masks, full, "--resume", "--precision", "bf16").refusal
+    assert "precision" in run_generate(full_model, masks, full, "--resume", "--precision", "bf16").refusal
 
 
 def test_another_setting_than_the_begun_sets_is_named(
@@ -172,8 +172,8 @@ def test_another_setting_than_the_begun_sets_is_named(
 ) -> None:
     folder = tmp_path / "set"
     signal_at_pair(3, signal.SIGTERM)
-    paint(full_model, masks, folder, *RANDOM)
-    refusal = paint(full_model, masks, folder, *RANDOM, "--guidance", 5, "--resume").refusal
+    run_generate(full_model, masks, folder, *RANDOM)
+    refusal = run_generate(full_model, masks, folder, *RANDOM, "--guidance", 5, "--resume").refusal
     assert refusal.endswith("the set belongs to another run: guidance was 9.0 and is now 5.0")
 
 
@@ -182,14 +182,14 @@ def test_a_mask_changed_while_running_ends_the_run_and_says_so(
 ) -> None:
     write_phantoms(tmp_path / "phantoms", 5, size=64)
     last = sorted((tmp_path / "phantoms" / "masks").iterdir())[-1]
-    painting = generate.Painter.paint
+    generating = generate.PairSampler.sample
 
     def change(self: Any, jobs: Any) -> Any:
         Image.new("L", (64, 64), 255).save(last)
-        return painting(self, jobs)
+        return generating(self, jobs)
 
-    monkeypatch.setattr(generate.Painter, "paint", change)
-    refusal = paint(full_model, tmp_path / "phantoms" / "masks", tmp_path / "set").refusal
+    monkeypatch.setattr(generate.PairSampler, "sample", change)
+    refusal = run_generate(full_model, tmp_path / "phantoms" / "masks", tmp_path / "set").refusal
     assert refusal.startswith(f"{last}: the mask has changed since the run began")
 
 
@@ -197,14 +197,14 @@ def test_a_mask_changed_while_running_ends_the_run_and_says_so(
 def test_a_folder_that_must_not_be_written_is_named(full_model: Path, masks: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     folder.mkdir(mode=0o500)
-    assert paint(full_model, masks, folder).refusal.startswith(f"{folder}: could not be written")
+    assert run_generate(full_model, masks, folder).refusal.startswith(f"{folder}: could not be written")
 
 
 def test_merge_says_what_lacks_and_writes_the_lists_of_a_part_when_asked(
     full_model: Path, masks: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "set"
-    paint(full_model, masks, folder, *RANDOM, "--shard", "0/2")
+    run_generate(full_model, masks, folder, *RANDOM, "--shard", "0/2")
     outcome = run_here(merge.main, folder)
     assert outcome.status == 1
     assert "6 of 10 pairs; 1 chunks of 4 pairs are unfinished, 1 to 1" in outcome.output
@@ -212,7 +212,7 @@ def test_merge_says_what_lacks_and_writes_the_lists_of_a_part_when_asked(
     assert run_here(merge.main, folder, "--partial").status == 0
     assert len(manifest(folder)) == 6
 
-    paint(full_model, masks, folder, *RANDOM, "--shard", "1/2")
+    run_generate(full_model, masks, folder, *RANDOM, "--shard", "1/2")
     assert run_here(merge.main, folder, "--deep").status == 0
     (folder / "images" / manifest(folder)[3]["files"][0]["name"].removeprefix("images/")).write_bytes(b"?")
     assert "1 files are missing or damaged" in run_here(merge.main, folder).refusal
@@ -221,7 +221,7 @@ def test_merge_says_what_lacks_and_writes_the_lists_of_a_part_when_asked(
 
 def test_merge_compares_digests_when_asked(full_model: Path, masks: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set"
-    paint(full_model, masks, folder)
+    run_generate(full_model, masks, folder)
     path = next((folder / "images").iterdir())
     content = bytearray(path.read_bytes())
     content[-20] ^= 1
@@ -274,7 +274,7 @@ def test_a_pair_of_a_device_that_is_not_here_is_made_again_on_the_cpu(
     (tmp_path / "manifest.jsonl").write_text(json.dumps(line))
     places = ("--checkpoint", full_model, "--masks", masks, "--output", tmp_path / "pair")
     outcome = run_here(regenerate.main, tmp_path / "manifest.jsonl", "--pair", line["stem"], *places)
-    assert "note: painted on 'meta', this is the CPU" in outcome.output
+    assert "note: generated on 'meta', this is the CPU" in outcome.output
     assert "NOT equal to the original" in outcome.output  # the image's text tells of the device
     image, mask = (file["name"] for file in line["files"])
     assert (tmp_path / "pair" / mask).read_bytes() == (whole / mask).read_bytes()
@@ -313,7 +313,7 @@ def test_a_killed_run_shows_whole_pairs_only_and_ends_as_the_uninterrupted_one(
 ) -> None:
     """Three kills of a run of ten pairs; SIAMESE_KILLS=50 asks for 50 kills of one of five hundred."""
     drawing = (*RANDOM, "--per-mask", max(2, 2 * KILLS))
-    assert paint(full_model, masks, tmp_path / "whole", *drawing).status == 0
+    assert run_generate(full_model, masks, tmp_path / "whole", *drawing).status == 0
     whole = files(tmp_path / "whole")
     folder = tmp_path / "set"
     places = ("--checkpoint", full_model, "--masks", masks, "--output", folder)

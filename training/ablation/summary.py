@@ -15,7 +15,7 @@ from ..segmentation.summary import READING, heading, score_table
 from .updates import Comparison
 
 _NOTES = (
-    "All variants are trained on the same pairs from the same base, for as many steps, and paint the same "
+    "All variants are trained on the same pairs from the same base, for as many steps, and generate the same "
     "masks from the same noise.",
     "Metrics: value and 95 % bootstrap interval over the images, against the training images. One training "
     "run a variant: what another seed of the generative model would change is not in the intervals.",
@@ -26,9 +26,9 @@ _NOTES = (
 class Summary:
     """What an ablation found.
 
-    ``evaluations``: evaluation.json of each painted variant by name; ``segmentation``: the results of
+    ``evaluations``: evaluation.json of each generated variant by name; ``segmentation``: the results of
     training.segment; ``updates``: of all ``trained`` variants, in their order; ``sheet``: (H, W, 3), a row a
-    mask, or None when nothing was painted.
+    mask, or None when nothing was generated.
     """
 
     title: str

@@ -1,1 +1,1 @@
-"""Painting pairs with a trained model."""
+"""Generating pairs with a trained model."""

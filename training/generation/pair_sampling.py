@@ -1,4 +1,4 @@
-"""Painting the pairs of a set with the diffusers-backed networks: what pair i is to be, and a batch."""
+"""Sampling the pairs of a dataset with the diffusers-backed networks: what pair i is to be, and a batch."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class SamplerSettings:
 
 @dataclass(frozen=True)
 class PairJob:
-    """A pair to be painted: its record, its mask, and the image prior (H, W, 3) uint8 if there is one."""
+    """A pair to be sampled: its record, its mask, and the image prior (H, W, 3) uint8 if there is one."""
 
     record: PairRecord
     mask: PairMask
@@ -83,7 +83,7 @@ class PairJob:
 
 
 @dataclass(frozen=True)
-class Painter:
+class PairSampler:
     """Makes the pairs of ``masks``, whose file number k has ``images[k]``."""
 
     model: SiameseModel
@@ -137,9 +137,9 @@ class Painter:
         )
         return PairJob(record, mask, image)
 
-    def paint(self, jobs: Sequence[PairJob]) -> list[FinishedPair]:
+    def sample(self, jobs: Sequence[PairJob]) -> list[FinishedPair]:
         """Sample the ``jobs`` as one batch."""
-        return paint(self.model, jobs, self._texts, self._note_overflow)
+        return sample_pairs(self.model, jobs, self._texts, self._note_overflow)
 
     def _note_overflow(self) -> None:
         own = self.sampler.precision
@@ -175,7 +175,7 @@ class Texts:
 
 
 @torch.no_grad()
-def paint(
+def sample_pairs(
     model: SiameseModel,
     jobs: Sequence[PairJob],
     texts: Texts,

@@ -1,7 +1,7 @@
 """What blinded ratings say: mean opinion scores, images taken for real, differences and agreement.
 
 Every rater rates every image, so raters and images are crossed and both are samples: of physicians and of
-what a model paints. The intervals hold for other raters and other images alike (:mod:`metrics.crossed`).
+what a model generates. The intervals hold for other raters and other images alike (:mod:`metrics.crossed`).
 """
 
 from __future__ import annotations

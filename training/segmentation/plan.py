@@ -81,7 +81,7 @@ def synthetic_count(variant: Variant, real: int, available: int) -> int:
     if wanted > available:
         raise PlanError(
             f"variant {variant.name!r}: {asked} needs {wanted} synthetic pairs, but there are {available}; "
-            "paint more (training.generate --per-mask), or ask for fewer"
+            "generate more (training.generate --per-mask), or ask for fewer"
         )
     return wanted
 

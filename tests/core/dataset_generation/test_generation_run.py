@@ -70,17 +70,17 @@ def test_the_size_of_chunks_does_not_show(whole: Path, tmp_path: Path) -> None:
         assert files(tmp_path / str(size)) == files(whole)
 
 
-@pytest.mark.parametrize("painted", [1, 4, 9, 22])
-def test_a_stopped_run_goes_on_with_what_is_missing(painted: int, whole: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("generated", [1, 4, 9, 22])
+def test_a_stopped_run_goes_on_with_what_is_missing(generated: int, whole: Path, tmp_path: Path) -> None:
     folder, rest = tmp_path / "set", Work()
     with pytest.raises(Stopped):
-        run_set(folder, on_pairs=stop_after(painted))
+        run_set(folder, on_pairs=stop_after(generated))
     known: list[int] = []
 
     run_set(folder, rest, on_pairs=lambda pairs, number: known.append(number), resume=True)
 
     assert files(folder) == files(whole)
-    listed = -(-painted // 4) * 4
+    listed = -(-generated // 4) * 4
     assert sum(known) == min(listed, COUNT)
     assert [batch[0] for batch in rest.batches] == list(range(listed, COUNT, 4))
 

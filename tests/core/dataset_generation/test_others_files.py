@@ -144,7 +144,7 @@ def test_lists_without_their_settings_are_not_taken_over(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", ["pairs", "webdataset"])
 def test_a_run_killed_before_it_made_a_struck_pair_again_goes_on(kind: str, tmp_path: Path) -> None:
-    plan, folder, painted = replace(PLAN, form=FORMATS[kind]), tmp_path / "set", []
+    plan, folder, generated = replace(PLAN, form=FORMATS[kind]), tmp_path / "set", []
     run_set(folder, plan=plan)
     whole = files(folder)
     for index in (5, 1, 9):
@@ -153,8 +153,8 @@ def test_a_run_killed_before_it_made_a_struck_pair_again_goes_on(kind: str, tmp_
         ).write_bytes(b"")
         with pytest.raises(Stopped):
             run_set(folder, plan=plan, resume=True, on_pairs=stop_after(0))
-    run_set(folder, Work(painted), plan=plan, resume=True)
-    assert painted
+    run_set(folder, Work(generated), plan=plan, resume=True)
+    assert generated
     assert files(folder) == whole
 
 

@@ -48,9 +48,9 @@ def pipe(folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def painted(folder: Path, mask: Path) -> NDArray[np.float32]:
-    """What the pipeline paints for the mask."""
-    return paint(pipeline(folder), mask)
+def generated(folder: Path, mask: Path) -> NDArray[np.float32]:
+    """What the pipeline generates for the mask."""
+    return sample(pipeline(folder), mask)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,8 @@ def pipeline(folder: Path) -> Any:
     return pipe
 
 
-def paint(pipe: Any, mask: Path, **changes: Any) -> NDArray[np.float32]:
-    """The image (64, 64, 3) in 0..255 that a pipeline paints with our settings and starting noise."""
+def sample(pipe: Any, mask: Path, **changes: Any) -> NDArray[np.float32]:
+    """The image (64, 64, 3) in 0..255 that a pipeline generates with our settings and starting noise."""
     hint = torch.from_numpy(np.asarray(Image.open(mask)) > 127)[None, None].expand(1, 3, -1, -1).float()
     settings = {
         "prompt": PROMPT,
@@ -85,7 +85,7 @@ def paint(pipe: Any, mask: Path, **changes: Any) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_the_pipeline_paints_what_training_generate_paints(
+def test_the_pipeline_gives_the_images_of_training_generate(
     prediction: Prediction, mask: Path, tmp_path: Path
 ) -> None:
     full = write_full(tmp_path / "full.safetensors", prediction)
@@ -97,7 +97,7 @@ def test_the_pipeline_paints_what_training_generate_paints(
     assert outcome.status == 0, outcome.errors
     ours = np.asarray(Image.open(tmp_path / "out" / "images" / "polyp.png")).astype(np.float32)
 
-    theirs = paint(pipeline(tmp_path / "folder"), mask)
+    theirs = sample(pipeline(tmp_path / "folder"), mask)
 
     assert theirs.shape == ours.shape
     assert np.abs(theirs - ours).max() <= 0.6  # ours is rounded to whole numbers
@@ -111,22 +111,22 @@ def test_a_model_written_in_fp16_runs_as_the_documents_load_it(
     pipe = pipeline(tmp_path / "half")
     parts = (pipe.unet, pipe.vae, pipe.text_encoder, pipe.controlnet)
     assert {part.dtype for part in parts} == {torch.float32}
-    assert np.isfinite(paint(pipe, mask)).all()
+    assert np.isfinite(sample(pipe, mask)).all()
 
 
 def test_control_of_strength_0_is_no_control(
-    pipe: Any, folder: Path, mask: Path, painted: NDArray[np.float32]
+    pipe: Any, folder: Path, mask: Path, generated: NDArray[np.float32]
 ) -> None:
     plain = StableDiffusionPipeline.from_pretrained(str(folder))
     plain.set_progress_bar_config(disable=True)
 
-    without = paint(pipe, mask, controlnet_conditioning_scale=0.0)
+    without = sample(pipe, mask, controlnet_conditioning_scale=0.0)
 
-    assert np.array_equal(without, paint_plain(plain))
-    assert np.abs(painted - without).max() > 2
+    assert np.array_equal(without, sample_plain(plain))
+    assert np.abs(generated - without).max() > 2
 
 
-def paint_plain(pipe: Any) -> NDArray[np.float32]:
+def sample_plain(pipe: Any) -> NDArray[np.float32]:
     noise = starting_noise(sample_seed(SEED, 0), SIDE // 8, SIDE // 8)
     images = pipe(
         PROMPT,
@@ -161,7 +161,7 @@ def test_the_control_network_survives_its_own_saving_and_loading(full: Path, tmp
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_another_controlnet_runs_beside_ours(pipe: Any, mask: Path, painted: NDArray[np.float32]) -> None:
+def test_another_controlnet_runs_beside_ours(pipe: Any, mask: Path, generated: NDArray[np.float32]) -> None:
     torch.manual_seed(7)
     stock = ControlNetModel.from_unet(pipe.unet)
     pipe = StableDiffusionControlNetPipeline(**{**pipe.components, "controlnet": [pipe.controlnet, stock]})
@@ -169,22 +169,22 @@ def test_another_controlnet_runs_beside_ours(pipe: Any, mask: Path, painted: NDA
     hint = torch.rand(1, 3, SIDE, SIDE)
     ours = torch.from_numpy(np.asarray(Image.open(mask)) > 127)[None, None].expand(1, 3, -1, -1).float()
 
-    silent = paint(pipe, mask, image=[ours, hint], controlnet_conditioning_scale=[1.0, 1.0])
+    silent = sample(pipe, mask, image=[ours, hint], controlnet_conditioning_scale=[1.0, 1.0])
     for block in stock.controlnet_down_blocks:
         nn.init.normal_(block.weight, std=0.1)
-    both = paint(pipe, mask, image=[ours, hint], controlnet_conditioning_scale=[1.0, 1.0])
+    both = sample(pipe, mask, image=[ours, hint], controlnet_conditioning_scale=[1.0, 1.0])
 
-    assert np.abs(silent - painted).max() <= 1e-2  # a new ControlNet's outputs are zeros
-    assert np.abs(both - painted).max() > 2
+    assert np.abs(silent - generated).max() <= 1e-2  # a new ControlNet's outputs are zeros
+    assert np.abs(both - generated).max() > 2
 
 
 def test_another_sampler_runs(pipe: Any, mask: Path) -> None:
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
 
-    assert np.isfinite(paint(pipe, mask)).all()
+    assert np.isfinite(sample(pipe, mask)).all()
 
 
-def test_a_lora_loads_onto_the_tuned_unet(pipe: Any, mask: Path, painted: NDArray[np.float32]) -> None:
+def test_a_lora_loads_onto_the_tuned_unet(pipe: Any, mask: Path, generated: NDArray[np.float32]) -> None:
     pytest.importorskip("peft")
     rng = torch.Generator().manual_seed(3)
     lora = {}
@@ -195,9 +195,9 @@ def test_a_lora_loads_onto_the_tuned_unet(pipe: Any, mask: Path, painted: NDArra
             lora[f"unet.{name}.lora_B.weight"] = torch.randn((wide, 4), generator=rng)
     pipe.load_lora_weights(lora)
 
-    assert np.abs(paint(pipe, mask) - painted).max() > 1
+    assert np.abs(sample(pipe, mask) - generated).max() > 1
     pipe.unload_lora_weights()
-    assert np.array_equal(paint(pipe, mask), painted)
+    assert np.array_equal(sample(pipe, mask), generated)
 
 
 def test_the_adapter_of_a_full_model_holds_its_decoder(full: Path) -> None:

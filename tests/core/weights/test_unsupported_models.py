@@ -36,7 +36,10 @@ FILES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
         "Stable Diffusion XL.",
     ),
     "unclip": ({LABELS: (8, 8)}, "an unCLIP model"),
-    "inpainting": ({FIRST: (8, 9, 3, 3), MIDDLE: (8, 8)}, "an inpainting model: .* \\(9 channels in, 4 out"),
+    "inpainting": (
+        {FIRST: (8, 9, 3, 3), MIDDLE: (8, 8)},
+        "an inpainting model: .* \\(9 channels in, 4 out",
+    ),
     "pix2pix": ({FIRST: (8, 8, 3, 3), MIDDLE: (8, 8)}, "a model that edits images"),
     "depth": ({FIRST: (8, 5, 3, 3), MIDDLE: (8, 8)}, "also takes a depth map"),
     "upscaler": ({FIRST: (8, 7, 3, 3), MIDDLE: (8, 8)}, "an upscaling model"),

@@ -40,7 +40,7 @@ class Work:
             raise TransformError(f"no mask for {index}")
         return index
 
-    def paint(self, jobs: Sequence[int]) -> list[FinishedPair]:
+    def sample(self, jobs: Sequence[int]) -> list[FinishedPair]:
         if len(jobs) > self.most:
             raise MemoryError
         self.batches.append(list(jobs))
@@ -76,7 +76,7 @@ def run_set(
     work = work or Work()
     maker = PairMaker(
         work.job,
-        work.paint,
+        work.sample,
         lambda error: isinstance(error, MemoryError),
         lambda size: None,
         stem=lambda index: f"m_{index}",

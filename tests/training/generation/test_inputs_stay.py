@@ -78,11 +78,11 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-Paint = Callable[..., Outcome]
+Generate = Callable[..., Outcome]
 
 
 @pytest.fixture
-def paint(full_model: Path) -> Paint:
+def run_generate(full_model: Path) -> Generate:
     def run(masks: Path, output: Path, *more: object) -> Outcome:
         places = ("--checkpoint", full_model, "--masks", masks, "--output", output)
         return run_here(generate.main, *places, "--steps", 2, "--threads", 1, *more)
@@ -90,41 +90,41 @@ def paint(full_model: Path) -> Paint:
     return run
 
 
-def test_generate_never_writes_into_its_masks(data: Path, paint: Paint) -> None:
+def test_generate_never_writes_into_its_masks(data: Path, run_generate: Generate) -> None:
     before, link = read_tree(data), data.with_name("link")
     link.symlink_to(data)
     for masks, output in ((data, data), (data / "masks", link), (data, data / "masks" / "new")):
         for more in ((), ("--overwrite",), ("--resume",)):
-            assert "the output would be written there" in paint(masks, output, *more).refusal
-    assert "the output would be written there" in paint(data, data, "--format", "webdataset").refusal
+            assert "the output would be written there" in run_generate(masks, output, *more).refusal
+    assert "the output would be written there" in run_generate(data, data, "--format", "webdataset").refusal
     pictures = ("--images", data / "images")
-    assert "the output would be" in paint(data, data / "images", *pictures, "--overwrite").refusal
+    assert "the output would be" in run_generate(data, data / "images", *pictures, "--overwrite").refusal
     assert read_tree(data) == before
-    one = paint(data / "masks" / "phantom_00000.png", data, "--overwrite").refusal
+    one = run_generate(data / "masks" / "phantom_00000.png", data, "--overwrite").refusal
     assert f"{data / 'masks'}: the output would be written there, and that holds" in one
     assert read_tree(data) == before
     for more in ((), ("--overwrite",)):
-        assert paint(data, data / "synthetic", *more).status == 0
+        assert run_generate(data, data / "synthetic", *more).status == 0
     found = read_tree(data)
     assert {name: found[name] for name in before} == before
 
 
-def test_generate_never_replaces_the_dataset_of_somebody_else(data: Path, paint: Paint) -> None:
+def test_generate_never_replaces_the_dataset_of_somebody_else(data: Path, run_generate: Generate) -> None:
     other = data.with_name("other")
     shutil.copytree(data, other)
     (other / "prompt.json").unlink()
     before = read_tree(other)
     for more in ((), ("--overwrite",), ("--resume",), ("--shard", "0/2")):
-        refusal = paint(data, other, *more).refusal
+        refusal = run_generate(data, other, *more).refusal
         assert f"8 files of the set are {THERE}, the first is 'images/phantom_00000.png'" in refusal
         assert "--overwrite" not in refusal
     assert read_tree(other) == before
 
 
-def test_merge_never_replaces_a_file_beside_the_pairs(data: Path, paint: Paint) -> None:
+def test_merge_never_replaces_a_file_beside_the_pairs(data: Path, run_generate: Generate) -> None:
     folder = data.with_name("set")
     more = ("--format", "imagefolder", "--batch-size", 1, "--chunk-size", 1, "--shard", "0/2")
-    assert paint(data, folder, *more).status == 0
+    assert run_generate(data, folder, *more).status == 0
     put(folder, "README.md")
     assert "the first is 'README.md'" in run_here(merge.main, folder, "--partial").refusal
     assert (folder / "README.md").read_bytes() == MINE
@@ -132,7 +132,7 @@ def test_merge_never_replaces_a_file_beside_the_pairs(data: Path, paint: Paint) 
 
 
 def test_commands_that_write_a_new_folder_leave_their_input_alone(
-    data: Path, paint: Paint, full_model: Path
+    data: Path, run_generate: Generate, full_model: Path
 ) -> None:
     before = read_tree(data)
     inside = data / "masks" / "new"
@@ -140,9 +140,9 @@ def test_commands_that_write_a_new_folder_leave_their_input_alone(
     assert text in run_here(export.main, data, "--output", inside, "--format", "coco").refusal
     assert text in run_here(prepare.main, data, "--output", inside).refusal
     assert text in run_here(select.main, "--pairs", data, "--real", data, "--output", inside).refusal
-    painted = data.with_name("painted")
-    assert paint(data, painted).status == 0
-    record = (painted / "manifest.jsonl", "--pair", "phantom_00001")
+    generated = data.with_name("generated")
+    assert run_generate(data, generated).status == 0
+    record = (generated / "manifest.jsonl", "--pair", "phantom_00001")
     places = ("--checkpoint", full_model, "--masks", data / "masks", "--output")
     assert text in run_here(regenerate.main, *record, *places, inside).refusal
     assert run_here(export.main, data, "--output", data / "coco", "--format", "coco").status == 0
@@ -186,10 +186,10 @@ def test_the_demo_removes_what_a_demo_listed_and_nothing_else(tmp_path: Path) ->
 
 
 def test_pairs_are_not_added_to_a_generated_set_and_none_is_made_among_added_ones(
-    data: Path, paint: Paint
+    data: Path, run_generate: Generate
 ) -> None:
     folder = data.with_name("set")
-    assert paint(data, folder).status == 0
+    assert run_generate(data, folder).status == 0
     before = read_tree(folder)
     for how in ("number", "skip", "overwrite"):
         with pytest.raises(
@@ -201,7 +201,7 @@ def test_pairs_are_not_added_to_a_generated_set_and_none_is_made_among_added_one
     add_pairs(saved, [new_pair("a")])
     before = read_tree(saved)
     for more in ((), ("--overwrite",), ("--resume",)):
-        refusal = paint(data, saved, *more).refusal
+        refusal = run_generate(data, saved, *more).refusal
         assert f"2 files of the set are {THERE}, the first is 'prompt.json'" in refusal
     assert read_tree(saved) == before
 
