@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from siamese_core import shipped
-from siamese_core.dataset_generation.finished_pairs import SetPlan
+from siamese_core.dataset_generation.finished_pairs import DatasetPlan
 from siamese_core.dataset_generation.generation_run import PairMaker, SetRun, Shard
 from siamese_core.dataset_generation.mask_source import MaskSource, MaskUse
 from siamese_core.dataset_generation.storage import open_store
@@ -75,7 +75,7 @@ def make_with_stand_in(folder: Path, count: int) -> dict[str, float]:
         if done >= len(times) * count / 10:
             times.append(time.perf_counter())
 
-    plan = SetPlan(FORMATS["pairs"], count, batch_size=4, chunk_size=64, settings={})
+    plan = DatasetPlan(FORMATS["pairs"], count, batch_size=4, chunk_size=64, settings={})
     maker = PairMaker[PairRecord](job, stand_in, lambda error: False, lambda size: None, masks.stem, files)
     SetRun(open_store(str(folder)), plan, maker, Shard(), on_pairs).run()
     tenths = np.diff(times)
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--few", type=int, default=500, help="pairs of the small set (default: 500)")
     parser.add_argument("--many", type=int, default=10_000, help="pairs of the large one (default: 10000)")
     parser.add_argument("--painted", type=int, default=32, help="pairs of the real model (default: 32)")
-    parser.add_argument("--count", type=int, help="make a set of this many here, and no more")
+    parser.add_argument("--count", type=int, help="make a dataset of this many here, and no more")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         if args.count:

@@ -11,7 +11,7 @@ metrics, and segmentation networks on the labels alone and with each model's pai
 those reads a test image. --plan has the settings of every stage (default: benchmarks/low_data.toml).
 
 Written: DIR/study.md, study.html and study.json: one table, whose differences have intervals over draws and
-test images. Every finished stage is kept: the same command goes on after an interruption.
+test images. Every finished stage is kept: the same command resumes after an interruption.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..siamese_core.dataset_generation.finished_pairs import SetLists
+from ..siamese_core.dataset_generation.finished_pairs import DatasetLists
 from ..siamese_core.dataset_generation.mask_source import MaskSource
 from ..siamese_core.resume_check import Difference
 
@@ -29,7 +29,7 @@ _FOLLOWING = {"pairs": "masks", "run_id": "checkpoint", "transform_seed": "seed"
 
 
 def other_settings(
-    folder: str, differences: Sequence[Difference], source: MaskSource, lists: SetLists
+    folder: str, differences: Sequence[Difference], source: MaskSource, lists: DatasetLists
 ) -> str:
     """The sentence that names what differs; ``lists`` are those of the dataset that is there."""
     known = {one.key: one for one in differences}
@@ -58,7 +58,7 @@ def _follows(one: Difference, known: Mapping[str, Difference]) -> bool:
     return (first.old, first.new) == (one.old, one.new)
 
 
-def _told(one: Difference, source: MaskSource, lists: SetLists) -> str:
+def _told(one: Difference, source: MaskSource, lists: DatasetLists) -> str:
     if one.key == "masks":
         return _changed_masks(source, lists)
     return f"{_name(one.key)} was {_value(one.old)} and is now {_value(one.new)}"
@@ -87,7 +87,7 @@ def _value(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def _changed_masks(source: MaskSource, lists: SetLists) -> str:
+def _changed_masks(source: MaskSource, lists: DatasetLists) -> str:
     known = {line["mask_file"]: line["mask_digest"] for line in lists.lines() if "mask_file" in line}
     present = source.digests
     for name, digest in known.items():

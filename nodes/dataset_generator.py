@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ..siamese_core.dataset_generation.finished_pairs import SetError, SetLists, stored_plan
+from ..siamese_core.dataset_generation.finished_pairs import DatasetError, DatasetLists, stored_plan
 from ..siamese_core.dataset_generation.mask_source import MaskSource, MaskUse, PairMask
-from ..siamese_core.dataset_generation.storage import SetStore
+from ..siamese_core.dataset_generation.storage import DatasetStore
 from ..siamese_core.pairs.export_formats import FinishedPair
 from ..siamese_core.pairs.manifest import PairRecord, record_text
 from ..siamese_core.resume_check import READ_DIFFERENTLY
@@ -117,7 +117,7 @@ class DatasetProgress:
         self._bar.update_absolute(self.done, self._total, preview)
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    def sheet(self, lists: SetLists) -> Tensor:
+    def sheet(self, lists: DatasetLists) -> Tensor:
         """The latest pairs as an IMAGE; where none was left to make, the last ones of the dataset."""
         return sheet_of(self._latest or stored_pairs(lists, SHOWN_PAIRS))
 
@@ -153,22 +153,22 @@ def _on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
 def on_smaller_batch(size: int) -> None:
     """Say that ``size`` images at once are tried next, and make room."""
     logging.warning(
-        "Siamese-Diffusion: out of memory; going on with %d at once. These pairs equal those of the larger "
+        "Siamese-Diffusion: out of memory; continuing with %d at once. These pairs equal those of the larger "
         "batch within rounding only.",
         size,
     )
     comfy.model_management.soft_empty_cache()
 
 
-def settings_of(store: SetStore) -> Mapping[str, Any]:
+def settings_of(store: DatasetStore) -> Mapping[str, Any]:
     """The settings that the dataset at the place was begun with; {} where there is none that can be read."""
     try:
         return stored_plan(store).settings
-    except SetError:
+    except DatasetError:
         return {}
 
 
-def stored_pairs(lists: SetLists, count: int) -> list[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
+def stored_pairs(lists: DatasetLists, count: int) -> list[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
     """The last ``count`` pairs of a dataset; none where pairs share files."""
     if lists.plan.form.chunk_is_a_file:
         return []
@@ -179,6 +179,6 @@ def stored_pairs(lists: SetLists, count: int) -> list[tuple[NDArray[np.uint8], N
     ]
 
 
-def _pixels(lists: SetLists, name: str, mode: str) -> NDArray[np.uint8]:
+def _pixels(lists: DatasetLists, name: str, mode: str) -> NDArray[np.uint8]:
     with Image.open(BytesIO(lists.store.read(name))) as image:
         return np.asarray(image.convert(mode))

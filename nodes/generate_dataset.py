@@ -10,7 +10,7 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 
-from ..siamese_core.dataset_generation.finished_pairs import SetLists, SetPlan, SetState, stored_plan
+from ..siamese_core.dataset_generation.finished_pairs import DatasetLists, DatasetPlan, SetState, stored_plan
 from ..siamese_core.dataset_generation.generation_run import PairMaker, SetRun, Shard
 from ..siamese_core.dataset_generation.mask_source import MaskSource, MaskUse
 from ..siamese_core.dataset_generation.storage import open_store
@@ -232,7 +232,9 @@ class GenerateDataset(io.ComfyNode):
         nodes = made_by(cls.hidden, known=[facts["checkpoint"]])
         generator = DatasetGenerator(source, sampling, seed, prompt, facts, graph_text(cls.hidden), nodes)
         noted = {"nodes_before": nodes_before(cls.hidden)} if begun_before else {"nodes": nodes}
-        plan = SetPlan(FORMATS[format], len(source), batch_size, chunk_size, {**generator.identity, **noted})
+        plan = DatasetPlan(
+            FORMATS[format], len(source), batch_size, chunk_size, {**generator.identity, **noted}
+        )
         progress = DatasetProgress(len(source))
         reads = files if mask_folder(masks).is_file() else places_of(files)
         maker = PairMaker[Job](
@@ -246,7 +248,7 @@ class GenerateDataset(io.ComfyNode):
                 run.list_unfinished()
             raise
         except ResumeError as error:
-            there = SetLists(store, stored_plan(store))
+            there = DatasetLists(store, stored_plan(store))
             raise UserError(other_settings(folder, error.differences, source, there)) from error
         state = run.lists.state()
         report = show(_report(state, folder, width, height, guidance, prompt), warnings)

@@ -9,7 +9,7 @@ The rooms, each importing only from the top and from rooms above it in this list
 - ``weights``: files of weights, their names and layouts
 - ``masks``: mask files, random transforms, connected components
 - ``pairs``: pair files, manifest, writing, export, ``formats``
-- ``dataset_generation``: sets of pairs, made by one worker or many
+- ``dataset_generation``: datasets, made by one worker or many
 - ``learning``: training: settings, the optimiser step, checkpoints and resume, the encoded pairs
 - ``diffusers_backend``: networks, base models and the training engine on diffusers, transformers, accelerate
 

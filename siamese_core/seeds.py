@@ -19,7 +19,7 @@ def _splitmix64(z: int) -> int:
 
 
 def sample_seed(seed: int, index: int) -> int:
-    """Seed of sample ``index`` of a set: ``seed`` itself for index 0, else a 64-bit hash of both."""
+    """Seed of sample ``index`` of a dataset: ``seed`` itself for index 0, else a 64-bit hash of both."""
     if index == 0:
         return seed
     return _splitmix64(_splitmix64(seed & _MASK) ^ index)

@@ -12,7 +12,7 @@ and paint = false where its parameter update alone is wanted.
 Written: OUTPUT/ablation.html, ablation.json and ablation.md (one table of metrics and segmentation, size and
 direction of the parameter updates), variants.png (the same masks under each variant), segmentation/ (and its
 sets in segmentation.toml) and, for each variant, a folder with training/, pairs/ and evaluation/. After an
-interruption the same command with --resume goes on with what is missing.
+interruption the same command with --resume continues with what is missing.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _prepare(args: argparse.Namespace, plan: AblationPlan, tests: Mapping[str, s
     }
     file: Path = args.output / "plan.json"
     if not args.resume:
-        require_empty(args.output, "give another --output, or --resume to go on there")
+        require_empty(args.output, "give another --output, or --resume to continue there")
     elif args.output.exists() and any(args.output.iterdir()):
         if not file.exists():
             raise OptionError(f"{args.output}: holds no ablation (no plan.json); give another --output")
@@ -240,7 +240,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--base", type=Path, required=True, help="base model of all variants")
     parser.add_argument("--output", type=Path, required=True, help="folder for the results, new or empty")
-    parser.add_argument("--resume", action="store_true", help="go on with the ablation in --output")
+    parser.add_argument("--resume", action="store_true", help="continue the ablation in --output")
     return parser.parse_args(arguments)
 
 

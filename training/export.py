@@ -2,7 +2,7 @@
 
     python -m training.export SOURCE --output DIR --format NAME
 
-SOURCE is a folder with images/ and masks/, a prompt.json, or a set in any layout of this command but
+SOURCE is a folder with images/ and masks/, a prompt.json, or a dataset in any layout of this command but
 webdataset. Every pixel stays what it is: images become PNG, masks PNG of background and foreground. All of it
 appears at once, at the end, or not at all.
 
@@ -47,8 +47,8 @@ from .command_line.options import (
 class ExportSettings(MaskOptions):
     """Where the pairs go, in which layout, and how their masks are read."""
 
-    output: Path = option(Path(), "folder for the set, new or empty")
-    format: str = option("", f"layout of the set: {', '.join(FORMATS)}")
+    output: Path = option(Path(), "folder for the dataset, new or empty")
+    format: str = option("", f"layout of the dataset: {', '.join(FORMATS)}")
     pairs_per_tar: int = option(100, "pairs in a tar of webdataset; so many are in memory at a time", COUNT)
     prompt: str = option("", "prompt of pairs that have none")
 

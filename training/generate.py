@@ -7,7 +7,7 @@ and equal to what was used, pixel for pixel), prompt.json (what training.train r
 each pair was made; the image files carry it too). --format writes other layouts. --random-masks draws each
 mask anew: --per-mask 10 makes ten from every file.
 
-Pair i depends on the settings and i alone. A run that was stopped, or killed, goes on with the same command
+Pair i depends on the settings and i alone. A run that was stopped, or killed, is resumed by the same command
 and --resume. Machines share the work of one folder, or of an address such as s3://bucket/set, by --shard 0/4,
 --shard 1/4 and so on, processes of one machine by 'accelerate launch -m training.generate'; whoever comes
 last writes the lists. Equal files need an equal --batch-size, --threads and device.
@@ -32,10 +32,10 @@ from accelerate.utils.memory import should_reduce_batch_size
 from tqdm import tqdm
 
 from siamese_core.cpu_memory import keep_freed_memory
-from siamese_core.dataset_generation.finished_pairs import SetPlan, begun_plan
+from siamese_core.dataset_generation.finished_pairs import DatasetPlan, begun_plan
 from siamese_core.dataset_generation.generation_run import PairMaker, SetRun, Shard
 from siamese_core.dataset_generation.mask_source import MaskSource, MaskUse, PairSize
-from siamese_core.dataset_generation.storage import SetStore, open_store
+from siamese_core.dataset_generation.storage import DatasetStore, open_store
 from siamese_core.diffusers_backend.base_model import BaseError
 from siamese_core.diffusers_backend.mask_sampling import DEFAULT_STEPS, Sampler
 from siamese_core.diffusers_backend.siamese_model import DTYPES, Precision, SiameseModel, model_from_file
@@ -89,7 +89,7 @@ class GenerateSettings(MaskOptions):
     checkpoint: Path = option(Path(), "full model file, of training.train or of the paper's authors")
     masks: Path = option(Path(), "folder of masks, or one mask file")
     output: str = option("", "folder for the pairs, new or empty, or an address that fsspec knows")
-    format: Literal[tuple(FORMATS)] = option("pairs", "layout of the written set")  # type: ignore[valid-type]
+    format: Literal[tuple(FORMATS)] = option("pairs", "layout of the written dataset")  # type: ignore[valid-type]
     per_mask: int = option(1, "images per mask", COUNT)
     random_masks: bool = option(False, "draw every mask anew: move, turn and scale it as --mask-... says")
     prompt: str | None = option(
@@ -170,13 +170,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(
-    store: SetStore,
+    store: DatasetStore,
     pair_sampler: PairSampler,
     settings: GenerateSettings,
     shard: Shard,
     args: argparse.Namespace,
 ) -> int:
-    plan = SetPlan(
+    plan = DatasetPlan(
         FORMATS[settings.format],
         count=len(pair_sampler.masks),
         batch_size=settings.batch_size,
@@ -197,7 +197,7 @@ def _run(
 
         def on_smaller_batch(size: int) -> None:
             progress.write(
-                f"note: out of memory; going on with --batch-size {size}. These pairs equal those of the "
+                f"note: out of memory; continuing with --batch-size {size}. These pairs equal those of the "
                 "larger batch within rounding only"
             )
             release_memory()
@@ -222,7 +222,7 @@ def _run(
                 run.list_unfinished()
             progress.close()
             flags = "--resume in place of --overwrite" if args.overwrite else "and --resume"
-            print(f"stopped: {run.listed} of {own} pairs are there; go on with the same command {flags}")
+            print(f"stopped: {run.listed} of {own} pairs are there; resume with the same command {flags}")
             return 128 + stop.signal_number
     if complete:
         print(f"pairs written to {store.place}")
@@ -252,7 +252,7 @@ def _read_masks(
     return source
 
 
-def _own_precision(store: SetStore, device: torch.device, replaces: bool) -> Precision:
+def _own_precision(store: DatasetStore, device: torch.device, replaces: bool) -> Precision:
     """That of the dataset that was begun at the place, or the device's own; older records mean fp32."""
     begun = None if replaces else begun_plan(store)
     if begun is None:
@@ -355,14 +355,14 @@ def parse(
     parser = command_parser("generate", __doc__)
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace the set of an earlier run; other files stay"
+        "--overwrite", action="store_true", help="replace the dataset of an earlier run; other files stay"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the set in --output")
+    parser.add_argument("--resume", action="store_true", help="continue the dataset in --output")
     add_flags(parser, GenerateSettings)
     add_flags(parser.add_argument_group("random masks"), TransformSettings, _TRANSFORM)
     args = parser.parse_args(arguments)
     if args.overwrite and args.resume:
-        raise OptionError("--overwrite would remove what --resume goes on with; give one of the two")
+        raise OptionError("--overwrite would remove what --resume continues; give one of the two")
     table = read_toml(args.config)
     drawing = field_names(TransformSettings, _TRANSFORM)
     refuse_unknown(table, field_names(GenerateSettings) | drawing, args.config)

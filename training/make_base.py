@@ -5,9 +5,9 @@
 DIR is a folder of images, a folder with images/ and masks/, or one with a prompt.json (then each image
 has its own prompt). Written: OUTPUT/diffusers (a diffusers model folder), OUTPUT/base.safetensors (the
 single file), and pictures of what the VAE and the UNet have learnt. A good VAE takes hours on a CPU: stop at
-any time with Ctrl-C and go on with --resume. --init starts from another base instead of random weights; with
---vae-steps 0 its VAE stays as it is, with --unet-steps 0 its UNet does, and --vae-decoder-only improves the
-VAE's decoder alone, which any UNet and any Siamese model trained on that base can go on with.
+any time with Ctrl-C and continue with --resume. --init starts from another base instead of random weights;
+with --vae-steps 0 its VAE stays as it is, with --unet-steps 0 its UNet does, and --vae-decoder-only improves
+the VAE's decoder alone, which any UNet and any Siamese model trained on that base can use.
 
 Meant for one process: `accelerate launch` with several is refused.
 """
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images = _read_images(paths, settings.resolution)
     print(f"{len(images)} images at {settings.resolution} px")
     if not args.resume:
-        require_empty(args.output, "give another --output, or --resume to go on with that run")
+        require_empty(args.output, "give another --output, or --resume to continue that run")
     record = {
         "images": len(images),
         "images_digest": hashlib.sha256(images.numpy().tobytes()).hexdigest(),
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
                 _save_samples(base, prompts, settings, args.output / "samples.png")
         except Interrupted as stop:
-            print(f"\nstopped after {stop.step} steps, all saved; go on with the same command and --resume")
+            print(f"\nstopped after {stop.step} steps, all saved; resume with the same command and --resume")
             return 128 + stop.signal_number
         folder, file = save_base(base, args.output, {"command": "make_base", **record}, run_id)
     print(f"base written: {folder} (diffusers) and {file} (single file)")
@@ -334,7 +334,7 @@ def _parse(
     parser.add_argument("--images", type=Path, required=True, help="folder of images")
     parser.add_argument("--output", type=Path, required=True, help="folder for the run, empty or new")
     parser.add_argument("--init", type=Path, help="base to start from instead of random weights")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings below")
     add_flags(parser, MakeBaseSettings)
     add_flags(parser.add_argument_group("VAE"), VAESettings, "vae_")

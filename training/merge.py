@@ -2,9 +2,9 @@
 
     python -m training.merge SET [--deep] [--partial]
 
-The last worker of a set writes the lists by itself. This command tells which shards lack pairs, or writes the
-lists when that worker was killed in the middle of it; with --partial also those of an unfinished set, which
-can be gone on with all the same. Every file that a list names must be there at its size; --deep reads each
+The last worker of a dataset writes the lists by itself. This command tells which shards lack pairs, or writes
+the lists when that worker was killed in the middle of it; with --partial also those of an unfinished dataset,
+which can be resumed all the same. Every file that a list names must be there at its size; --deep reads each
 and compares its digest. SET is a folder, or an address that fsspec knows.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from siamese_core.dataset_generation.finished_pairs import SetLists, SetPlan, SetState, stored_plan
+from siamese_core.dataset_generation.finished_pairs import DatasetLists, DatasetPlan, SetState, stored_plan
 from siamese_core.dataset_generation.storage import open_store
 
 from .command_line.options import OptionError, command_parser, run_command
@@ -23,12 +23,12 @@ from .command_line.options import OptionError, command_parser, run_command
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("merge", __doc__)
-    parser.add_argument("set", metavar="SET", help="folder or address of the set")
+    parser.add_argument("set", metavar="SET", help="folder or address of the dataset")
     parser.add_argument("--deep", action="store_true", help="read every file and compare its digest")
     parser.add_argument("--partial", action="store_true", help="write the lists of an unfinished set, too")
     args = parser.parse_args(arguments)
     store = open_store(args.set, "merge")
-    lists = SetLists(store, stored_plan(store))
+    lists = DatasetLists(store, stored_plan(store))
     broken = _broken(lists, args.deep)
     if broken:
         raise OptionError(
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _broken(lists: SetLists, deep: bool) -> list[str]:
+def _broken(lists: DatasetLists, deep: bool) -> list[str]:
     """Names of files that are not as their pair's line says."""
     broken: dict[str, None] = {}
     for line in tqdm(lists.lines(), total=lists.plan.count, desc="checking", unit="pair", leave=False):
@@ -55,7 +55,7 @@ def _broken(lists: SetLists, deep: bool) -> list[str]:
     return list(broken)
 
 
-def _described(state: SetState, plan: SetPlan) -> str:
+def _described(state: SetState, plan: DatasetPlan) -> str:
     text = f"{state.pairs} of {plan.count} pairs"
     if state.skipped:
         text += f", {state.skipped} without a mask that meets its constraints (skipped.jsonl)"

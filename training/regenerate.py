@@ -2,8 +2,8 @@
 
     python -m training.regenerate RECORD --pair NAME --checkpoint FILE --masks DIR --output DIR
 
-RECORD is the manifest.jsonl of a set and NAME the pair's stem, or RECORD is a PNG that training.generate has
-written and NAME is left away. Written: OUTPUT/images and OUTPUT/masks. Same bytes need the same versions,
+RECORD is the manifest.jsonl of a dataset and NAME the pair's stem, or RECORD is a PNG that training.generate
+has written and NAME is left away. Written: OUTPUT/images and OUTPUT/masks. Same bytes need the same versions,
 device and threads as in the record; the command says where yours differ.
 """
 

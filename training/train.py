@@ -8,7 +8,7 @@ training.make_base.
 Defaults are the paper's; every setting can also stand in a TOML file given by --config (flags win).
 
 Written to OUTPUT: log.jsonl and TensorBoard logs (losses by term), samples/ (pictures for fixed masks),
-checkpoints/, and at the end model.safetensors. Stop with Ctrl-C at any time and go on with --resume: the
+checkpoints/, and at the end model.safetensors. Stop with Ctrl-C at any time and continue with --resume: the
 resumed run repeats the uninterrupted one exactly. Several GPUs: accelerate launch -m training.train ...
 """
 
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = (settings.resolution, settings.resolution)
     check = checked(pairs, settings.mask_rule, size, settings.resize_mode, is_told=is_main(engine))
     if is_main(engine) and not args.resume:
-        require_empty(settings.output, "give another --output, or --resume to go on with that run")
+        require_empty(settings.output, "give another --output, or --resume to continue that run")
     settings = replace(settings, base=local_base(settings.base))
     base = load_base(settings.base)  # before the folder is made: a refusal leaves nothing in the way
     shares = prompt_shares(pair.prompt or "" for pair in pairs)
@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         except Interrupted as stop:
             accelerator.print(
-                f"\nstopped after step {stop.step}, all saved; go on with the same command and --resume"
+                f"\nstopped after step {stop.step}, all saved; resume with the same command and --resume"
             )
             return 128 + stop.signal_number
         if is_main(engine):
@@ -356,7 +356,9 @@ def parse(
 ]:
     parser = command_parser("train", __doc__)
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --output")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the newest checkpoint in --output"
+    )
     add_change_flags(parser)
     add_flags(parser, TrainSettings)
     add_flags(parser.add_argument_group("objective (paper, section 3)"), ObjectiveSettings)

@@ -55,7 +55,7 @@ class HostBase:
 def read_base(model: Any, clip: Any, vae: Any, control_net: Any = None) -> HostBase:
     """The base of a graph's MODEL, CLIP and VAE, which stay as they are, as does ``control_net``.
 
-    With that, a trained model's, training goes on from its weights. Raises TrainingBaseError or LayoutError
+    With that, a trained model's, training starts from its weights. Raises TrainingBaseError or LayoutError
     when they are no Stable Diffusion 1.x or 2.x, do not belong together, or are changed in a way that a
     trained file could not carry: by a LoRA on what training freezes, for instance.
     """

@@ -252,7 +252,7 @@ def _step_function(
                 raise TrainingMemoryError(_advice(settings, failure))
             parts = min(2 * parts, settings.batches.batch_size)
             run = with_parts(parts)
-            note = f"out of memory; going on with {parts} micro_batches, equal within rounding"
+            note = f"out of memory; continuing with {parts} micro_batches, equal within rounding"
             logging.warning("Siamese-Diffusion: %s", note)
             show(warnings=[note])
             comfy.model_management.soft_empty_cache()

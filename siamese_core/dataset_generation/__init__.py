@@ -1,1 +1,1 @@
-"""Making a set of pairs, by one worker or many, that can be stopped and resumed."""
+"""Making a dataset, by one worker or many, that can be stopped and resumed."""

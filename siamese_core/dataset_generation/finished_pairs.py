@@ -1,6 +1,6 @@
-"""The lists of a generated set: what it is, which pairs are finished, and which files those have.
+"""The lists of a generated dataset: what it is, which pairs are finished, and which files those have.
 
-Each chunk of a set has a small list of its own below ``.run/``, which is replaced whenever a batch is
+Each chunk of a dataset has a small list of its own below ``.run/``, which is replaced whenever a batch is
 finished; so a killed run has listed whole pairs only. These lists alone say what is there: ``manifest.jsonl``
 and the format's own index are made of them, as often as need be, and never read.
 """
@@ -20,7 +20,7 @@ from ..pairs.export_formats import FORMATS, PairFormat
 from ..pairs.export_formats.layout import json_line
 from ..pairs.manifest import MANIFEST, RUN_FOLDER, record_of
 from ..resume_check import check_record
-from .storage import SetStore
+from .storage import DatasetStore
 
 Line = dict[str, Any]
 """Of a finished pair its record and ``files``; of one that cannot be made, ``index`` and ``skipped``: why."""
@@ -34,13 +34,13 @@ _MOST_CHUNKS = 1_000_000  # each has a file
 _FILE = re.compile(r"(?:(?!\.\.?/)[^/\0]+/)*[^/\0]+\.(?:png|tar)")
 
 
-class SetError(UserError):
-    """A set that cannot be made as asked; the message names the place and the fix."""
+class DatasetError(UserError):
+    """A dataset that cannot be made as asked; the message names the place and the fix."""
 
 
 @dataclass(frozen=True)
-class SetPlan:
-    """What a set is: ``count`` pairs in a format, and the ``settings`` that decide what they show.
+class DatasetPlan:
+    """What a dataset is: ``count`` pairs in a format, and the ``settings`` that decide what they show.
 
     They are computed ``batch_size`` at a time and listed in chunks of ``chunk_size`` pairs, which is rounded
     up to whole batches.
@@ -54,7 +54,7 @@ class SetPlan:
 
     @property
     def record(self) -> dict[str, Any]:
-        """All that has to be the same for a half-finished set to be gone on with."""
+        """All that has to be the same for a half-finished dataset to be resumed."""
         own = {"format": self.form.name, "pairs": self.count, "chunk_size": self.chunk_pairs}
         return {**own, "batch_size": self.batch_size, **self.settings}
 
@@ -74,63 +74,69 @@ class SetPlan:
 
 @dataclass(frozen=True)
 class SetState:
-    """How far a set is: pairs that are listed, pairs that cannot be made, and the chunks not finished."""
+    """How far a dataset is: pairs that are listed, pairs that cannot be made, and the chunks not finished."""
 
     pairs: int
     skipped: int
     missing: Sequence[int]
 
 
-def stored_plan(store: SetStore) -> SetPlan:
-    """The plan that the set was begun with. Raises SetError when there is none that can be read."""
+def stored_plan(store: DatasetStore) -> DatasetPlan:
+    """The plan that the dataset was begun with. Raises DatasetError when there is none that can be read."""
     try:
         settings = parse_json(store.read(_SETTINGS).decode("utf-8"))
         form = FORMATS[settings.pop("format")]
         numbers = [settings.pop(name) for name in ("pairs", "batch_size", "chunk_size")]
     except FileNotFoundError as error:
-        raise SetError(f"{store.place}: no set of training.generate; its '{_SETTINGS}' is missing") from error
+        raise DatasetError(
+            f"{store.place}: no dataset of training.generate; its '{_SETTINGS}' is missing"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SetError(f"{store.place}/{_SETTINGS}: damaged ({error!r:.200}); give another folder") from error
+        raise DatasetError(
+            f"{store.place}/{_SETTINGS}: damaged ({error!r:.200}); give another folder"
+        ) from error
     if not all(type(number) is int and number > 0 for number in numbers):
-        raise SetError(f"{store.place}/{_SETTINGS}: damaged (its counts are {numbers}); give another folder")
+        raise DatasetError(
+            f"{store.place}/{_SETTINGS}: damaged (its counts are {numbers}); give another folder"
+        )
     count, batch_size, chunk_size = numbers
-    plan = SetPlan(form, count, batch_size, chunk_size, settings)
+    plan = DatasetPlan(form, count, batch_size, chunk_size, settings)
     if plan.chunks > _MOST_CHUNKS:
-        raise SetError(f"{store.place}/{_SETTINGS}: damaged ({plan.chunks} chunks); give another folder")
+        raise DatasetError(f"{store.place}/{_SETTINGS}: damaged ({plan.chunks} chunks); give another folder")
     return plan
 
 
-def begun_plan(store: SetStore) -> SetPlan | None:
-    """The plan of the set that was begun at the place; None where none was. Raises SetError as above."""
+def begun_plan(store: DatasetStore) -> DatasetPlan | None:
+    """The plan of the dataset begun at the place; None where none was. Raises DatasetError as above."""
     return None if store.size(_SETTINGS) is None else stored_plan(store)
 
 
-def remove_set(store: SetStore) -> None:
-    """Remove the set at the place, if there is one: what its lists name, and the lists; all else stays.
+def remove_dataset(store: DatasetStore) -> None:
+    """Remove the dataset at the place, if there is one: what its lists name, and the lists, nothing else.
 
     Files that a killed run had written, but not yet listed, go too.
     """
     if store.size(_SETTINGS) is None:
         return
-    lists = SetLists(store, stored_plan(store))
+    lists = DatasetLists(store, stored_plan(store))
     for name in (*lists.pair_files(), *lists.indexes()):
         store.remove(name)
     for folder in (_WRITING, _PARTS):
         store.remove(folder, True)
-    # The settings come last: a run that is killed before has left a set, which is removed the next time.
+    # The settings come last: a run that is killed before has left a dataset, which is removed the next time.
     for name in (_INDEXES, _SETTINGS):
         store.remove(name)
 
 
 @dataclass(frozen=True)
-class SetLists:
-    """The lists of one set. Methods raise SetError for lists that none of ours can be, and OSError."""
+class DatasetLists:
+    """The lists of one dataset. Methods raise DatasetError for lists that cannot be ours, and OSError."""
 
-    store: SetStore
-    plan: SetPlan
+    store: DatasetStore
+    plan: DatasetPlan
 
     def check_files(self, stem: Callable[[int], str]) -> None:
-        """Raise SetError when a file that the set may write is there, and no list of ours names it.
+        """Raise DatasetError when a file that the dataset may write is there, on no list of ours.
 
         Such a file is somebody else's, whatever the run is asked to do. ``stem(i)`` is the name of pair i.
         """
@@ -143,21 +149,21 @@ class SetLists:
         self._refuse(strangers)
 
     def check_place(self, may_go_on: bool) -> None:
-        """Raise unless the place is new or, with ``may_go_on``, holds the same set half-finished.
+        """Raise unless the place is new or, with ``may_go_on``, holds the same dataset half-finished.
 
-        Raises SetError, and ResumeError when the settings differ from those that the set was begun with.
+        Raises DatasetError, and ResumeError when the settings differ from those that it was begun with.
         """
         place = self.store.place
         if self.store.size(_SETTINGS) is not None:
             if not may_go_on:
-                raise SetError(
-                    f"{place}: not empty, it holds a set that was begun before; give another folder, "
+                raise DatasetError(
+                    f"{place}: not empty, it holds a dataset that was begun before; give another folder, "
                     "resume that one, or overwrite it"
                 )
             self._check_record()
         elif self.store.holds_others(RUN_FOLDER):
             advice = "" if may_go_on else ", or --overwrite to write beside what is there, which stays"
-            raise SetError(f"{place}: not empty; give another folder{advice}")
+            raise DatasetError(f"{place}: not empty; give another folder{advice}")
 
     def begin(self) -> None:
         """Note the plan. Raises ResumeError when another worker has just noted a different one."""
@@ -167,7 +173,7 @@ class SetLists:
             self._check_record()
 
     def remove_torn(self) -> None:
-        """Remove what this worker left half written when it was killed, if there is a set of ours."""
+        """Remove what this worker left half written when it was killed, if there is a dataset of ours."""
         if self.store.size(_SETTINGS) is not None:
             self.store.remove_torn()
 
@@ -222,7 +228,7 @@ class SetLists:
             return list(self._names_in(_INDEXES, {*known, SKIPPED, MANIFEST}.__contains__))
         if self.store.size(MANIFEST) is None:
             return []
-        return [*_index_names(self.plan.form, self.store), SKIPPED, MANIFEST]  # a set of an older version
+        return [*_index_names(self.plan.form, self.store), SKIPPED, MANIFEST]  # a dataset of an older version
 
     def _names_in(self, name: str, fits: Callable[[str], object]) -> Iterator[str]:
         try:
@@ -231,14 +237,14 @@ class SetLists:
         except (ValueError, KeyError, TypeError):
             is_whole = False
         if not is_whole:
-            raise SetError(f"{self.store.place}/{name}: damaged; remove the file")
+            raise DatasetError(f"{self.store.place}/{name}: damaged; remove the file")
         yield from found
 
-    def _stored(self) -> SetLists | None:
-        """The lists of the set that is there, which may be another one."""
+    def _stored(self) -> DatasetLists | None:
+        """The lists of the dataset that is there, which may be another one."""
         if self.store.size(_SETTINGS) is None:
             return None
-        return SetLists(self.store, stored_plan(self.store))
+        return DatasetLists(self.store, stored_plan(self.store))
 
     def _strange_pairs(self, stem: Callable[[int], str]) -> list[str]:
         """The files of pairs that are there and that no list of ours names."""
@@ -271,8 +277,10 @@ class SetLists:
 
     def _refuse(self, strangers: Sequence[str]) -> None:
         if strangers:
-            several = f"{len(strangers)} files of the set are" if strangers[1:] else "a file of the set is"
-            raise SetError(
+            several = (
+                f"{len(strangers)} files of the dataset are" if strangers[1:] else "a file of the dataset is"
+            )
+            raise DatasetError(
                 f"{self.store.place}: {several} there already and on no list of an earlier run, the first is "
                 f"'{strangers[0]}'; what others wrote is never replaced: give another folder, or move away "
                 "what is in the way"
@@ -282,7 +290,7 @@ class SetLists:
         """Write the manifest and the format's index; whether they are there.
 
         Unless ``incomplete``, only when no chunk is missing. The manifest comes last: with it, all is there.
-        Raises SetError, too, when somebody else's file has the name of one of them.
+        Raises DatasetError, too, when somebody else's file has the name of one of them.
         """
         with self.store.lock(_LOCK, wait=True):
             if not incomplete and self._missing():
@@ -305,7 +313,7 @@ class SetLists:
             return True
 
     def state(self) -> SetState:
-        """How far the set is."""
+        """How far the dataset is."""
         is_skipped = Counter("skipped" in line for line in self.lines())
         return SetState(is_skipped[False], is_skipped[True], self._missing())
 
@@ -316,7 +324,7 @@ class SetLists:
         return (line for chunk in chunks for line in self._listed(chunk).values())
 
     def _check_record(self) -> None:
-        check_record(self.store.place, stored_plan(self.store).record, self.plan.record, what="set")
+        check_record(self.store.place, stored_plan(self.store).record, self.plan.record, what="dataset")
 
     def _missing(self) -> list[int]:
         parts = self.store.names(_PARTS)
@@ -332,7 +340,7 @@ class SetLists:
             except (ValueError, TypeError, KeyError):  # a ManifestError, too
                 fits = False
             if not fits:
-                raise SetError(
+                raise DatasetError(
                     f"{self.store.place}/{name}: line {number} is damaged; restore the file, or move it away "
                     "with the files of its pairs, which are then made again"
                 )
@@ -341,7 +349,7 @@ class SetLists:
     def _is_pair(self, line: Line) -> bool:
         """Whether a line is a pair's record and its files. Raises ValueError, TypeError or KeyError, too."""
         record_of(line, "it")
-        # What a list names is removed with the set: a name that may be a folder's is none of ours.
+        # What a list names is removed with the dataset: a name that may be a folder's is none of ours.
         named = [
             type(file["bytes"]) is int and type(file["sha256"]) is str and _FILE.fullmatch(file["name"])
             for file in line["files"]
@@ -356,8 +364,8 @@ def _files(line: Line) -> list[str]:
     return [file["name"] for file in line.get("files", ())]
 
 
-def _index_names(form: PairFormat, store: SetStore) -> list[str]:
-    """The files that describe a whole set in this format."""
+def _index_names(form: PairFormat, store: DatasetStore) -> list[str]:
+    """The files that describe a whole dataset in this format."""
     return [name for name, _ in form.index_files(lambda: (), store.read)]
 
 

@@ -1,7 +1,8 @@
-"""Making a set of pairs, chunk by chunk: resumable, shared among workers, in memory that does not grow.
+"""Making a dataset, chunk by chunk: resumable, shared among workers, in memory that does not grow.
 
-Pair i is a pure function of the set's settings and i, so that any worker can make it, and again. Pairs are
-computed in batches that lie on one grid however the work is shared, and listed when their files are whole.
+Pair i is a pure function of the dataset's settings and i, so that any worker can make it, and again. Pairs
+are computed in batches that lie on one grid however the work is shared; they are listed when their files are
+whole.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from ..overlap import require_apart
 from ..pairs.export_formats import FinishedPair, StoredFile
 from ..pairs.export_formats.layout import stored_file
 from ..pairs.manifest import RUN_FOLDER
-from .finished_pairs import Line, SetError, SetLists, SetPlan, remove_set
-from .storage import FolderStore, SetStore
+from .finished_pairs import DatasetError, DatasetLists, DatasetPlan, Line, remove_dataset
+from .storage import DatasetStore, FolderStore
 
 Job = TypeVar("Job")
 
@@ -39,7 +40,7 @@ class Shard:
         """This shard's work shared among ``count`` workers: the share of the one of ``index``."""
         return Shard(self.index * count + index, self.count * count)
 
-    def chunks(self, plan: SetPlan) -> range:
+    def chunks(self, plan: DatasetPlan) -> range:
         return range(self.index, plan.chunks, self.count)
 
 
@@ -68,8 +69,8 @@ class SetRun(Generic[Job]):
     What it raises ends the run; ``listed`` says how many of this worker's pairs are then listed.
     """
 
-    store: SetStore
-    plan: SetPlan
+    store: DatasetStore
+    plan: DatasetPlan
     maker: PairMaker[Job]
     shard: Shard
     on_pairs: Callable[[Sequence[FinishedPair], int], None]
@@ -79,34 +80,34 @@ class SetRun(Generic[Job]):
         self.listed = 0
 
     @cached_property
-    def lists(self) -> SetLists:
-        return SetLists(self.store, self.plan)
+    def lists(self) -> DatasetLists:
+        return DatasetLists(self.store, self.plan)
 
     def run(self, *, resume: bool = False, replace: bool = False) -> bool:
-        """Make what is missing of this worker's share, and the lists when nothing of the set is missing.
+        """Make what is missing of this worker's share, and the lists when nothing of the dataset is missing.
 
-        With ``replace`` a set that is there is removed first. Returns whether the set is complete. Raises
-        SetError when the place holds something else or another run is at it, when it cannot be written, and
-        when one sample is too much for the memory; ResumeError when the settings differ from those that the
-        set was begun with; OverlapError when it would be written where it is read.
+        With ``replace`` a dataset that is there is removed first. Returns whether the dataset is complete.
+        Raises DatasetError when the place holds something else or another run is at it, when it cannot be
+        written, and when one sample is too much for the memory; ResumeError when the settings differ from
+        those that it was begun with; OverlapError when it would be written where it is read.
         """
         if isinstance(self.store, FolderStore):
             names = self.plan.form.names(0, self.maker.stem(0))
             written = {self.store.root / PurePosixPath(name).parent for name in names}
             require_apart(sorted(written), self.maker.reads)
         self.lists.check_files(self.maker.stem)
-        if not replace:  # of several workers, any may have begun the set
+        if not replace:  # of several workers, any may have begun the dataset
             self.lists.check_place(may_go_on=resume or self.shard.count > 1)
         lock = f"{RUN_FOLDER}/shard-{self.shard.name}.lock"
         with self._writing(), self.store.lock(lock, wait=False) as mine:
             if not mine:
-                raise SetError(
-                    f"{self.store.place}: another run is making shard {self.shard.name} of this set; wait "
-                    "for it to end, or give another folder"
+                raise DatasetError(
+                    f"{self.store.place}: another run is making shard {self.shard.name} of this dataset; "
+                    "wait for it to end, or give another folder"
                 )
             self.lists.remove_torn()
             if replace:
-                remove_set(self.store)
+                remove_dataset(self.store)
             self.lists.begin()
             for chunk in self.shard.chunks(self.plan):
                 self._make_chunk(chunk)
@@ -171,7 +172,7 @@ class SetRun(Generic[Job]):
                 if not self.maker.is_out_of_memory(error):
                     raise
                 if size == 1:
-                    raise SetError(
+                    raise DatasetError(
                         "out of memory with one image at a time; lower the resolution, or free memory"
                     ) from error
             self._compute_batch = (size + 1) // 2
@@ -194,7 +195,7 @@ class SetRun(Generic[Job]):
         try:
             yield
         except OSError as error:
-            raise SetError(
+            raise DatasetError(
                 f"{self.store.place}: could not be written ({error}); make room on the disk or mend the "
                 "folder, and resume: pairs that were listed are safe"
             ) from error

@@ -1,4 +1,4 @@
-"""The masks of a generated set: which file and which transform belong to pair i, and what comes out."""
+"""The masks of a generated dataset: which file and which transform belong to pair i, and what comes out."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class MaskSource:
     called after each with the note on its reading, if any. ``notes`` is what the user should know of all of
     them together, and ``changes`` what the first versions read otherwise. Raises MaskError for a bad one and
     for masks that as a whole cannot be meant, and UserError when a file changes afterwards, since equal
-    settings would no longer mean an equal set.
+    settings would no longer mean an equal dataset.
     """
 
     def __init__(
@@ -143,6 +143,6 @@ class MaskSource:
         if file_digest(path) != self._digests[number].hex():
             raise UserError(
                 f"{path}: the mask has changed since the run began; put the old file back and resume, or "
-                "start a new set in another folder"
+                "start a new dataset in another folder"
             )
         return mask

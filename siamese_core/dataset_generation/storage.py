@@ -1,4 +1,4 @@
-"""Where a set of pairs is kept: a folder, or an object store through fsspec. Files are whole or not there."""
+"""Where a dataset is kept: a folder, or an object store through fsspec. Files are whole or not there."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss",
 
 
 class StoreError(UserError):
-    """A place for a set that cannot be used; the message names it and the fix."""
+    """A place for a dataset that cannot be used; the message names it and the fix."""
 
 
-class SetStore(Protocol):
+class DatasetStore(Protocol):
     """Files by their name below one root, with forward slashes. OSError comes of what the disk refuses."""
 
     place: str
@@ -78,7 +78,7 @@ class SetStore(Protocol):
         ...
 
 
-def open_store(place: str, worker: str = "") -> SetStore:
+def open_store(place: str, worker: str = "") -> DatasetStore:
     """The store at ``place``: a folder, or the address of an object store, such as ``s3://bucket/set``.
 
     ``worker`` names whoever writes, so that what it leaves half written when killed can be told from the
@@ -100,7 +100,7 @@ def open_store(place: str, worker: str = "") -> SetStore:
     if not kinds & _OBJECT_STORES:
         raise StoreError(
             f"{place}: no object store, so that a killed run could leave half of a file there; mount it as a "
-            "folder, or write to a folder and copy the set"
+            "folder, or write to a folder and copy the dataset"
         )
     return ObjectStore(place, system, root.rstrip("/"))
 
@@ -116,7 +116,7 @@ class FolderStore:
     def write(self, name: str, pieces: Iterable[bytes]) -> None:
         path = self._entry(name)
         if not path.parent.is_dir():
-            if not self.root.is_dir():  # never made anew: a set that was removed while running stays removed
+            if not self.root.is_dir():  # a dataset that was removed while running stays removed
                 raise FileNotFoundError(f"the folder '{self.root}' is no longer there")
             path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path, self._scratch) as temporary, temporary.open("wb") as file:

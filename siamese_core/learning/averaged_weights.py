@@ -72,7 +72,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the averages of ``state``; how fast they decay is not read, a run's settings say it.
+        """Continue from the averages of ``state``; how fast they decay is not read, a run's settings say it.
 
         Raises ValueError when they are not averages of such parameters; nothing is changed then.
         """

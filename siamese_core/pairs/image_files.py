@@ -64,7 +64,7 @@ def _folder_white(folder: Path, changed: int) -> int:
 
 
 class ImageSurvey:
-    """Gathers what is known of the images of a set: which were turned, and which have more than 8 bits."""
+    """Gathers facts about the images of a dataset: which were turned, and which have more than 8 bits."""
 
     def __init__(self) -> None:
         self._count = 0

@@ -1,4 +1,4 @@
-"""Reading ``manifest.jsonl``: how each pair of a set was made, and which files hold it."""
+"""Reading ``manifest.jsonl``: how each pair of a dataset was made, and which files hold it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ManifestError(UserError):
 
 
 class Manifest:
-    """The manifest of a set. Of each line only its place is kept in memory, by the pair's stem.
+    """The manifest of a dataset. Of each line only its place is kept in memory, by the pair's stem.
 
     The last line of a stem counts. Raises ManifestError for a line that :func:`record_of` refuses, and
     JsonLinesError as :func:`~siamese_core.json_lines.json_objects` does.

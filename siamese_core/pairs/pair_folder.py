@@ -44,13 +44,13 @@ def add_pairs(
 
     Stems are made portable first. A stem that two of ``pairs`` share is numbered in any case, so that none of
     them is lost. ``text`` goes into every image file; ``on_pair`` is called before each pair is written.
-    Raises WriteError as :meth:`PairWriter.write` does, for a folder that holds a generated set, whose lists
-    name what it has generated, and where "overwrite" would replace files that no list of ours names.
+    Raises WriteError as :meth:`PairWriter.write` does, for a folder that holds a generated dataset, which has
+    lists of its own, and where "overwrite" would replace files that no list of ours names.
     """
     if os.path.lexists(root / RUN_FOLDER):
         raise WriteError(
-            f"{root}: holds a set of Generate Dataset or training.generate ('{RUN_FOLDER}'), whose next run "
-            "would drop these pairs from its lists; save to another folder"
+            f"{root}: holds a dataset of Generate Dataset or training.generate ('{RUN_FOLDER}'), whose next "
+            "run would drop these pairs from its lists; save to another folder"
         )
     if if_exists == "overwrite":
         _refuse_strangers(root, dict.fromkeys(portable_stem(pair.record.stem) for pair in pairs))

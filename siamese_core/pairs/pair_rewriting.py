@@ -1,4 +1,4 @@
-"""A set of pairs written anew in another layout, pixel for pixel, with what is known of how each was made."""
+"""A dataset written anew in another layout, pixel for pixel, with what is known of how each was made."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .pair_files import IMAGE_FOLDERS, PROMPT_FILE, Pair, find_pairs, load_pair
 
 
 class ExportError(UserError):
-    """A set that cannot be written in another layout; the message names the file or folder and the fix."""
+    """A dataset that cannot be written in another layout; the message names the file and the fix."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The low-data study on a tiny plan: prepared, drawn, trained, compared, and gone on with."""
+"""The low-data study on a tiny plan: prepared, drawn, trained, compared, and resumed."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from siamese_core.pairs.pair_files import find_pairs, pairs_fingerprint
 from siamese_core.pairs.pair_folder import NewPair, add_pairs
 from siamese_core.pairs.pair_rewriting import export_pairs, find_source
 from siamese_core.pairs.pair_writer import PairWriter
+from tests.support.datasets.pair_sets import finished_pairs, write_set
 from tests.support.fuzzing import TOKENS, inputs, json_values, refusal
-from tests.support.sets.pair_sets import finished_pairs, write_set
 from training.command_line.options import build, field_names, read_toml, refuse_unknown
 from training.evaluate import EvaluateSettings
 from training.evaluation.metrics.image_sets import find_images, match_by_mask

@@ -12,8 +12,8 @@ import pytest
 from siamese_core.masks.foreground_rule import PLAIN_MASKS
 from siamese_core.masks.mask_files import discover_masks
 from tests.support.commands import run_here
+from tests.support.datasets.dataset_trees import isic2018, kvasir, plain, pranet
 from tests.support.fuzzing import inputs, refusal, rounds
-from tests.support.sets.dataset_trees import isic2018, kvasir, plain, pranet
 from training import export, prepare
 from training.command_line.options import OptionError
 from training.evaluation.metrics.image_sets import check_images, find_images

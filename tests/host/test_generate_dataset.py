@@ -1,4 +1,4 @@
-"""Generate Dataset in the host: whole sets, stopped ones, killed ones, and what it refuses."""
+"""Generate Dataset in the host: whole datasets, stopped ones, killed ones, and what it refuses."""
 
 from __future__ import annotations
 

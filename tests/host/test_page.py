@@ -99,7 +99,7 @@ def test_run_generates_and_the_picture_shows(
     for node in workflow["nodes"]:
         if node["type"] == generating:
             node["widgets_values"][node["widgets_values"].index(15)] = 6  # steps: this is about the page
-            # A set of other settings may be there from another test, and would be refused.
+            # A dataset of other settings may be there from another test, and would be refused.
             values = node["widgets_values"]
             node["widgets_values"] = [
                 "page_set" if value == "generated_dataset" else value for value in values

@@ -1,4 +1,4 @@
-"""The export command, run as a user runs it: a set in, the same set in another layout out, or nothing."""
+"""The export command, run as a user runs it: a dataset in, the same in another layout out, or nothing."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from siamese_core.pairs.export_formats import FORMATS
 from siamese_core.pairs.pair_files import find_pairs, load_pair
 from siamese_core.pairs.pair_rewriting import find_source
 from tests.support.commands import Outcome, run_here
+from tests.support.datasets.dataset_trees import kvasir, plain
+from tests.support.datasets.pair_sets import finished_pairs, write_set
 from tests.support.folders import full_disk, read_tree
-from tests.support.sets.dataset_trees import kvasir, plain
-from tests.support.sets.pair_sets import finished_pairs, write_set
 from training import export
 
 OF_TWO_FILES = [name for name, kind in FORMATS.items() if not kind.chunk_is_a_file]
@@ -38,7 +38,7 @@ def exported(source: Path, output: Path, name: str, *more: object) -> list[dict[
 
 @pytest.fixture
 def generated(tmp_path: Path) -> Path:
-    """A set as the generating command writes it."""
+    """A dataset as the generating command writes it."""
     write_set(tmp_path / "generated", FORMATS["pairs"], finished_pairs())
     return tmp_path / "generated"
 

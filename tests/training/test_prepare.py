@@ -16,8 +16,17 @@ from PIL import Image
 from siamese_core.masks.mask_files import read_mask
 from siamese_core.pairs.pair_files import Pair, find_pairs, load_pair
 from tests.support.commands import Outcome, run_here, sigint_interrupts
+from tests.support.datasets.dataset_trees import (
+    SIDE,
+    cvc,
+    isic2016,
+    isic2018,
+    kvasir,
+    plain,
+    plain_split,
+    pranet,
+)
 from tests.support.folders import full_disk, read_tree
-from tests.support.sets.dataset_trees import SIDE, cvc, isic2016, isic2018, kvasir, plain, plain_split, pranet
 from training import prepare
 from training.preparation.dataset_layouts import read_dataset
 

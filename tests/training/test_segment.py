@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from tests.support.commands import run_here
+from tests.support.datasets.segmentation import SIDE, compare, compared, read_results, short, write_sets
 from tests.support.folders import read_tree
 from tests.support.phantoms.phantom import write_phantoms
-from tests.support.sets.segmentation import SIDE, compare, compared, read_results, short, write_sets
 from training import segment
 from training.command_line.options import read_toml
 from training.segmentation.networks.registry import NETWORKS

@@ -1,4 +1,4 @@
-"""A set of pairs in numbers: image sizes, how much the masks cover, how many lesions they show."""
+"""A dataset in numbers: image sizes, how much the masks cover, how many lesions they show."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PairFacts:
 
 @dataclass(frozen=True)
 class SetFacts:
-    """A set of pairs, ready for JSON.
+    """A dataset, ready for JSON.
 
     sizes: pairs by "width x height", most frequent first. smallest, largest: [width, height], each side on
     its own. mask_share: mean, quantiles, and a histogram of BINS equal bins over 0..1. lesions: pairs by
@@ -54,7 +54,7 @@ def pair_facts(mask: NDArray[np.bool_]) -> PairFacts:
 
 
 def set_facts(facts: Sequence[PairFacts]) -> SetFacts:
-    """The facts of a set of at least one pair, from those of its pairs."""
+    """The facts of a dataset of at least one pair, from those of its pairs."""
     shares = np.array([fact.share for fact in facts])
     heights, widths = zip(*(fact.size for fact in facts), strict=True)
     sizes = Counter(f"{fact.size[1]} x {fact.size[0]}" for fact in facts)
@@ -76,7 +76,7 @@ def set_facts(facts: Sequence[PairFacts]) -> SetFacts:
 
 
 def facts_table(sets: Mapping[str, SetFacts]) -> str:
-    """The sets side by side, as text for a terminal: a line for each, then a histogram line for each."""
+    """The datasets side by side, as text for a terminal: a line for each, then a histogram line for each."""
     rows = [["set", "pairs", "empty", "mean share", "5th pct", "median", "95th pct", "lesions", "image size"]]
     bins = [f"{100 * k // BINS}-{100 * (k + 1) // BINS} %" for k in range(BINS)]
     histograms = [["mask share", *bins]]

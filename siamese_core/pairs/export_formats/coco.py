@@ -79,7 +79,7 @@ def compressed(counts: Iterable[int]) -> str:
 
 def _counts(starts: NDArray[Any], ends: NDArray[Any], size: int) -> list[int]:
     """Lengths of background and foreground in turn, from runs along the whole of ``size`` pixels."""
-    # A run that reaches a column's end goes on where the next begins at the top.
+    # A run that reaches a column's end continues where the next begins at the top.
     apart = starts[1:] > ends[:-1]
     edges = np.stack([starts[np.r_[True, apart]], ends[np.r_[apart, True]]], axis=1).ravel()
     counts = np.diff(edges, prepend=0).tolist()

@@ -1,4 +1,4 @@
-"""What a format of a written set is: names and contents of its files, without a word about where they go."""
+"""What a format of a written dataset is: names and contents of its files, wherever they go."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..manifest import PairRecord
 
 FileContent = tuple[str, bytes]
-"""A file's name below the set's root, with forward slashes, and its content."""
+"""A file's name below the dataset's root, with forward slashes, and its content."""
 
 Record = Mapping[str, Any]
 """A line of the manifest: the fields of PairRecord, and ``files``, see StoredFile."""
@@ -44,7 +44,7 @@ class PairFormat(Protocol):
 
     name: str
     chunk_is_a_file: bool
-    """Whether the pairs of a chunk share one file, so that the chunk's size is part of what the set is."""
+    """Whether the pairs of a chunk share one file, so that the chunk's size is part of the dataset."""
 
     def names(self, index: int, stem: str) -> list[str]:
         """The files that the pair of this index and stem may be written to."""
@@ -57,10 +57,10 @@ class PairFormat(Protocol):
     def index_files(
         self, records: Callable[[], Iterable[Record]], read: Callable[[str], bytes]
     ) -> Iterator[tuple[str, Iterator[bytes]]]:
-        """Name and content, piece by piece, of the files that describe the whole set.
+        """Name and content, piece by piece, of the files that describe the whole dataset.
 
         ``records`` begins a new pass over the manifest's lines in order of their index; ``read`` returns the
-        content of one of the set's files. Neither is kept in memory, for a set may hold a million pairs.
+        content of one of its files. Neither is kept in memory, for a dataset may hold a million pairs.
         """
         ...
 

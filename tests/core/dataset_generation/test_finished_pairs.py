@@ -1,4 +1,4 @@
-"""The lists of a set when workers and kills fall together, and a set that is replaced."""
+"""The lists of a dataset when workers and kills fall together, and a dataset that is replaced."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from siamese_core.dataset_generation.finished_pairs import SetError, SetLists, remove_set
+from siamese_core.dataset_generation.finished_pairs import DatasetError, DatasetLists, remove_dataset
 from siamese_core.dataset_generation.generation_run import Shard
 from siamese_core.dataset_generation.storage import FolderStore, StoreError, open_store
 from siamese_core.pairs.export_formats import FORMATS, FinishedPair
 from siamese_core.resume_check import ResumeError
-from tests.support.sets.generation_runs import (
+from tests.support.datasets.generation_runs import (
     COUNT,
     PLAN,
     Stopped,
@@ -67,7 +67,7 @@ def test_a_run_killed_while_it_writes_the_lists_has_lost_nothing(
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         kill_at(patch, "write", name)
         run_set(folder)
-    lists = SetLists(open_store(str(folder)), PLAN)
+    lists = DatasetLists(open_store(str(folder)), PLAN)
     assert (lists.state().pairs, lists.state().missing) == (COUNT, [])
     assert run_set(folder, work, resume=True)
     assert work.batches == []
@@ -79,7 +79,7 @@ def test_a_set_whose_settings_are_gone_is_never_taken_for_a_new_one(whole: Path,
     shutil.copytree(whole, folder)
     shutil.rmtree(folder / ".run")
     other = replace(PLAN, settings={"seed": 9})
-    with pytest.raises(SetError, match=r"48 files .* on no list .* the first is 'images/m_0.png'"):
+    with pytest.raises(DatasetError, match=r"48 files .* on no list .* the first is 'images/m_0.png'"):
         run_set(folder, plan=other, replace=True)
     assert files(folder) == files(whole)
 
@@ -104,15 +104,15 @@ def test_what_a_killed_run_had_not_listed_is_removed_with_its_set(
 ) -> None:
     folder, plan = tmp_path / "set", replace(PLAN, form=FORMATS[kind])
 
-    def killed(self: SetLists, chunk: int, lines: object) -> None:
+    def killed(self: DatasetLists, chunk: int, lines: object) -> None:
         raise Stopped
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(SetLists, "write", killed)
+        patch.setattr(DatasetLists, "write", killed)
         run_set(folder, plan=plan)
     assert files(folder)
     (folder / "notes.txt").write_text("mine")
-    remove_set(open_store(str(folder)))
+    remove_dataset(open_store(str(folder)))
     assert set(files(folder)) == {"notes.txt"}
 
 
@@ -122,8 +122,8 @@ def test_a_note_of_files_elsewhere_reaches_none(whole: Path, tmp_path: Path) -> 
     (tmp_path / "mine.png").write_text("mine")
     for text in ('{"files": ["../mine.png"]}', '{"files": [1]}', "[]", "{"):
         (folder / ".run" / "writing" / "0-of-1.json").write_text(text)
-        with pytest.raises(SetError, match=r"writing/0-of-1\.json: damaged; remove the file"):
-            remove_set(open_store(str(folder)))
+        with pytest.raises(DatasetError, match=r"writing/0-of-1\.json: damaged; remove the file"):
+            remove_dataset(open_store(str(folder)))
     assert (tmp_path / "mine.png").exists()
     assert files(folder) == files(whole)
 
@@ -141,7 +141,9 @@ def test_workers_that_begin_at_once_with_other_settings_never_mix(
 ) -> None:
     folder, work = tmp_path / "set", Work()
     with monkeypatch.context() as patch:
-        patch.setattr(SetLists, "check_place", lambda self, may_go_on: None)  # the other one has just begun
+        patch.setattr(
+            DatasetLists, "check_place", lambda self, may_go_on: None
+        )  # the other one has just begun
         run_set(folder, shard=Shard(0, 2))
         with pytest.raises(ResumeError, match="seed was 1 and is now 2"):
             run_set(folder, work, plan=replace(PLAN, settings={"seed": 2}), shard=Shard(1, 2))

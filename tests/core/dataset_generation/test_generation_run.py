@@ -1,4 +1,4 @@
-"""Making a set of pairs: what a run lists, what a resumed one makes, and what it refuses."""
+"""Making a dataset: what a run lists, what a resumed one makes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from siamese_core.dataset_generation.finished_pairs import SetError, SetLists, stored_plan
+from siamese_core.dataset_generation.finished_pairs import DatasetError, DatasetLists, stored_plan
 from siamese_core.dataset_generation.generation_run import Shard
 from siamese_core.dataset_generation.storage import FolderStore, open_store
 from siamese_core.pairs.export_formats import FORMATS, FinishedPair
 from siamese_core.resume_check import ResumeError
-from tests.support.folders import full_disk, read_tree
-from tests.support.sets.generation_runs import (
+from tests.support.datasets.generation_runs import (
     COUNT,
     PLAN,
     Stopped,
@@ -26,11 +25,12 @@ from tests.support.sets.generation_runs import (
     run_set,
     stop_after,
 )
+from tests.support.folders import full_disk, read_tree
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set that nothing interrupted."""
+    """A dataset that nothing interrupted."""
     folder = tmp_path_factory.mktemp("set") / "whole"
     assert run_set(folder)
     return folder
@@ -104,7 +104,7 @@ def test_an_unfinished_set_can_be_listed_and_gone_on_with(whole: Path, tmp_path:
     folder = tmp_path / "set"
     with pytest.raises(Stopped):
         run_set(folder, on_pairs=stop_after(9))
-    SetLists(open_store(str(folder)), PLAN).finish(incomplete=True)
+    DatasetLists(open_store(str(folder)), PLAN).finish(incomplete=True)
     assert [line["index"] for line in manifest(folder)] == list(range(12))
 
     run_set(folder, resume=True)
@@ -167,7 +167,7 @@ def test_a_set_is_not_gone_on_with_under_other_settings(tmp_path: Path) -> None:
         run_set(folder, on_pairs=stop_after(4))
     before = read_tree(folder)
     changed = replace(PLAN, settings={"seed": 2})
-    with pytest.raises(ResumeError, match=r"the set belongs to another run: seed was 1 and is now 2"):
+    with pytest.raises(ResumeError, match=r"the dataset belongs to another run: seed was 1 and is now 2"):
         run_set(folder, plan=changed, resume=True)
     with pytest.raises(ResumeError, match=r"batch_size was 4 and is now 2"):
         run_set(folder, plan=replace(PLAN, batch_size=2), resume=True)
@@ -178,11 +178,11 @@ def test_a_folder_that_holds_something_is_left_alone_unless_asked(whole: Path, t
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(SetError, match="not empty"):
+    with pytest.raises(DatasetError, match="not empty"):
         run_set(folder)
     assert read_tree(folder) == {"notes.txt": b"mine"}
     run_set(folder, replace=True)
-    with pytest.raises(SetError, match="resume that one, or overwrite it"):
+    with pytest.raises(DatasetError, match="resume that one, or overwrite it"):
         run_set(folder)
     run_set(folder, plan=replace(PLAN, count=3, settings={"seed": 9}), replace=True)
     assert len(manifest(folder)) == 3
@@ -195,7 +195,7 @@ def test_two_runs_never_make_one_shard_at_a_time(tmp_path: Path) -> None:
 
     def on_pairs(pairs: Sequence[FinishedPair], known: int) -> None:
         if pairs and not refusals:
-            with pytest.raises(SetError, match="another run is making shard 0-of-1") as refusal:
+            with pytest.raises(DatasetError, match="another run is making shard 0-of-1") as refusal:
                 run_set(tmp_path / "set", resume=True)
             refusals.append(refusal)
 
@@ -226,7 +226,7 @@ def test_out_of_memory_halves_the_batch_and_records_it(tmp_path: Path) -> None:
     assert run_set(tmp_path / "set", work)
     assert {len(batch) for batch in work.batches} == {2}
     assert {line["sampler"]["batch_size"] for line in manifest(tmp_path / "set")} == {2}
-    with pytest.raises(SetError, match="out of memory with one image at a time"):
+    with pytest.raises(DatasetError, match="out of memory with one image at a time"):
         run_set(tmp_path / "other", Work(most=0))
 
 
@@ -234,7 +234,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(whole: Path, tmp_path: Path)
     folder = tmp_path / "set"
     with pytest.raises(Stopped):
         run_set(folder, on_pairs=stop_after(4))
-    with full_disk(), pytest.raises(SetError, match="make room on the disk") as refusal:
+    with full_disk(), pytest.raises(DatasetError, match="make room on the disk") as refusal:
         run_set(folder, resume=True)
     assert str(folder) in str(refusal.value)
     assert not list(folder.rglob(".tmp-*"))
@@ -249,7 +249,7 @@ def test_a_folder_removed_while_running_stays_removed(tmp_path: Path) -> None:
         if pairs:
             shutil.rmtree(folder)
 
-    with pytest.raises(SetError, match="no longer there"):
+    with pytest.raises(DatasetError, match="no longer there"):
         run_set(folder, on_pairs=on_pairs)
     assert not folder.exists()
 
@@ -271,7 +271,7 @@ def test_a_damaged_list_is_named(line: str, tmp_path: Path) -> None:
         run_set(folder, on_pairs=stop_after(4))
     part = next((folder / ".run" / "parts").iterdir())
     part.write_text(line + "\n")
-    with pytest.raises(SetError, match=rf"{part.name}: line 1 is damaged"):
+    with pytest.raises(DatasetError, match=rf"{part.name}: line 1 is damaged"):
         run_set(folder, resume=True)
 
 
@@ -281,7 +281,7 @@ def test_a_list_that_names_files_outside_reaches_none(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     path = folder / ".run" / "parts" / "00000000.jsonl"
     path.write_text(path.read_text().replace("images/m_0.png", "../mine.txt"))
-    with pytest.raises(SetError, match="line 1 is damaged"):
+    with pytest.raises(DatasetError, match="line 1 is damaged"):
         run_set(folder, replace=True)
     assert (tmp_path / "mine.txt").exists()
 
@@ -291,7 +291,7 @@ def test_damaged_settings_are_named(tmp_path: Path) -> None:
     settings = tmp_path / "set" / ".run" / "settings.json"
     for text in ("{", "[]", "{}", '{"format": "pairs", "pairs": "x", "batch_size": 1, "chunk_size": 1}'):
         settings.write_text(text)
-        with pytest.raises(SetError, match="damaged"):
+        with pytest.raises(DatasetError, match="damaged"):
             stored_plan(open_store(str(tmp_path / "set")))
 
 
@@ -303,7 +303,7 @@ def test_an_object_store_holds_the_same_set(whole: Path) -> None:
     store = open_store(place)
     for name, content in files(whole).items():
         assert store.read(name) == content
-    with pytest.raises(SetError, match="begun before"):
+    with pytest.raises(DatasetError, match="begun before"):
         run_set(place)
     store.remove("images/m_3.png")
     work = Work()

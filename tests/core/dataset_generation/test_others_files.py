@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from siamese_core.dataset_generation.finished_pairs import SetError, SetLists, remove_set
+from siamese_core.dataset_generation.finished_pairs import DatasetError, DatasetLists, remove_dataset
 from siamese_core.dataset_generation.generation_run import Shard
 from siamese_core.dataset_generation.storage import FolderStore, open_store
 from siamese_core.pairs.export_formats import FORMATS
+from tests.support.datasets.generation_runs import PLAN, Stopped, Work, files, run_set, stop_after
+from tests.support.datasets.others_files import MINE, THERE, put
 from tests.support.folders import read_tree
-from tests.support.sets.generation_runs import PLAN, Stopped, Work, files, run_set, stop_after
-from tests.support.sets.others_files import MINE, THERE, put
 
 HOWS = ({}, {"resume": True}, {"replace": True})
 
 
-# The files of a set
+# The files of a dataset
 
 
 @pytest.mark.parametrize("kind", sorted(FORMATS))
@@ -29,10 +29,10 @@ def test_a_file_of_a_pairs_name_is_never_replaced(kind: str, tmp_path: Path) -> 
     name = plan.form.names(21, "m_21")[-1]
     put(folder, name, "notes.txt")
     for how in HOWS:
-        with pytest.raises(SetError, match=rf"a file of the set is {THERE}, the first is '{name}'"):
+        with pytest.raises(DatasetError, match=rf"a file of the dataset is {THERE}, the first is '{name}'"):
             run_set(folder, plan=plan, **how)
         assert read_tree(folder) == {name: MINE, "notes.txt": MINE}
-    with pytest.raises(SetError, match=THERE):
+    with pytest.raises(DatasetError, match=THERE):
         run_set(folder, plan=plan, shard=Shard(0, 2))
     assert read_tree(folder) == {name: MINE, "notes.txt": MINE}
 
@@ -45,14 +45,16 @@ def test_a_file_of_a_lists_name_is_never_replaced(kind: str, tmp_path: Path) -> 
         folder = tmp_path / str(number)
         put(folder, name)
         for how in HOWS:
-            with pytest.raises(SetError, match=f"the first is '{name}'"):
+            with pytest.raises(DatasetError, match=f"the first is '{name}'"):
                 run_set(folder, plan=replace(PLAN, form=form), **how)
         assert read_tree(folder) == {name: MINE}
 
 
 def test_how_many_files_are_in_the_way_is_said(tmp_path: Path) -> None:
     put(tmp_path, "images/m_2.png", "images/m_10.png", "masks/m_2.png", "prompt.json", "images/other.png")
-    with pytest.raises(SetError, match=rf"4 files .* {THERE}, the first is 'images/m_2.png'.*another folder"):
+    with pytest.raises(
+        DatasetError, match=rf"4 files .* {THERE}, the first is 'images/m_2.png'.*another folder"
+    ):
         run_set(tmp_path, replace=True)
 
 
@@ -76,13 +78,13 @@ def test_files_of_others_that_are_not_in_the_way_stay(tmp_path: Path) -> None:
 
 def test_overwriting_is_advised_only_where_it_helps(tmp_path: Path) -> None:
     put(tmp_path, "notes.txt")
-    with pytest.raises(SetError, match="not empty; give another folder, or --overwrite to write beside"):
+    with pytest.raises(DatasetError, match="not empty; give another folder, or --overwrite to write beside"):
         run_set(tmp_path)
     for how in ({"resume": True}, {"shard": Shard(0, 2)}):
-        with pytest.raises(SetError, match=r"not empty; give another folder$"):
+        with pytest.raises(DatasetError, match=r"not empty; give another folder$"):
             run_set(tmp_path, **how)
     put(tmp_path, "images/m_0.png")
-    with pytest.raises(SetError) as refusal:
+    with pytest.raises(DatasetError) as refusal:
         run_set(tmp_path)
     assert "--overwrite" not in str(refusal.value)
 
@@ -94,12 +96,12 @@ def test_a_file_put_into_an_unfinished_set_is_neither_replaced_nor_removed(tmp_p
     put(tmp_path, "README.md", "images/m_9.png")
     before = read_tree(tmp_path)
     for how in HOWS[1:]:
-        with pytest.raises(SetError, match=rf"2 files .* {THERE}, the first is 'images/m_9.png'"):
+        with pytest.raises(DatasetError, match=rf"2 files .* {THERE}, the first is 'images/m_9.png'"):
             run_set(tmp_path, plan=plan, **how)
-    with pytest.raises(SetError, match=r"a file of the set is .* 'README.md'"):
-        SetLists(open_store(str(tmp_path)), plan).finish(incomplete=True)
+    with pytest.raises(DatasetError, match=r"a file of the dataset is .* 'README.md'"):
+        DatasetLists(open_store(str(tmp_path)), plan).finish(incomplete=True)
     assert read_tree(tmp_path) == {**before, ".run/lists.lock": b""}
-    remove_set(open_store(str(tmp_path)))
+    remove_dataset(open_store(str(tmp_path)))
     assert files(tmp_path) == {"README.md": MINE, "images/m_9.png": MINE}
 
 
@@ -128,7 +130,7 @@ def test_a_link_in_the_place_of_a_pairs_file_is_replaced_and_not_followed(tmp_pa
     assert files(tmp_path) == {**whole, "mine.png": MINE}
     (tmp_path / "images" / "m_4.png").unlink()
     (tmp_path / "images" / "m_4.png").symlink_to(tmp_path / "mine.png")
-    remove_set(open_store(str(tmp_path)))
+    remove_dataset(open_store(str(tmp_path)))
     assert files(tmp_path) == {"mine.png": MINE}
 
 
@@ -138,7 +140,7 @@ def test_lists_without_their_settings_are_not_taken_over(tmp_path: Path) -> None
     shutil.rmtree(tmp_path / "images")
     shutil.rmtree(tmp_path / "masks")
     (tmp_path / ".run" / "settings.json").unlink()
-    with pytest.raises(SetError, match=r"the first is '.run/parts/00000000.partial.jsonl'"):
+    with pytest.raises(DatasetError, match=r"the first is '.run/parts/00000000.partial.jsonl'"):
         run_set(tmp_path)
 
 
@@ -172,15 +174,15 @@ def test_a_set_of_an_older_version_is_gone_on_with_and_replaced(tmp_path: Path) 
 def test_a_worker_that_begins_while_another_writes_takes_its_files_for_the_sets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, begun = SetLists.write, []
+    write, begun = DatasetLists.write, []
 
-    def listing(self: SetLists, chunk: int, lines: Sequence[dict[str, object]]) -> None:
+    def listing(self: DatasetLists, chunk: int, lines: Sequence[dict[str, object]]) -> None:
         if not begun:
             begun.append(chunk)
             run_set(tmp_path, shard=Shard(1, 2))
         write(self, chunk, lines)
 
-    monkeypatch.setattr(SetLists, "write", listing)
+    monkeypatch.setattr(DatasetLists, "write", listing)
     assert run_set(tmp_path, shard=Shard(0, 2))
 
 
@@ -200,7 +202,7 @@ def test_names_are_compared_as_the_disk_does(
     if alike:
         run_set(tmp_path, replace=True)
     else:
-        with pytest.raises(SetError, match=r"2 files .* 'images/m_0.png'"):
+        with pytest.raises(DatasetError, match=r"2 files .* 'images/m_0.png'"):
             run_set(tmp_path, replace=True)
 
 
@@ -217,12 +219,12 @@ def test_an_object_of_a_pairs_name_is_never_replaced() -> None:
     store = open_store(place)
     store.write("masks/m_7.png", [MINE])
     for how in HOWS:
-        with pytest.raises(SetError, match=rf"{THERE}, the first is 'masks/m_7.png'"):
+        with pytest.raises(DatasetError, match=rf"{THERE}, the first is 'masks/m_7.png'"):
             run_set(place, **how)
     assert (store.read("masks/m_7.png"), store.names("images"), store.names("")) == (MINE, [], [])
     store.remove("masks/m_7.png")
     store.write("prompt.json", [MINE])
-    with pytest.raises(SetError, match=r"the first is 'prompt.json'"):
+    with pytest.raises(DatasetError, match=r"the first is 'prompt.json'"):
         run_set(place, replace=True)
     store.remove("prompt.json")
     store.write("masks/other.png", [MINE])

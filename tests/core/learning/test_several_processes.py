@@ -110,7 +110,7 @@ def test_a_run_of_two_processes_writes_one_set_of_files_and_goes_on_in_one(
     os.kill(worker_of_rank(process.pid, 1), signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
     assert process.returncode != 0
-    assert output.count("all saved; go on with the same command and --resume") == 1
+    assert output.count("all saved; resume with the same command and --resume") == 1
     assert not (shared / "model.safetensors").exists()
 
     output = finish(launched(*command, *run_flags(pairs, single_base, shared, *six, "--resume"), processes=1))

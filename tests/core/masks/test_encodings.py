@@ -12,7 +12,7 @@ from PIL import Image
 from siamese_core.masks.foreground_rule import PLAIN_MASKS, ForegroundRule
 from siamese_core.masks.image_decoding import MaskError
 from siamese_core.masks.mask_files import read_mask
-from tests.support.sets.mask_encodings import (
+from tests.support.datasets.mask_encodings import (
     BLACK,
     BLUE,
     DARK_RED,

@@ -15,7 +15,7 @@ from PIL import Image
 from siamese_core.masks.foreground_rule import ForegroundRule
 from siamese_core.masks.image_decoding import MaskError
 from siamese_core.masks.mask_files import discover_masks, read_mask
-from tests.support.sets.half_masks import LEFT, SHAPE
+from tests.support.datasets.half_masks import LEFT, SHAPE
 
 
 def columns(*values: Any, dtype: Any = np.uint8) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from siamese_core.masks.resizing import ResizeMode, mask_to_uint8, resize_image, resize_mask
-from tests.support.sets.half_masks import LEFT, SHAPE
+from tests.support.datasets.half_masks import LEFT, SHAPE
 
 MODES: tuple[ResizeMode, ...] = ("stretch", "crop", "pad")
 

@@ -17,7 +17,7 @@ from siamese_core.masks.random_transforms import (
     expand_masks,
     transform_mask,
 )
-from tests.support.sets.mask_shapes import (
+from tests.support.datasets.mask_shapes import (
     BAR,
     BLOB,
     DOTS,

@@ -16,7 +16,7 @@ from siamese_core.masks.random_transforms import (
     count_components,
     transform_mask,
 )
-from tests.support.sets.mask_shapes import (
+from tests.support.datasets.mask_shapes import (
     BAR,
     BLOB,
     DOTS,

@@ -18,8 +18,8 @@ from PIL import Image
 from siamese_core.pairs.export_formats import FORMATS, FinishedPair
 from siamese_core.pairs.export_formats.coco import compressed, objects
 from siamese_core.pairs.pair_files import find_pairs, load_pair
+from tests.support.datasets.pair_sets import finished_pairs, write_set
 from tests.support.folders import read_tree
-from tests.support.sets.pair_sets import finished_pairs, write_set
 from training.preparation.dataset_layouts import read_dataset
 
 

@@ -13,7 +13,7 @@ from siamese_core.pairs.pair_files import (
     PairError,
     find_pairs,
 )
-from tests.support.sets.pair_files import save_image, save_mask
+from tests.support.datasets.pair_files import save_image, save_mask
 
 
 def save_folders(root: Path, images: list[str], masks: list[str]) -> Path:

@@ -10,7 +10,7 @@ from PIL import Image
 from siamese_core.pairs.pair_files import find_pairs
 from siamese_core.pairs.pair_folder import add_pairs
 from siamese_core.pairs.pair_writer import WriteError
-from tests.support.sets.others_files import new_pair
+from tests.support.datasets.others_files import new_pair
 
 
 def values(root: Path) -> dict[str, int]:

@@ -13,7 +13,7 @@ from siamese_core.pairs.image_files import read_image
 from siamese_core.pairs.pair import PairError
 from siamese_core.pairs.pair_checks import check_pairs
 from siamese_core.pairs.pair_files import LoadedPair, Pair, load_pair, pairs_fingerprint
-from tests.support.sets.pair_files import FOREGROUND, SHAPE, save, save_image, save_mask
+from tests.support.datasets.pair_files import FOREGROUND, SHAPE, save, save_image, save_mask
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from siamese_core.pairs.export_formats import FORMATS
 from siamese_core.pairs.pair_folder import add_pairs
 from siamese_core.pairs.pair_writer import WriteError
 from tests.support.commands import Outcome, run_here
+from tests.support.datasets.generation_runs import PLAN, run_set
+from tests.support.datasets.others_files import MINE, THERE, new_pair, put
 from tests.support.folders import read_tree
 from tests.support.phantoms.phantom import write_phantoms
-from tests.support.sets.generation_runs import PLAN, run_set
-from tests.support.sets.others_files import MINE, THERE, new_pair, put
 from training import demo, export, generate, merge, prepare, regenerate, select
 
 HOWS = ({}, {"resume": True}, {"replace": True})
@@ -116,7 +116,7 @@ def test_generate_never_replaces_the_dataset_of_somebody_else(data: Path, run_ge
     before = read_tree(other)
     for more in ((), ("--overwrite",), ("--resume",), ("--shard", "0/2")):
         refusal = run_generate(data, other, *more).refusal
-        assert f"8 files of the set are {THERE}, the first is 'images/phantom_00000.png'" in refusal
+        assert f"8 files of the dataset are {THERE}, the first is 'images/phantom_00000.png'" in refusal
         assert "--overwrite" not in refusal
     assert read_tree(other) == before
 
@@ -193,7 +193,7 @@ def test_pairs_are_not_added_to_a_generated_set_and_none_is_made_among_added_one
     before = read_tree(folder)
     for how in ("number", "skip", "overwrite"):
         with pytest.raises(
-            WriteError, match=r"holds a set of Generate Dataset or training.generate.*save to"
+            WriteError, match=r"holds a dataset of Generate Dataset or training.generate.*save to"
         ):
             add_pairs(folder, [new_pair("a"), new_pair("phantom_00000")], how)  # type: ignore[arg-type]
     assert read_tree(folder) == before
@@ -202,7 +202,7 @@ def test_pairs_are_not_added_to_a_generated_set_and_none_is_made_among_added_one
     before = read_tree(saved)
     for more in ((), ("--overwrite",), ("--resume",)):
         refusal = run_generate(data, saved, *more).refusal
-        assert f"2 files of the set are {THERE}, the first is 'prompt.json'" in refusal
+        assert f"2 files of the dataset are {THERE}, the first is 'prompt.json'" in refusal
     assert read_tree(saved) == before
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from siamese_core.pairs.pair_files import PairError
-from tests.support.sets.dataset_trees import cvc, isic2016, isic2018, kvasir, plain, plain_split, pranet
+from tests.support.datasets.dataset_trees import cvc, isic2016, isic2018, kvasir, plain, plain_split, pranet
 from training.preparation.dataset_layouts import Dataset, DatasetError, read_dataset
 
 Tree = Callable[[Path], Path]

@@ -151,7 +151,7 @@ def test_missing_ratings_are_shown_before_the_file_is_saved(visit: Visit) -> Non
     open_ones = [button.inner_text() for button in visit.page.query_selector_all("#grid .open")]
     assert [text.split()[0] for text in open_ones] == ["2", "4"]
 
-    visit.page.click("text=Go on with image 2")
+    visit.page.click("text=Continue with image 2")
     visit.press("2")
     visit.page.click("#to-overview")
     visit.page.click("#grid .open")

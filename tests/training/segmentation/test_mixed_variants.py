@@ -10,7 +10,7 @@ import pytest
 
 from siamese_core.settings import SettingError
 from tests.support.commands import run_here
-from tests.support.sets.segmentation import compare, compared, read_results, short, write_sets
+from tests.support.datasets.segmentation import compare, compared, read_results, short, write_sets
 from training import segment
 from training.segmentation.plan import Plan, PlanError, check_plan, experiments_of_table, under
 

@@ -1,4 +1,4 @@
-"""A diverged run goes on as its message advises, and what was changed is recorded."""
+"""A diverged run is resumed as its message advises, and what was changed is recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged lists of a half-finished set: a run goes on, or names the list that stops it; other files stay."""
+"""Damaged lists of a half-finished dataset: a run resumes, or names the list that stops it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from siamese_core.dataset_generation.finished_pairs import SetLists, stored_plan
+from siamese_core.dataset_generation.finished_pairs import DatasetLists, stored_plan
 from siamese_core.dataset_generation.storage import open_store
 from siamese_core.pairs.manifest import RECORD_KEY
+from tests.support.datasets.generation_runs import PLAN, Stopped, Work, run_set, stop_after
 from tests.support.fuzzing import TOKENS, inputs, json_values, refusal
-from tests.support.sets.generation_runs import PLAN, Stopped, Work, run_set, stop_after
 from training.regenerate import read_record
 
 SAMPLER = {
@@ -37,7 +37,7 @@ SMALL = replace(PLAN, count=5, batch_size=2, chunk_size=2)
 
 @pytest.fixture
 def half(tmp_path: Path) -> Path:
-    """A set that was stopped, and a file of the user's own in its folder."""
+    """A dataset that was stopped, and a file of the user's own in its folder."""
     folder = tmp_path / "half"
     with pytest.raises(Stopped):
         run_set(folder, plan=SMALL, on_pairs=stop_after(3))
@@ -82,7 +82,7 @@ def test_reading_damaged_lists(half: Path) -> None:
         whole = path.read_bytes()
         for data in damaged(path, 300):
             path.write_bytes(data)
-            refusal(lambda: SetLists(store, stored_plan(store)).state(), str(half))
+            refusal(lambda: DatasetLists(store, stored_plan(store)).state(), str(half))
         path.write_bytes(whole)
 
 

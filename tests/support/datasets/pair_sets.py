@@ -50,7 +50,7 @@ def finished_pairs() -> list[FinishedPair]:
 
 
 def write_set(root: Path, kind: PairFormat, pairs: Sequence[FinishedPair], chunk: int = 5) -> None:
-    """Write a set as whoever generates it does, manifest included."""
+    """Write a dataset as whoever generates it does, manifest included."""
     lines = []
     for start in range(0, len(pairs), chunk):
         part = pairs[start : start + chunk]

@@ -1,4 +1,4 @@
-"""Runs that make a set of pairs with a stand-in of the sampler."""
+"""Runs that make a dataset with a stand-in of the sampler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from siamese_core.dataset_generation.finished_pairs import SetPlan
+from siamese_core.dataset_generation.finished_pairs import DatasetPlan
 from siamese_core.dataset_generation.generation_run import PairMaker, SetRun, Shard
 from siamese_core.dataset_generation.storage import open_store
 from siamese_core.masks.random_transforms import TransformError
@@ -20,7 +20,7 @@ from tests.support.folders import read_tree
 
 COUNT = 23
 ONE = Shard()
-PLAN = SetPlan(FORMATS["pairs"], count=COUNT, batch_size=4, chunk_size=8, settings={"seed": 1})
+PLAN = DatasetPlan(FORMATS["pairs"], count=COUNT, batch_size=4, chunk_size=8, settings={"seed": 1})
 
 
 class Stopped(Exception):
@@ -67,7 +67,7 @@ class Work:
 def run_set(
     place: Path | str,
     work: Work | None = None,
-    plan: SetPlan = PLAN,
+    plan: DatasetPlan = PLAN,
     shard: Shard = ONE,
     on_pairs: Callable[[Sequence[FinishedPair], int], None] = lambda pairs, known: None,
     reads: Sequence[Path] = (),
@@ -98,7 +98,7 @@ def stop_after(count: int) -> Callable[[Sequence[FinishedPair], int], None]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What a user sees of a set."""
+    """What a user sees of a dataset."""
     return {name: content for name, content in read_tree(folder).items() if not name.startswith(".run/")}
 
 

@@ -52,7 +52,7 @@ RANDOM = ("--per-mask", 2, "--random-masks", "--mask-rotate", 90)
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, full_model: Path, masks: Path) -> Path:
-    """A set of random masks that nothing interrupted."""
+    """A dataset of random masks that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole") / "set"
     outcome = run_generate(full_model, masks, folder, *RANDOM)
     assert outcome.status == 0, outcome.errors
@@ -134,7 +134,7 @@ def test_a_stopped_run_that_replaced_a_set_is_gone_on_with_and_not_begun_anew(
     outcome = run_generate(full_model, masks, folder, *RANDOM, "--overwrite")
     assert "the same command --resume in place of --overwrite" in outcome.output
     both = run_generate(full_model, masks, folder, *RANDOM, "--overwrite", "--resume")
-    assert both.refusal == "--overwrite would remove what --resume goes on with; give one of the two"
+    assert both.refusal == "--overwrite would remove what --resume continues; give one of the two"
     assert len(manifest(folder)) == 4
 
 
@@ -174,7 +174,7 @@ def test_another_setting_than_the_begun_sets_is_named(
     signal_at_pair(3, signal.SIGTERM)
     run_generate(full_model, masks, folder, *RANDOM)
     refusal = run_generate(full_model, masks, folder, *RANDOM, "--guidance", 5, "--resume").refusal
-    assert refusal.endswith("the set belongs to another run: guidance was 9.0 and is now 5.0")
+    assert refusal.endswith("the dataset belongs to another run: guidance was 9.0 and is now 5.0")
 
 
 def test_a_mask_changed_while_running_ends_the_run_and_says_so(
@@ -216,7 +216,7 @@ def test_merge_says_what_lacks_and_writes_the_lists_of_a_part_when_asked(
     assert run_here(merge.main, folder, "--deep").status == 0
     (folder / "images" / manifest(folder)[3]["files"][0]["name"].removeprefix("images/")).write_bytes(b"?")
     assert "1 files are missing or damaged" in run_here(merge.main, folder).refusal
-    assert "no set of training.generate" in run_here(merge.main, tmp_path).refusal
+    assert "no dataset of training.generate" in run_here(merge.main, tmp_path).refusal
 
 
 def test_merge_compares_digests_when_asked(full_model: Path, masks: Path, tmp_path: Path) -> None:
