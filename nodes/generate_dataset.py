@@ -17,6 +17,7 @@ from ..siamese_core.dataset_generation.storage import open_store
 from ..siamese_core.errors import UserError
 from ..siamese_core.masks.foreground_rule import ForegroundRule
 from ..siamese_core.masks.mask_files import discover_masks
+from ..siamese_core.masks.random_transforms import TransformSettings
 from ..siamese_core.masks.resizing import ResizeMode
 from ..siamese_core.overlap import places_of
 from ..siamese_core.pairs.export_formats import FORMATS
@@ -41,7 +42,7 @@ from .host.sheets import preview
 from .load_masks import EXAMPLES, mask_folder
 from .random_masks import TRANSFORM, RandomTransform
 from .sampler import Sampling, check_size, stranger_warnings
-from .sampling_inputs import network_inputs, sampling_inputs
+from .sampling_inputs import foreground_inputs, network_inputs, sampling_inputs
 
 
 class GenerateDataset(io.ComfyNode):
@@ -123,20 +124,7 @@ class GenerateDataset(io.ComfyNode):
                     tooltip="How masks are brought to that size: stretch ignores the aspect ratio (the "
                     "paper's way), crop cuts the centre, pad adds background.",
                 ),
-                io.Int.Input(
-                    "threshold",
-                    default=127,
-                    min=0,
-                    max=254,
-                    tooltip="A pixel of a mask file is foreground above this value (0..255).",
-                ),
-                io.Int.Input(
-                    "label",
-                    default=0,
-                    min=0,
-                    max=65535,
-                    tooltip="The class of a label map that counts as foreground; 0 goes by the threshold.",
-                ),
+                *foreground_inputs(),
                 TRANSFORM.Input(
                     "transform",
                     optional=True,
@@ -201,24 +189,23 @@ class GenerateDataset(io.ComfyNode):
         prompt: str = "",
         invert: bool = False,
     ) -> io.NodeOutput:
-        if transform is not None and transform.has_union:
-            raise UserError(
-                "Random Mask Transform has a union connected, which Generate Dataset cannot draw by itself; "
-                "disconnect it, or write the masks to a folder first."
-            )
         root = output_path(folder)
         height, width = chosen_side(model, height), chosen_side(model, width)
         check_size(torch.ones(1, height, width), own_sampling_of(model).resolution)
-        warnings = [*stranger_warnings(model, control_net), *size_warnings(model, height, width)]
-        files = discover_masks(mask_folder(masks))
         use = MaskUse(
             size=(height, width),
             resize_mode=resize_mode,
             rule=ForegroundRule(threshold, label or None, invert=invert),
-            transforms=transform.settings if transform else None,
+            transforms=_settings_of(transform),
         )
+        place = mask_folder(masks)
+        files = discover_masks(place)
         source = MaskSource(files, use, per_mask, transform.seed if transform else seed, _on_mask)
-        warnings += source.notes
+        warnings = [
+            *stranger_warnings(model, control_net),
+            *size_warnings(model, height, width),
+            *source.notes,
+        ]
         warn(warnings)
         guidance = chosen_guidance(model, cfg)
         sampling = Sampling(
@@ -236,24 +223,42 @@ class GenerateDataset(io.ComfyNode):
             FORMATS[format], len(source), batch_size, chunk_size, {**generator.identity, **noted}
         )
         progress = DatasetProgress(len(source))
-        reads = files if mask_folder(masks).is_file() else places_of(files)
+        reads = files if place.is_file() else places_of(files)
         maker = PairMaker[Job](
             generator.job, generator.generate, is_out_of_memory, on_smaller_batch, source.stem, reads
         )
         run = SetRun(store, plan, maker, Shard(), progress.on_pairs)
         try:
-            run.run(resume=True)
-        except comfy.model_management.InterruptProcessingException:
-            if progress.begun:
-                run.list_unfinished()
-            raise
+            _run_or_resume(run, progress)
         except ResumeError as error:
+            if not error.differences:
+                raise
             there = DatasetLists(store, stored_plan(store))
             raise UserError(other_settings(folder, error.differences, source, there)) from error
-        state = run.lists.state()
-        report = show(_report(state, folder, width, height, guidance, prompt), warnings)
+        report = show(_report(run.lists.state(), folder, width, height, guidance, prompt), warnings)
         sheet = progress.sheet(run.lists)
         return io.NodeOutput(str(root), sheet, ui={**preview(sheet, cls), "text": (report,)})
+
+
+def _settings_of(transform: RandomTransform | None) -> TransformSettings | None:
+    if transform is None:
+        return None
+    if transform.has_union:
+        raise UserError(
+            "Random Mask Transform has a union connected, which Generate Dataset cannot draw by itself; "
+            "disconnect it, or write the masks to a folder first."
+        )
+    return transform.settings
+
+
+def _run_or_resume(run: SetRun[Job], progress: DatasetProgress) -> None:
+    """Make what is missing; what a user's stop leaves is listed."""
+    try:
+        run.run(resume=True)
+    except comfy.model_management.InterruptProcessingException:
+        if progress.begun:
+            run.list_unfinished()
+        raise
 
 
 def _report(state: SetState, folder: str, width: int, height: int, guidance: float, prompt: str) -> str:

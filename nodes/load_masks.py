@@ -20,7 +20,7 @@ from ..siamese_core.masks.mask_files import discover_masks, read_mask
 from ..siamese_core.masks.plausibility import MaskSurvey
 from ..siamese_core.masks.resizing import ResizeMode, resize_mask
 from .host.file_state import never_equal
-from .host.folders import ROOTS_VARIABLE, input_path
+from .host.folders import ROOTS_VARIABLE, input_path, is_nameless
 from .host.mask_tensors import mask_batch
 from .host.notices import show, warn
 from .host.own_sampling import chosen_side
@@ -173,7 +173,7 @@ def mask_folder(text: str) -> Path:
     """
     if text.strip() == EXAMPLES:
         return shipped.EXAMPLE_MASKS
-    if ".." not in text and not text.strip(' ./\\"'):
+    if is_nameless(text):
         raise UserError(
             "The folder of masks has no name; give that of a folder in ComfyUI's input folder, or "
             f"'{EXAMPLES}'."

@@ -1,4 +1,4 @@
-"""The inputs that every node has that samples: the networks, and how they are sampled."""
+"""Inputs that several nodes have: the networks, how they are sampled, and how mask files are read."""
 
 from __future__ import annotations
 
@@ -55,5 +55,26 @@ def sampling_inputs() -> list[io.Input]:
             max=10.0,
             step=0.01,
             tooltip="Weight of the mask's control; the paper's 1.",
+        ),
+    ]
+
+
+def foreground_inputs(optional: bool = False) -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "threshold",
+            optional=optional,
+            default=127,
+            min=0,
+            max=254,
+            tooltip="A pixel of a mask file is foreground above this value (0..255).",
+        ),
+        io.Int.Input(
+            "label",
+            optional=optional,
+            default=0,
+            min=0,
+            max=65535,
+            tooltip="The class of a label map that counts as foreground; 0 goes by the threshold.",
         ),
     ]

@@ -31,6 +31,7 @@ from .host.own_sampling import chosen_guidance, chosen_side
 from .host.refusals import refusing
 from .host.schema import searchable
 from .host.sheets import preview
+from .sampling_inputs import foreground_inputs
 from .training.host_base import HostBase, read_base
 from .training.run_folder import IfExists, RunPlace, check_name, find_place
 from .training.training_run import FinishedTraining, TrainingSettings, train
@@ -179,22 +180,7 @@ class TrainSiamese(io.ComfyNode):
                     tooltip="Decay of the moving average of the weights that is shown and written; 0 writes "
                     "the weights themselves.",
                 ),
-                io.Int.Input(
-                    "threshold",
-                    optional=True,
-                    default=127,
-                    min=0,
-                    max=254,
-                    tooltip="A pixel of a mask file is foreground above this value (0..255).",
-                ),
-                io.Int.Input(
-                    "label",
-                    optional=True,
-                    default=0,
-                    min=0,
-                    max=65535,
-                    tooltip="The class of a label map that counts as foreground; 0 goes by the threshold.",
-                ),
+                *foreground_inputs(optional=True),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with the trained decoder."),

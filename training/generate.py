@@ -59,8 +59,8 @@ from siamese_core.settings import (
 )
 from siamese_core.stop_requests import Interrupted, stop_requests
 from siamese_core.weights.model_file import ModelFile, load_model
-from siamese_core.weights.recorded_sampling import PAPER_RESOLUTION
-from siamese_core.weights.training_record import recorded_prompts, recorded_resolution
+from siamese_core.weights.recorded_sampling import PAPER_RESOLUTION, recorded_side
+from siamese_core.weights.training_record import recorded_prompts
 
 from .command_line.mask_options import MaskOptions
 from .command_line.notes import note
@@ -290,12 +290,13 @@ def _model(path: Path, checkpoint: ModelFile) -> SiameseModel:
 def _resolution(settings: GenerateSettings, checkpoint: ModelFile, tell: Tell) -> int:
     if settings.resolution is not None:
         return settings.resolution
-    if "resolution" not in checkpoint.training:
+    recorded = recorded_side(checkpoint.training)
+    if recorded is None:
         tell(
             f"{settings.checkpoint} does not record at which size it was trained: it samples at the paper's "
             f"{PAPER_RESOLUTION} px; --resolution gives another"
         )
-    return recorded_resolution(checkpoint.training)
+    return recorded or PAPER_RESOLUTION
 
 
 def _prompts(settings: GenerateSettings, masks: Sequence[Path], checkpoint: ModelFile, tell: Tell) -> Prompts:

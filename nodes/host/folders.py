@@ -46,6 +46,11 @@ def allowed_roots() -> list[Path]:
     return [Path(folder_paths.get_input_directory()), *(Path(root) for root in extra if root.strip())]
 
 
+def is_nameless(text: str) -> bool:
+    """Whether ``text`` leaves a root itself, or nothing at all, where the name of a folder in it is meant."""
+    return ".." not in text and not text.strip(' ./\\"')
+
+
 def output_path(text: str) -> Path:
     """The folder ``text`` below ComfyUI's output folder. Raises UserError when it lies elsewhere."""
     text = text.strip()
@@ -56,6 +61,6 @@ def output_path(text: str) -> Path:
             f"The folder '{text}' is an absolute path; give a name, which is taken below ComfyUI's output "
             f"folder '{folder_paths.get_output_directory()}'."
         )
-    if not text.strip("./ "):
+    if is_nameless(text):
         raise UserError("The folder for the pairs has no name; give one, such as 'siamese_pairs'.")
     return contained_path(Path(folder_paths.get_output_directory()), text)

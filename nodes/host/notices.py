@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import Sequence
 
 from comfy_execution.utils import get_executing_context
 
-_FLAG = re.compile(r"--(?:mask-)?([a-z]+)")
+from .advice import in_graph_words
+
 _SIGN = "\N{WARNING SIGN} "
 
 
@@ -21,7 +21,7 @@ def show(result: str = "", warnings: Sequence[str] = ()) -> str:
     """
     lines = [*(_SIGN + warning for warning in warnings), *result.splitlines()]
     # Some pages show all of them in one line.
-    text = without_flags("\n".join(line if line.endswith((".", ")")) else f"{line}." for line in lines))
+    text = in_graph_words("\n".join(line if line.endswith((".", ")")) else f"{line}." for line in lines))
     # Never imported: where no server runs, in another process, nobody is there to be told.
     servers = getattr(sys.modules.get("server"), "PromptServer", None)
     context, server = get_executing_context(), getattr(servers, "instance", None)
@@ -33,10 +33,5 @@ def show(result: str = "", warnings: Sequence[str] = ()) -> str:
 def warn(warnings: Sequence[str]) -> None:
     """Write ``warnings`` on the running node, and into the log."""
     for warning in warnings:
-        logging.warning("Siamese-Diffusion: %s", warning)
+        logging.warning("Siamese-Diffusion: %s", in_graph_words(warning))
     show(warnings=warnings)
-
-
-def without_flags(text: str) -> str:
-    """``text`` of the core with widgets' names where it names the flags of commands."""
-    return _FLAG.sub(r"\1", text)

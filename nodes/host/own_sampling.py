@@ -11,6 +11,7 @@ from ...siamese_core.weights.recorded_sampling import (
     PAPER_RESOLUTION,
     OwnSampling,
     own_sampling,
+    recorded_side,
 )
 from ...siamese_core.weights.training_record import PROMPTS_KEY, recorded_prompts
 from .host_models import OWN_SAMPLING
@@ -26,9 +27,14 @@ def tell_of_training(file: ModelFile) -> None:
     size = f"trained at {own.resolution} x {own.resolution} pixels" if own.recorded else "size not recorded"
     lines, warnings = [f"{size}, own cfg {own.guidance:g}"], []
     try:
+        recorded_side(file.training)
+    except CheckpointError as error:
+        warnings.append(str(error))
+    try:
         shares = recorded_prompts(file.training) if PROMPTS_KEY in file.training else {}
     except CheckpointError as error:
-        shares, warnings = {}, [str(error)]
+        shares = {}
+        warnings.append(str(error))
     ordered = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
     lines += [f"{share:.0%}: {prompt}" for prompt, share in ordered[:_SHOWN_PROMPTS]]
     if len(shares) > _SHOWN_PROMPTS:

@@ -10,7 +10,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...siamese_core.errors import UserError
-from .notices import without_flags
+from .advice import in_graph_words
 
 _SHOWN_CHOICES = 12
 
@@ -32,7 +32,7 @@ def refusing(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutp
             check_widgets(cls.define_schema().inputs, values)
             return execute(cls, **values)
         except UserError as error:
-            raise SiameseError(without_flags(str(error))) from error
+            raise SiameseError(in_graph_words(str(error))) from error
 
     return checked
 

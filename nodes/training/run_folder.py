@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,14 +14,35 @@ import filelock
 
 from ...siamese_core.errors import UserError
 from ...siamese_core.files import portable_stem, write_text_atomic
-from ...siamese_core.resume_check import ResumeError, check_record
+from ...siamese_core.resume_check import Difference, ResumeError, check_record
 from ...siamese_core.weights.model_file import CheckpointError
 from ...siamese_core.weights.tensor_files import read_metadata
+from ..host.differences import told_change, told_changes, without_followers
 
 IfExists = Literal["resume", "new", "refuse"]
 
 _RUN_FILE, _LOCK_FILE, _REPLACED_FILE = "run.json", "run.lock", "replaced_runs.json"
 _NAME = re.compile(r"[\w-][\w .-]*")
+
+_NAMES = {
+    "mask_threshold": "'threshold'",
+    "mask_label": "'label'",
+    "mixed_precision": "'precision'",
+    "pairs": "the number of pairs",
+}
+"""What entries of a training's record are called that do not have the name of the node's input."""
+_CHANGED = {
+    "base": "other weights are connected as model, clip or vae",
+    "parent": "another ControlNet, or none, is connected",
+    "pairs_fingerprint": "the images or masks of the pairs were changed",
+    "prompts_digest": "the prompts of the pairs were changed",
+}
+"""What is said of entries whose values tell nobody anything."""
+_FOLLOWING = {
+    "base": ("parent",),
+    "pairs_fingerprint": ("pairs",),
+    "prompts_digest": ("pairs", "prompt"),
+}
 
 
 class RunFolderError(UserError):
@@ -79,10 +100,21 @@ def find_place(folder: Path, record: Mapping[str, Any], if_exists: IfExists) -> 
     try:
         check_record(folder, facts, record, what="training")
     except ResumeError as error:
-        raise ResumeError(
-            f"{error}; set that back, give another name, or set if_exists to new to train anew"
-        ) from error
+        if not error.differences:
+            raise
+        raise RunFolderError(_other_settings(folder.name, error.differences)) from error
     return RunPlace(folder, resume=True)
+
+
+def _other_settings(name: str, differences: Sequence[Difference]) -> str:
+    parts = [
+        _CHANGED.get(one.key) or told_change(_NAMES.get(one.key, f"'{one.key}'"), one)
+        for one in without_followers(differences, _FOLLOWING)
+    ]
+    return (
+        f"The training '{name}' was begun with other settings: {told_changes(parts)}. Put that back to "
+        "resume it, give another name, or set if_exists to new to train anew."
+    )
 
 
 def clear(place: RunPlace) -> None:

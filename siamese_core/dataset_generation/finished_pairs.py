@@ -14,12 +14,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .. import advice
 from ..errors import UserError
 from ..json_lines import parse_json
 from ..pairs.export_formats import FORMATS, PairFormat
 from ..pairs.export_formats.layout import json_line
 from ..pairs.manifest import MANIFEST, RUN_FOLDER, record_of
-from ..resume_check import check_record
+from ..resume_check import ResumeError, check_record
 from .storage import DatasetStore
 
 Line = dict[str, Any]
@@ -157,13 +158,12 @@ class DatasetLists:
         if self.store.size(_SETTINGS) is not None:
             if not may_go_on:
                 raise DatasetError(
-                    f"{place}: not empty, it holds a dataset that was begun before; give another folder, "
-                    "resume that one, or overwrite it"
+                    f"{place}: not empty, it holds a dataset that was begun before; {advice.DATASET_BEGUN}"
                 )
             self._check_record()
         elif self.store.holds_others(RUN_FOLDER):
-            advice = "" if may_go_on else ", or --overwrite to write beside what is there, which stays"
-            raise DatasetError(f"{place}: not empty; give another folder{advice}")
+            beside = "" if may_go_on else advice.BESIDE_OTHERS
+            raise DatasetError(f"{place}: not empty; give another folder{beside}")
 
     def begin(self) -> None:
         """Note the plan. Raises ResumeError when another worker has just noted a different one."""
@@ -324,7 +324,12 @@ class DatasetLists:
         return (line for chunk in chunks for line in self._listed(chunk).values())
 
     def _check_record(self) -> None:
-        check_record(self.store.place, stored_plan(self.store).record, self.plan.record, what="dataset")
+        try:
+            check_record(self.store.place, stored_plan(self.store).record, self.plan.record, what="dataset")
+        except ResumeError as error:
+            if not error.differences:
+                raise
+            raise ResumeError(f"{error}; {advice.OTHER_DATASET}", error.differences) from error
 
     def _missing(self) -> list[int]:
         parts = self.store.names(_PARTS)

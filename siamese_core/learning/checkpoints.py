@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from .. import advice
 from ..files import replace_folder, write_text_atomic
 from ..resume_check import ResumeError, check_record
 from .averaged_weights import AveragedWeights
@@ -138,10 +139,10 @@ class CheckpointStore:
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own
             shutil.rmtree(temporary, ignore_errors=True)
             kept = self._finished()
-            advice = f"--resume continues from {kept[-1].name}" if kept else "there is no earlier checkpoint"
+            rest = f"{advice.CONTINUES} {kept[-1].name}" if kept else "there is no earlier checkpoint"
             raise ResumeError(
                 f"{target}: the checkpoint could not be written ({error}); make room on the disk or repair "
-                f"the folder: {advice}"
+                f"the folder: {rest}"
             ) from error
         for old in self._finished()[: -self.keep]:
             shutil.rmtree(old)
@@ -173,8 +174,8 @@ class CheckpointStore:
                 note(f"{text}; resuming from {path.name}")
             return int(path.name.removeprefix("step-"))
         raise ResumeError(
-            f"{'; '.join(damaged)}: no whole checkpoint is left to resume from; copy one back, or start a "
-            "new run without --resume in an empty folder"
+            f"{'; '.join(damaged)}: no whole checkpoint is left to resume from; copy one back, or "
+            f"{advice.NEW_RUN}"
         )
 
     def record_of(self, step: int) -> dict[str, Any]:
@@ -186,10 +187,7 @@ class CheckpointStore:
         """The newest checkpoint, which may be damaged. Raises ResumeError when there is none."""
         finished = self._finished()
         if not finished:
-            raise ResumeError(
-                f"{self.folder}: no checkpoint to resume from; give the --output of the interrupted run, "
-                "or start a new one without --resume in an empty folder"
-            )
+            raise ResumeError(f"{self.folder}: no checkpoint to resume from; {advice.WHICH_RUN}")
         return finished[-1]
 
     def exists(self) -> bool:

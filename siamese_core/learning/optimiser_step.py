@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .. import advice
 from ..errors import UserError
 from ..method.objective import Networks, ObjectiveSettings, siamese_step
 from .averaged_weights import AveragedWeights
@@ -165,8 +166,7 @@ class Trainer:
             raise Diverged(
                 step,
                 f"loss or gradients were not finite in {MOST_SKIPPED} steps in a row (loss {float(loss):g}); "
-                "the training has diverged. Lower --learning-rate, or use --mixed-precision bf16 or no "
-                "instead of fp16, and continue from the last checkpoint with --resume --change-optimiser",
+                f"the training has diverged. {advice.DIVERGED}",
             )
         return skipped
 
@@ -199,7 +199,5 @@ def _optimizer(groups: list[dict[str, Any]], settings: OptimiserSettings) -> Any
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
-        raise UserError(
-            "--optimiser adamw8bit needs the package bitsandbytes: pip install -e '.[eightbit]'"
-        ) from error
+        raise UserError(advice.EIGHT_BITS) from error
     return AdamW8bit(groups, weight_decay=settings.weight_decay)

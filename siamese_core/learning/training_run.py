@@ -17,6 +17,7 @@ from typing import Any
 import filelock
 from torch import Tensor
 
+from .. import advice
 from ..files import write_text_atomic
 from ..resume_check import CHANGES_KEY, ResumeError, check_record, differences
 from .checkpoints import CheckpointStore, TrainedState
@@ -58,17 +59,14 @@ class TrainingRun:
         if not self.resume:
             self.folder.mkdir(parents=True, exist_ok=True)
         elif not (self.folder / _RUN_FILE).exists() and not self._saved():
-            raise ResumeError(
-                f"{self.folder}: no checkpoint to resume from; give the --output of the interrupted run, or "
-                "start a new one without --resume in an empty folder"
-            )
+            raise ResumeError(f"{self.folder}: no checkpoint to resume from; {advice.WHICH_RUN}")
         try:
             with filelock.FileLock(self.folder / _LOCK_FILE, blocking=False):
                 yield self._reopened() if self.resume else self._begun()
         except filelock.Timeout as error:
             raise ResumeError(
-                f"{self.folder}: another process is training there; wait for it to end, or give another "
-                "--output"
+                f"{self.folder}: another process is training there; wait for it to end, or "
+                f"{advice.OTHER_OUTPUT}"
             ) from error
 
     def restored(self, state: TrainedState, steps: int, part: str = "") -> int:
@@ -82,7 +80,7 @@ class TrainingRun:
             return 0
         done = store.restore(state, self.may_differ, self._tell)
         if done > steps:
-            raise ResumeError(f"--steps {steps} is too low: {done} steps are done already")
+            raise ResumeError(f"{advice.STEPS} {steps} is too low: {done} steps are done already")
         found = store.record_of(done)
         self.changes[:] = found.get(CHANGES_KEY, [])
         if changed := differences(found, self.record):
@@ -145,8 +143,7 @@ class TrainingRun:
         except (OSError, ValueError, KeyError, TypeError) as error:
             if not self._saved():
                 raise ResumeError(
-                    f"{path} is damaged, and there is no checkpoint to resume from; start a new run without "
-                    "--resume in an empty folder"
+                    f"{path} is damaged, and there is no checkpoint to resume from; {advice.NEW_RUN}"
                 ) from error
             self.note(f"{path} is damaged or missing; it is written anew, with a new run id")
             return self._begun()

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import advice
 from .flat_levels import (
     clustered_colours,
     flat_colours,
@@ -37,12 +38,7 @@ _VOID_LABEL = 255
 _SHOWN_VALUES = 10
 _LOSSY_REACH = 40  # how far JPEG moves a colour
 
-_PICK_LABEL = (
-    "pick the label that is foreground (--mask-label), or set the threshold to 0 to take every label."
-)
-_PICK_COLOUR = "pick the colour that is foreground (--mask-colour)"
 _OR_EVERY_ONE = ", or set the threshold to 0 to take every one but black."
-_BY_BRIGHTNESS = "--mask-from brightness reads it by the threshold all the same."
 
 
 def read_foreground(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
@@ -93,8 +89,8 @@ def _by_label(image: DecodedImage, label: int) -> MaskReading:
     values = None if image.has_deep_colour else _grey_values(image)
     if values is None:
         raise UnclearMask(
-            "is a colour image, which holds no label numbers; pick a colour (--mask-colour), leave out the "
-            "label, or save it as 8-bit grey or with a palette."
+            f"is a colour image, which holds no label numbers; {advice.COLOUR_IN_PLACE_OF_LABEL} or save it "
+            "as 8-bit grey or with a palette."
         )
     changed = f"labels of {image.bits} bits are the stored ones" if image.bits in (2, 4) else None
     return MaskReading(values == label, changed=changed)
@@ -224,7 +220,8 @@ def _by_colours(pixels: NDArray[np.uint8], is_lossy: bool, rule: ForegroundRule)
             names = ", ".join(bytes(colour).hex() for colour in flat[:_SHOWN_VALUES])
             every = _OR_EVERY_ONE if not flat.any(axis=-1).all() else "."
             raise UnclearMask(
-                f"looks like a label map (colours {names}) rather than black and white; {_PICK_COLOUR}{every}"
+                f"looks like a label map (colours {names}) rather than black and white; "
+                f"{advice.PICK_COLOUR}{every}"
             )
     mask = values > (0 if rule.takes_every_label else rule.threshold)
     if rule.source == "auto" and mask.all() and not _is_flat(values):
@@ -279,28 +276,29 @@ def _level_notes(levels: Values, rule: ForegroundRule) -> list[str]:
 
 def _label_map(levels: Values) -> UnclearMask:
     return UnclearMask(
-        f"looks like a label map (values {_listed(levels)}) rather than black and white; {_PICK_LABEL}"
+        f"looks like a label map (values {_listed(levels)}) rather than black and white; {advice.PICK_LABEL}"
     )
 
 
 def _everywhere(rule: ForegroundRule) -> UnclearMask:
     return UnclearMask(
         f"is brighter than the threshold {rule.threshold} everywhere and yet differs from pixel to pixel; "
-        f"raise --mask-threshold, or {_PICK_LABEL}"
+        f"{advice.RAISE_THRESHOLD}, or {advice.PICK_LABEL}"
     )
 
 
 def _grey_classes(levels: Values, about: str) -> UnclearMask:
     return UnclearMask(
         f"looks like a label map (values {about}{_listed(levels)}) rather than black and white, and a JPEG "
-        f"rounds labels; save it as PNG, or {_BY_BRIGHTNESS}"
+        f"rounds labels; save it as PNG, or {advice.BY_BRIGHTNESS}"
     )
 
 
 def _photograph(values: Values) -> UnclearMask:
     return UnclearMask(
         f"looks like a photograph ({len(levels_of(values))} levels of brightness) rather than a mask; give "
-        f"masks (are source and target swapped, or images and masks in one folder?), or {_BY_BRIGHTNESS}"
+        "masks (are source and target swapped, or images and masks in one folder?), or "
+        f"{advice.BY_BRIGHTNESS}"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from .. import advice
 from .foreground_rule import ForegroundRule
 from .image_decoding import MaskError
 from .mask_reading import MaskReading
@@ -81,12 +82,12 @@ class MaskSurvey:
         if not shown and (needs_foreground or self._empty.count):
             raise MaskError(
                 f"All masks are empty ({_number(total)}, first: '{first}'): no {self._rule.described}; lower "
-                "the threshold, or pick the label that is foreground with --mask-label."
+                f"the threshold, or {advice.LABEL_OF_FOREGROUND}"
             )
         if self._full.count == total and needs_foreground:
             raise MaskError(
                 f"All masks are foreground everywhere ({_number(total)}, first: '{first}'); give masks that "
-                "show a shape, or pick the label that is foreground with --mask-label."
+                f"show a shape, or {advice.LABEL_OF_FOREGROUND}"
             )
         if shown and self._lost.count == shown:
             raise MaskError(
@@ -105,7 +106,7 @@ class MaskSurvey:
         lines.append(self._line(self._lost, f" with foreground, of which none is left at {self._told_size}"))
         lines.append(self._line(self._full, " with foreground everywhere"))
         if 2 * self._large.count > self._all.count:
-            told = f" with more than {_LARGE_SHARE:.0%} foreground; --invert swaps it with the background"
+            told = f" with more than {_LARGE_SHARE:.0%} foreground; {advice.INVERT}"
             lines.append(self._line(self._large, told))
         if len(self._contents) == 1 and self._all.count >= _FEWEST_ALIKE:
             lines.append(self._line(self._all, ", all of them alike"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import advice
 from .foreground_rule import ForegroundRule
 from .image_decoding import DecodedImage
 from .mask_reading import MaskReading, UnclearMask
@@ -25,7 +26,7 @@ def opaque_pixels(alpha: Opacity | None, rule: ForegroundRule) -> MaskReading:
     """Those whose ``alpha`` exceeds the threshold. Raises UnclearMask where there is none that varies."""
     if alpha is None:
         raise UnclearMask(
-            "has no transparency that differs from pixel to pixel; leave out --mask-from alpha."
+            f"has no transparency that differs from pixel to pixel; {advice.NOT_BY_TRANSPARENCY}"
         )
     return MaskReading(alpha > rule.threshold)
 
@@ -37,8 +38,7 @@ def values_beside_alpha(by_value: MaskReading | None) -> MaskReading:
     """
     if by_value is None or by_value.mask.all() or not by_value.mask.any():
         raise UnclearMask(
-            "seems to have its shape in its transparency (alpha channel), not in its colours; take what is "
-            "opaque with --mask-from alpha, or what is transparent, as ComfyUI's mask editor saves it, with "
-            "--mask-from alpha --invert."
+            "seems to have its shape in its transparency (alpha channel), not in its colours; "
+            f"{advice.BY_TRANSPARENCY}"
         )
     return by_value

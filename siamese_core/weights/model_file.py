@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from .. import advice
 from ..architecture import Architecture, Prediction
 from ..errors import CheckpointError
 from ..json_lines import parse_json
@@ -146,9 +147,7 @@ def load_model(
     """
     if path.is_dir():
         refuse_deepspeed(path)
-        raise CheckpointError(
-            f"'{path}' is a folder; make one file of a diffusers folder with training.convert --to full"
-        )
+        raise CheckpointError(f"'{path}' is a folder; {advice.ONE_FILE}")
     file = read_weights(path)
     recorded = "siamese.architecture" in file.metadata
     with _explained(f"'{path}' does not hold a model that can be used here"):

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..architecture import LATENT_STRIDE, SD15, Architecture
+from ..errors import CheckpointError
 
 PAPER_RESOLUTION = 384
 PAPER_GUIDANCE = 9.0
 _SMALL_GUIDANCE = 3.0  # small bases burn in at more
-_LARGEST_SIDE = 4096
+_LARGEST_SIDE, _SIDE_STEP = 4096, 8 * LATENT_STRIDE
 _LARGEST_GUIDANCE = 30.0
 
 
@@ -29,12 +30,30 @@ def own_sampling(training: Mapping[str, Any], architecture: Architecture) -> Own
 
     A record comes from anyone's file: a number that cannot be is as good as none.
     """
-    side: Any = training.get("resolution")
-    recorded = type(side) is int and 0 < side <= _LARGEST_SIDE and side % (8 * LATENT_STRIDE) == 0
+    try:
+        side = recorded_side(training)
+    except CheckpointError:
+        side = None
     is_small = architecture.unet.widths[0] < SD15.unet.widths[0]
     guidance = _SMALL_GUIDANCE if is_small else PAPER_GUIDANCE
     for key in ("sample_guidance", "guidance"):
         value: Any = training.get(key)
         if type(value) in (int, float) and 1 <= value <= _LARGEST_GUIDANCE:
             guidance = float(value)
-    return OwnSampling(side if recorded else PAPER_RESOLUTION, guidance, recorded)
+    return OwnSampling(side or PAPER_RESOLUTION, guidance, recorded=side is not None)
+
+
+def recorded_side(training: Mapping[str, Any]) -> int | None:
+    """The image side in pixels that a model was trained at; None where its record does not tell.
+
+    Raises CheckpointError for a record that is no side a model can be trained at.
+    """
+    side: Any = training.get("resolution")
+    if side is None:
+        return None
+    if type(side) is not int or not 0 < side <= _LARGEST_SIDE or side % _SIDE_STEP:
+        raise CheckpointError(
+            f"its record tells of the resolution {str(side)[:40]}, which is no positive multiple of "
+            f"{_SIDE_STEP} up to {_LARGEST_SIDE}; give one yourself"
+        )
+    return side

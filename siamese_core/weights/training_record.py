@@ -1,4 +1,4 @@
-"""What sampling needs of a model file's record of its training: image side, prompts and their shares."""
+"""What sampling needs of a model file's record of its training: the prompts and their shares."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..seeds import stream_seed
-from .recorded_sampling import PAPER_RESOLUTION
 
 PROMPTS_KEY = "prompts"
 """Of ``siamese.training``: an object of shares by prompt."""
@@ -55,17 +54,3 @@ def draw_prompt(shares: Mapping[str, float], seed: int, index: int) -> str:
         if place < 0:
             return prompt
     return prompts[-1]  # rounding
-
-
-def recorded_resolution(training: Mapping[str, Any]) -> int:
-    """The image side in pixels that a model was trained at; the paper's where nothing is recorded.
-
-    Raises CheckpointError for a record that is no positive multiple of 64.
-    """
-    stored = training.get("resolution", PAPER_RESOLUTION)
-    if type(stored) is not int or stored <= 0 or stored % 64:
-        raise CheckpointError(
-            f"its record tells of the resolution {str(stored)[:40]}, which is no positive multiple of 64; "
-            "give one yourself"
-        )
-    return stored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
+from .. import advice
 from ..errors import UserError
 
 _UNET = "model.diffusion_model."
@@ -43,7 +44,7 @@ _OTHER_FILES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "an upscaler": (("rdb1.conv1", "RDB1.conv1", "upsampler."), "it enlarges images; give a whole model"),
     "a piece of a training checkpoint": (
         ("controlnet_cond_embedding.", "controlnet_down_blocks."),
-        "the finished model is model.safetensors in the run's folder; --resume finishes the run",
+        advice.UNFINISHED_RUN,
     ),
     "a VAE alone": (
         ("decoder.up.", "decoder.up_blocks.", "decoder.conv_in."),
@@ -62,9 +63,9 @@ def refuse_other_files(names: Iterable[str], parts: Collection[str]) -> None:
     if parts and not {"vae"} >= {*parts} and not {"text"} >= {*parts}:
         return
     names = list(names)
-    for what, (signs, advice) in _OTHER_FILES.items():
+    for what, (signs, remedy) in _OTHER_FILES.items():
         if any(sign in name for name in names for sign in signs):
-            raise LayoutError(f"this is {what}: {advice}")
+            raise LayoutError(f"this is {what}: {remedy}")
 
 
 def refuse_other_families(shapes: Mapping[str, tuple[int, ...]]) -> None:

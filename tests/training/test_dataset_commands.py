@@ -174,7 +174,10 @@ def test_another_setting_than_the_begun_sets_is_named(
     signal_at_pair(3, signal.SIGTERM)
     run_generate(full_model, masks, folder, *RANDOM)
     refusal = run_generate(full_model, masks, folder, *RANDOM, "--guidance", 5, "--resume").refusal
-    assert refusal.endswith("the dataset belongs to another run: guidance was 9.0 and is now 5.0")
+    assert refusal.endswith(
+        "the dataset belongs to another run: guidance was 9.0 and is now 5.0; give the same settings as "
+        "before, another folder, or --overwrite to begin anew"
+    )
 
 
 def test_a_mask_changed_while_running_ends_the_run_and_says_so(

@@ -182,7 +182,7 @@ def test_a_folder_that_holds_something_is_left_alone_unless_asked(whole: Path, t
         run_set(folder)
     assert read_tree(folder) == {"notes.txt": b"mine"}
     run_set(folder, replace=True)
-    with pytest.raises(DatasetError, match="resume that one, or overwrite it"):
+    with pytest.raises(DatasetError, match="--resume that one, or --overwrite it"):
         run_set(folder)
     run_set(folder, plan=replace(PLAN, count=3, settings={"seed": 9}), replace=True)
     assert len(manifest(folder)) == 3

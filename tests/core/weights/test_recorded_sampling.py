@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from siamese_core.architecture import SD15, TINY, Architecture
-from siamese_core.weights.recorded_sampling import OwnSampling, own_sampling
+from siamese_core.errors import CheckpointError
+from siamese_core.weights.recorded_sampling import OwnSampling, own_sampling, recorded_side
 
 
 @pytest.mark.parametrize(
@@ -31,9 +32,17 @@ def test_the_record_decides_and_else_the_kind_of_model(
     assert own_sampling(training, architecture) == wanted
 
 
-@pytest.mark.parametrize("side", [0, -64, 100, 1 << 20, 128.0, "128", True, None, [128]])
-def test_a_side_that_cannot_be_is_as_good_as_none(side: Any) -> None:
+@pytest.mark.parametrize("side", [0, -64, 100, 1 << 20, 128.0, "128", True, [128]])
+def test_a_side_that_cannot_be_is_refused_or_as_good_as_none(side: Any) -> None:
+    with pytest.raises(CheckpointError, match="no positive multiple of 64 up to 4096; give one yourself"):
+        recorded_side({"resolution": side})
     assert own_sampling({"resolution": side}, SD15) == OwnSampling(384, 9.0, recorded=False)
+
+
+def test_a_record_tells_the_side_or_nothing() -> None:
+    assert recorded_side({"resolution": 128}) == 128
+    assert recorded_side({"resolution": None}) is None
+    assert recorded_side({}) is None
 
 
 @pytest.mark.parametrize("guidance", [0, 0.5, 31, -1, float("nan"), float("inf"), "3", True, None])

@@ -12,7 +12,6 @@ from siamese_core.weights.training_record import (
     draw_prompt,
     prompt_shares,
     recorded_prompts,
-    recorded_resolution,
 )
 
 
@@ -52,11 +51,3 @@ def test_draws_follow_the_shares_and_depend_on_seed_and_index_alone() -> None:
     turned = dict(reversed(shares.items()))
     assert [draw_prompt(turned, 42, index) for index in range(4000)] == draws
     assert [draw_prompt(shares, 43, index) for index in range(4000)] != draws
-
-
-def test_a_file_without_a_record_wants_the_papers_side() -> None:
-    assert recorded_resolution({}) == 384
-    assert recorded_resolution({"resolution": 128}) == 128
-    for stored in (0, -64, 100, "384", 384.0, True):
-        with pytest.raises(CheckpointError, match="no positive multiple of 64"):
-            recorded_resolution({"resolution": stored})

@@ -181,7 +181,7 @@ class TestRefusals:
         host.run(graphs.training(name="taken", steps=1), timeout=600)
         run = host.output_dir / "siamese_training" / "taken" / "run.json"
         before = run.read_text("utf-8")
-        refused(host, graphs.training(name="taken", steps=2), "steps was 1 and is now 2")
+        refused(host, graphs.training(name="taken", steps=2), "'steps' was 1 and is now 2")
         refused(host, graphs.training(name="taken", if_exists="refuse"), "holds a training already")
         assert run.read_text("utf-8") == before
 
