@@ -37,7 +37,7 @@ class ApplySiameseAdapter(io.ComfyNode):
                 io.Combo.Input(
                     "adapter",
                     options=folder_paths.get_filename_list("controlnet") or [_NO_ADAPTER],
-                    tooltip="An adapter written by training.train, in models/controlnet.",
+                    tooltip="An adapter written by Train Siamese or training.train, in models/controlnet.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -94,7 +94,7 @@ def _refuse_stock_control(path: Path, file: ModelFile) -> None:
     if file.architecture.hint_block == "sparse" and not file.training:
         raise CheckpointError(
             f"'{path.name}' is an ordinary ControlNet, not a Siamese one (it has no dense hint block); load "
-            "it with Load ControlNet Model, or choose an adapter written by training.train."
+            "it with Load ControlNet Model, or choose an adapter written by Train Siamese or training.train."
         )
 
 

@@ -73,7 +73,7 @@ class GenerateDataset(io.ComfyNode):
                     "format",
                     options=list(FORMATS),
                     default="pairs",
-                    tooltip="Layout of the dataset: pairs is what training.train reads.",
+                    tooltip="Layout of the dataset: pairs is what Train Siamese and training.train read.",
                 ),
                 io.Int.Input(
                     "per_mask", default=1, min=1, max=1_000_000, tooltip="Pairs made of each mask file."

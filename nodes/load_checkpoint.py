@@ -42,8 +42,9 @@ class LoadSiameseCheckpoint(io.ComfyNode):
                     "checkpoint",
                     options=_choices(),
                     default=next(iter(BUNDLED)),
-                    tooltip="A full model written by training.train or by the paper's authors' code, or a "
-                    "base, from models/checkpoints; or one of the small ones that come with the pack.",
+                    tooltip="A full model written by Train Siamese, by training.train or by the paper's "
+                    "authors' code, or a base, from models/checkpoints; or one of the small ones that come "
+                    "with the pack.",
                 ),
                 io.Int.Input(
                     "heads",
