@@ -55,15 +55,18 @@ class Training:
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     lines: int = 0
+    used: float = 0.0
 
     def turn(self) -> None:
         """Run until ten more steps are logged; their times go to ``wall`` and ``cpu``."""
-        began, used = time.perf_counter(), cpu_seconds(self.process.pid)
+        began = time.perf_counter()
         self.process.send_signal(signal.SIGCONT)
         self.lines = self._wait_for(self.lines + STEPS_A_TURN)
         self.process.send_signal(signal.SIGSTOP)
         self.wall.append(time.perf_counter() - began)
-        self.cpu.append(cpu_seconds(self.process.pid) - used)
+        used = cpu_seconds(self.process.pid)
+        self.cpu.append(used - self.used)
+        self.used = used
 
     def _wait_for(self, lines: int) -> int:
         end = time.monotonic() + _MOST_SECONDS
