@@ -12,6 +12,9 @@ and --resume. Machines share the work of one folder, or of an address such as s3
 --shard 1/4 and so on, processes of one machine by 'accelerate launch -m training.generate'; whoever comes
 last writes the lists. Equal files need an equal --batch-size, --threads and device.
 
+--backgrounds DIR generates into real frames without a finding: outside of the mask, and of a rim of --blend
+pixels around it, a pair's image is its frame.
+
 --images DIR --image-weight W adds the image prior (images of the masks' stems), for the paper's comparison of
 mask and mask + image sampling; the results repeat those images and are no new data.
 """
@@ -62,6 +65,7 @@ from siamese_core.weights.model_file import ModelFile, load_model
 from siamese_core.weights.recorded_sampling import PAPER_RESOLUTION, recorded_side
 from siamese_core.weights.training_record import recorded_prompts
 
+from .command_line.background_options import BackgroundOptions
 from .command_line.mask_options import MaskOptions
 from .command_line.notes import note
 from .command_line.options import (
@@ -126,8 +130,8 @@ class GenerateSettings(MaskOptions):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    args, settings, transforms = parse(arguments)
-    _check_settings(settings)
+    args, settings, transforms, background = parse(arguments)
+    _check_settings(settings, background)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     accelerator = Accelerator()
@@ -141,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for phrase in left_out(files[0].parent):
             tell(f"not read in '{files[0].parent}': {phrase}")
     image_paths = _matching_images(settings, files)
+    frames = background.read_frames(tell)
     checkpoint = load_model(settings.checkpoint)
     model = _model(settings.checkpoint, checkpoint)
     try:
@@ -157,14 +162,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model.to(accelerator.device, precision)
     if settings.compile:
         model.compile()
+    shares_text = len(prompts.all) == 1
     pair_sampler = PairSampler(
         model,
-        _sampler(settings, masks, precision, shares_text=len(prompts.all) == 1),
+        _sampler(settings, masks, precision, shares_text, background.blend if frames else None),
         masks=masks,
         prompts=prompts,
         images=image_paths,
         checkpoint_digest=file_digest(settings.checkpoint),
         run_id=checkpoint.run_id,
+        frames=frames,
     )
     return _run(store, pair_sampler, settings, shard, args)
 
@@ -212,6 +219,7 @@ def _run(
             reads=[
                 *(files if settings.masks.is_file() else places_of(files)),
                 *places_of(pair_sampler.images or ()),
+                *places_of(pair_sampler.frames.files if pair_sampler.frames else ()),
             ],
         )
         run = SetRun(store, plan, maker, shard, on_pairs)
@@ -261,7 +269,7 @@ def _own_precision(store: DatasetStore, device: torch.device, replaces: bool) ->
 
 
 def _sampler(
-    settings: GenerateSettings, masks: MaskSource, precision: Precision, shares_text: bool
+    settings: GenerateSettings, masks: MaskSource, precision: Precision, shares_text: bool, blend: int | None
 ) -> SamplerSettings:
     return SamplerSettings(
         name=settings.sampler,
@@ -276,6 +284,7 @@ def _sampler(
         image_weight=settings.image_weight if settings.images else None,
         shares_text=shares_text,
         threads=torch.get_num_threads(),
+        blend=blend,
         **{field.name: getattr(settings, field.name) for field in fields(MaskOptions)},
     )
 
@@ -336,7 +345,7 @@ def _shard(text: str) -> Shard:
     return Shard(index, count)
 
 
-def _check_settings(settings: GenerateSettings) -> None:
+def _check_settings(settings: GenerateSettings, background: BackgroundOptions) -> None:
     for name in ("checkpoint", "masks", "output"):
         if getattr(settings, name) in (Path(), ""):
             raise OptionError(f"--{name} is needed")
@@ -347,12 +356,14 @@ def _check_settings(settings: GenerateSettings) -> None:
         )
     if settings.random_masks and settings.images:
         raise OptionError("--images shows what the masks were drawn on; it does not go with --random-masks")
+    if settings.images and background.backgrounds:
+        raise OptionError("--images shows what is to be generated; it does not go with --backgrounds")
 
 
 def parse(
     arguments: Sequence[str] | None,
-) -> tuple[argparse.Namespace, GenerateSettings, TransformSettings | None]:
-    """The flags, the settings, and the transforms of the masks when random ones are asked for."""
+) -> tuple[argparse.Namespace, GenerateSettings, TransformSettings | None, BackgroundOptions]:
+    """The flags, the settings, the transforms of the masks when random ones are asked for, and the frames."""
     parser = command_parser("generate", __doc__)
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
     parser.add_argument(
@@ -361,18 +372,23 @@ def parse(
     parser.add_argument("--resume", action="store_true", help="continue the dataset in --output")
     add_flags(parser, GenerateSettings)
     add_flags(parser.add_argument_group("random masks"), TransformSettings, _TRANSFORM)
+    add_flags(parser.add_argument_group("real frames around the masks"), BackgroundOptions)
     args = parser.parse_args(arguments)
     if args.overwrite and args.resume:
         raise OptionError("--overwrite would remove what --resume continues; give one of the two")
     table = read_toml(args.config)
     drawing = field_names(TransformSettings, _TRANSFORM)
-    refuse_unknown(table, field_names(GenerateSettings) | drawing, args.config)
+    known = field_names(GenerateSettings) | drawing | field_names(BackgroundOptions)
+    refuse_unknown(table, known, args.config)
     settings = build(GenerateSettings, args, table)
     given = [name for name in sorted(drawing) if getattr(args, name) is not None or name in table]
     if given and not settings.random_masks:
         raise OptionError(f"--{given[0].replace('_', '-')} needs --random-masks")
     transforms = build(TransformSettings, args, table, _TRANSFORM)
-    return args, settings, transforms if settings.random_masks else None
+    background = build(BackgroundOptions, args, table)
+    if background.backgrounds is None and (args.blend is not None or "blend" in table):
+        raise OptionError("--blend needs --backgrounds")
+    return args, settings, transforms if settings.random_masks else None, background
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 RECORD is the manifest.jsonl of a dataset and NAME the pair's stem, or RECORD is a PNG that training.generate
 has written and NAME is left away. Written: OUTPUT/images and OUTPUT/masks. Same bytes need the same versions,
-device and threads as in the record; the command says where yours differ.
+device and threads as in the record; the command says where yours differ. --backgrounds DIR is needed for a
+pair that was generated into a real frame.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from siamese_core.dataset_generation.background_frames import frame_folder, read_frame
 from siamese_core.dataset_generation.mask_source import MaskUse, PairMask
 from siamese_core.diffusers_backend.siamese_model import model_from_file
 from siamese_core.errors import UserError
@@ -24,6 +26,7 @@ from siamese_core.files import contained_path, file_digest, write_bytes_atomic
 from siamese_core.json_lines import json_objects, parse_json, text_in
 from siamese_core.masks.mask_files import read_mask
 from siamese_core.masks.random_transforms import TransformSettings
+from siamese_core.method.background_blending import MOST_BLEND
 from siamese_core.overlap import places_of, require_apart
 from siamese_core.pairs.export_formats import FORMATS, FinishedPair
 from siamese_core.pairs.manifest import RECORD_KEY, PairRecord, record_of, typed_fields
@@ -42,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pair", metavar="NAME", help="the pair's stem, when RECORD is a manifest")
     parser.add_argument("--checkpoint", type=Path, required=True, help="the model file that generated it")
     parser.add_argument("--masks", type=Path, required=True, help="the folder of its source mask")
+    parser.add_argument("--backgrounds", type=Path, help="the folder of its frame, if it has one")
     parser.add_argument("--output", type=Path, required=True, help="folder for the pair, new or empty")
     args = parser.parse_args(arguments)
     require_empty(args.output)
@@ -49,8 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sampler.image_weight is not None:
         raise OptionError(f"{record.stem}: generated with --images; such a pair cannot be generated again")
     _check_digest(args.checkpoint, record.checkpoint_digest, "checkpoint")
-    job = PairJob(record, _mask(args.masks, record, sampler), None)
-    require_apart([args.output], places_of([job.mask.file]))
+    mask = _mask(args.masks, record, sampler)
+    background = _background(args.backgrounds, record, sampler)
+    require_apart([args.output], places_of([mask.file, *([background] if background else [])]))
+    height, width = mask.written.shape
+    frame = None if background is None else read_frame(background, (height, width), sampler.resize_mode)
+    job = PairJob(record, mask, None, frame)
     for name, own in versions().items():
         if record.versions.get(name) != own:
             print(f"note: generated with {name} {record.versions.get(name)}, this is {own}")
@@ -93,6 +101,8 @@ def read_record(path: Path, pair: str | None) -> tuple[PairRecord, SamplerSettin
     for key, (least, most) in _RANGES.items():
         if not least <= getattr(sampler, key) <= most:
             raise OptionError(f"{name}: its {key} is not in {least}..{most}")
+    if sampler.background is not None and sampler.blend not in range(MOST_BLEND + 1):
+        raise OptionError(f"{name}: its blend is not in 0..{MOST_BLEND}")
     return record, sampler, digest
 
 
@@ -148,6 +158,20 @@ def _mask(folder: Path, record: PairRecord, sampler: SamplerSettings) -> PairMas
     )
     reading = read_mask(path, use.rule)
     return PairMask(record.stem, path, record.mask_digest, *use.apply(reading.mask, seed), transform)
+
+
+def _background(folder: Path | None, record: PairRecord, sampler: SamplerSettings) -> Path | None:
+    """The file of the record's frame in ``folder``; None for a record without one."""
+    name = sampler.background
+    if name is None:
+        return None
+    if folder is None:
+        raise OptionError(
+            f"{record.stem}: its background is the frame '{name}'; --backgrounds gives its folder"
+        )
+    path = contained_path(frame_folder(folder), name)
+    _check_digest(path, sampler.background_digest or "", "frame")
+    return path
 
 
 def _check_digest(path: Path, wanted: str, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Encoding pairs for training by the VAE and the text encoder of a base."""
+"""Encoding images and prompts by the VAE and the text encoder of a base."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..architecture import LATENT_SCALE
 from .base_model import Base
 from .prompt_encoding import encode_prompts
 
@@ -43,3 +46,18 @@ def encode_moments(vae: AutoencoderKL, images: Tensor, batch_size: int = 16) -> 
         posterior = vae_moments(vae, pixels)
         rows.append(torch.stack([posterior.mean, posterior.std], dim=1).cpu())
     return torch.cat(rows)
+
+
+@torch.no_grad()
+def encode_frame(vae: AutoencoderKL, pixels: NDArray[np.uint8]) -> Tensor:
+    """The latent (1, 4, H/8, W/8), scaled, of an image (H, W, 3): its posterior's mean, on ``vae``'s device.
+
+    Computed in float32 whatever the dtype of ``vae``, which keeps it: half precision may overflow.
+    """
+    own = vae.dtype
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(vae.device).float() / 127.5 - 1.0
+    vae.float()
+    try:
+        return vae_moments(vae, image).mean * LATENT_SCALE
+    finally:
+        nn.Module.to(vae, own)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def pairs_of_folders(
     left = [f"'{folder}': {phrase}" for folder in (images, masks) for phrase in left_out(folder)]
     image_by_stem = _files_by_stem(images, [(stem_key(path.stem), path) for path in list_images(images)])
     mask_by_stem = _files_by_stem(
-        masks, [(_mask_stem(path, image_by_stem), path) for path in list_images(masks)]
+        masks, [(mask_stem(path, image_by_stem), path) for path in list_images(masks)]
     )
     without_mask = [stem for stem in image_by_stem if stem not in mask_by_stem]
     without_image = [stem for stem in mask_by_stem if stem not in image_by_stem]
@@ -156,6 +156,17 @@ def require_equal_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...
         f"The image '{pair.image}' is {image[1]} x {image[0]} pixels{turned} but its mask '{pair.mask}' is "
         f"{mask[1]} x {mask[0]}; export them in the same size."
     )
+
+
+def mask_stem(mask: Path, image_by_stem: Mapping[str, Path]) -> str:
+    """The stem of the image that ``mask`` belongs to: its own where such an image exists."""
+    stem = stem_key(mask.stem)
+    if stem in image_by_stem:
+        return stem
+    for suffix in MASK_SUFFIXES:
+        if stem.lower().endswith(suffix):
+            return stem[: -len(suffix)]
+    return stem
 
 
 def pairs_fingerprint(pairs: Sequence[Pair]) -> str:
@@ -223,17 +234,6 @@ def _files_by_stem(folder: Path, files: list[tuple[str, Path]]) -> dict[str, Pat
             )
         by_stem[stem] = path
     return by_stem
-
-
-def _mask_stem(mask: Path, image_by_stem: dict[str, Path]) -> str:
-    """The stem of the image that ``mask`` belongs to: its own where such an image exists."""
-    stem = stem_key(mask.stem)
-    if stem in image_by_stem:
-        return stem
-    for suffix in MASK_SUFFIXES:
-        if stem.lower().endswith(suffix):
-            return stem[: -len(suffix)]
-    return stem
 
 
 def _listed(stems: list[str]) -> str:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from siamese_core.architecture import LATENT_STRIDE
+from siamese_core.dataset_generation.background_frames import Frame, FrameFiles, frame_of_pair
 from siamese_core.dataset_generation.mask_source import MaskSource, PairMask, PairSize
 from siamese_core.diffusers_backend.image_decoding import decode_images
 from siamese_core.diffusers_backend.mask_sampling import (
@@ -24,12 +26,19 @@ from siamese_core.diffusers_backend.mask_sampling import (
     controlled_noise_predictor,
     sample_latents,
 )
+from siamese_core.diffusers_backend.pair_encoding import encode_frame
 from siamese_core.diffusers_backend.prompt_encoding import encode_prompts
 from siamese_core.diffusers_backend.siamese_model import Precision, SiameseModel
 from siamese_core.files import file_digest
 from siamese_core.learning.training_set import image_hint, mask_hint
 from siamese_core.masks.foreground_rule import ForegroundRule, ForegroundSource
 from siamese_core.masks.resizing import ResizeMode, resize_image
+from siamese_core.method.background_blending import (
+    KeptLatents,
+    blend_weights,
+    generated_latents,
+    over_frame,
+)
 from siamese_core.pairs.export_formats import FinishedPair
 from siamese_core.pairs.image_files import read_image
 from siamese_core.pairs.manifest import PairRecord, record_text
@@ -64,6 +73,9 @@ class SamplerSettings:
     mask_from: ForegroundSource = option("auto", "as the flag", added_later=True)
     mask_colour: str | None = option(None, "as the flag", added_later=True)
     invert: bool = option(False, "as the flag", added_later=True)
+    blend: int | None = option(None, "width of the rim around the mask, over a frame", added_later=True)
+    background: str | None = option(None, "file name of the pair's frame", added_later=True)
+    background_digest: str | None = option(None, "SHA-256 of that file", added_later=True)
 
     @property
     def mask_rule(self) -> ForegroundRule:
@@ -73,13 +85,21 @@ class SamplerSettings:
         )
 
 
+_OF_A_PAIR = ("batch_size", "image_digest", "background", "background_digest")
+"""What of the sampling differs between the pairs of a dataset."""
+
+
 @dataclass(frozen=True)
 class PairJob:
-    """A pair to be sampled: its record, its mask, and the image prior (H, W, 3) uint8 if there is one."""
+    """A pair to be sampled: its record, its mask, and the image prior (H, W, 3) uint8 if there is one.
+
+    ``frame``: what lies around the mask, at the written size, if that is a real frame.
+    """
 
     record: PairRecord
     mask: PairMask
     image: NDArray[np.uint8] | None
+    frame: Frame | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +113,7 @@ class PairSampler:
     images: Sequence[Path] | None
     checkpoint_digest: str
     run_id: str
+    frames: FrameFiles | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -100,7 +121,7 @@ class PairSampler:
         sampler = recorded(replace(self.sampler, device=self.model.device.type))
         transforms = self.masks.use.transforms
         return {
-            **{name: value for name, value in sampler.items() if name not in ("batch_size", "image_digest")},
+            **{name: value for name, value in sampler.items() if name not in _OF_A_PAIR},
             "masks": self.masks.digest,
             "per_mask": self.masks.per_mask,
             "transforms": None if transforms is None else asdict(transforms),
@@ -110,6 +131,7 @@ class PairSampler:
             "checkpoint": self.checkpoint_digest,
             "run_id": self.run_id,
             **({READ_DIFFERENTLY: self.masks.changes} if self.masks.changes else {}),
+            **({"backgrounds": self.frames.digest} if self.frames else {}),
         }
 
     def job(self, index: int) -> PairJob:
@@ -121,7 +143,19 @@ class PairSampler:
                 read_image(self.images[number]), self.masks.use.size, self.sampler.resize_mode
             )
             image_digest = file_digest(self.images[number])
-        sampler = replace(self.sampler, image_digest=image_digest, device=self.model.device.type)
+        frame = None
+        if self.frames is not None:
+            height, width = mask.written.shape
+            frame = frame_of_pair(
+                self.frames, self.masks.seed, index, (height, width), self.sampler.resize_mode
+            )
+        sampler = replace(
+            self.sampler,
+            image_digest=image_digest,
+            device=self.model.device.type,
+            background=None if frame is None else frame.name,
+            background_digest=None if frame is None else frame.digest,
+        )
         record = PairRecord(
             index=index,
             stem=mask.stem,
@@ -135,7 +169,7 @@ class PairSampler:
             transform=mask.transform,
             versions=versions(),
         )
-        return PairJob(record, mask, image)
+        return PairJob(record, mask, image, frame)
 
     def sample(self, jobs: Sequence[PairJob]) -> list[FinishedPair]:
         """Sample the ``jobs`` as one batch."""
@@ -198,10 +232,11 @@ def sample_pairs(
     predict = controlled_noise_predictor(
         model.networks, hints, contexts, unconditional, sampler.guidance, sampler.shares_text
     )
+    kept = _kept_latents(model, jobs)
     seeds = [record.seed or 0 for record in records]
     height, width = masks.shape[-2:]
     latents = sample_latents(
-        predict,
+        predict if kept is None else kept.around(predict),
         seeds,
         height,
         width,
@@ -210,16 +245,38 @@ def sample_pairs(
         sampler=sampler.name,
         prediction=model.networks.prediction,
     )
+    if kept is not None:
+        latents = kept.restored_in(latents)
     pixels_of = decode_images(model.base.vae, latents, on_overflow)
     return [
-        _finished(record, job.mask.written, image)
+        _finished(replace(job, record=record), image)
         for record, job, image in zip(records, jobs, pixels_of, strict=True)
     ]
 
 
-def _finished(record: PairRecord, mask: NDArray[np.bool_], image: NDArray[np.uint8]) -> FinishedPair:
+def _kept_latents(model: SiameseModel, jobs: Sequence[PairJob]) -> KeptLatents | None:
+    """What stays of the frames of ``jobs`` in sampling; None when they are generated as a whole."""
+    latents, generated = [], []
+    for job in jobs:
+        if job.frame is not None:
+            height, width = job.mask.for_model.shape
+            latents.append(encode_frame(model.base.vae, resize_image(job.frame.pixels, (height, width))))
+            stride = LATENT_STRIDE
+            generated.append(generated_latents(_blend_weights(job), (height // stride, width // stride)))
+    return KeptLatents(torch.cat(latents), torch.cat(generated).to(model.device)) if latents else None
+
+
+def _blend_weights(job: PairJob) -> Tensor:
+    """How much of the pixels is generated, (1, H, W), at the written size."""
+    return blend_weights(torch.from_numpy(job.mask.written)[None], job.record.sampler["blend"])
+
+
+def _finished(job: PairJob, image: NDArray[np.uint8]) -> FinishedPair:
     """The pair at the written mask's size, its record in the image's file."""
+    mask = job.mask.written
     height, width = mask.shape
-    if image.shape[:2] != (height, width):
-        image = resize_image(image, (height, width))
-    return FinishedPair(record, image, mask, record_text(record))
+    image = resize_image(image, (height, width))
+    if job.frame is not None:
+        pixels, frame = (torch.from_numpy(one) for one in (image, job.frame.pixels))
+        image = over_frame(pixels, frame, _blend_weights(job)[0]).numpy()
+    return FinishedPair(job.record, image, mask, record_text(job.record))

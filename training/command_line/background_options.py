@@ -1,0 +1,42 @@
+"""The flags by which lesions are generated into real frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from siamese_core.dataset_generation.background_frames import FrameFiles, find_frames, frame_folder
+from siamese_core.masks.folder_contents import Tell, left_out
+from siamese_core.method.background_blending import DEFAULT_BLEND, MOST_BLEND
+from siamese_core.settings import Range, option
+
+BLEND = Range(0, MOST_BLEND)
+
+
+@dataclass(frozen=True)
+class BackgroundOptions:
+    """What lies around the masks: nothing real, or frames without a finding."""
+
+    backgrounds: Path | None = option(
+        None,
+        "folder of real frames without a finding; pair i takes one by a hash of seed and i, and outside of "
+        "its mask and the blend its image is that frame, pixel for pixel",
+    )
+    blend: int = option(
+        DEFAULT_BLEND, "pixels around the mask over which the generated image passes into the frame", BLEND
+    )
+
+    def read_frames(self, tell: Tell) -> FrameFiles | None:
+        """The frames, all of them looked at once; None without any. Raises FrameError and PairError."""
+        if self.backgrounds is None:
+            return None
+        found = find_frames(self.backgrounds)
+        for phrase in left_out(frame_folder(self.backgrounds)):
+            tell(f"not read in '{frame_folder(self.backgrounds)}': {phrase}")
+        with tqdm(total=len(found), desc="reading frames", unit="frame", delay=2.0, leave=False) as progress:
+            frames = FrameFiles(found, lambda path: progress.update())
+        for told in frames.notes:
+            tell(told)
+        return frames
