@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ..siamese_core.dataset_generation.background_frames import Frame, Frames, frame_of_pair
 from ..siamese_core.dataset_generation.finished_pairs import DatasetError, DatasetLists, stored_plan
 from ..siamese_core.dataset_generation.mask_source import MaskSource, MaskUse, PairMask
 from ..siamese_core.dataset_generation.storage import DatasetStore
+from ..siamese_core.method.background_blending import DEFAULT_BLEND
 from ..siamese_core.pairs.export_formats import FinishedPair
 from ..siamese_core.pairs.manifest import PairRecord, record_text
 from ..siamese_core.resume_check import READ_DIFFERENTLY
 from ..siamese_core.seeds import sample_seed
+from .host.background import Background
 from .host.host_models import FILE, RUN_ID
 from .host.mask_tensors import image_arrays
 from .host.sheets import SHOWN_PAIRS, sheet_of, sheet_pixels
@@ -39,6 +42,7 @@ class Job:
 
     record: PairRecord
     mask: PairMask
+    frame: Frame | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class DatasetGenerator:
     facts: dict[str, Any]
     graph_text: dict[str, str]
     nodes: Mapping[str, Any] | None
+    frames: Frames | None = None
+    blend: int = DEFAULT_BLEND
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -66,11 +72,16 @@ class DatasetGenerator:
             "prompt": self.prompt,
             "seed": self.seed,
             **({READ_DIFFERENTLY: self.source.changes} if self.source.changes else {}),
+            **({"backgrounds": self.frames.digest, "blend": self.blend} if self.frames else {}),
         }
 
     def job(self, index: int) -> Job:
         mask = self.source.mask(index)
-        facts = dict(self.facts)
+        facts, frame = dict(self.facts), None
+        if self.frames is not None:
+            use = self.source.use
+            frame = frame_of_pair(self.frames, self.seed, index, use.size, use.resize_mode)
+            facts |= {"blend": self.blend, "background": frame.name, "background_digest": frame.digest}
         record = PairRecord(
             index=index,
             stem=mask.stem,
@@ -84,11 +95,14 @@ class DatasetGenerator:
             transform=mask.transform,
             versions={"comfyui": comfyui_version.__version__, "torch": torch.__version__},
         )
-        return Job(record, mask)
+        return Job(record, mask, frame)
 
     def generate(self, jobs: Sequence[Job]) -> list[FinishedPair]:
         masks = torch.from_numpy(np.stack([job.mask.for_model for job in jobs]))
-        _, images = self.sampling.sample(masks, [job.record.seed or 0 for job in jobs], _on_step)
+        frames = [job.frame for job in jobs if job.frame is not None]
+        background = Background.of(frames, masks, self.blend) if frames else None
+        seeds = [job.record.seed or 0 for job in jobs]
+        _, images = self.sampling.sample(masks, seeds, _on_step, background)
         pixels = image_arrays(images)
         return [self._finished(job, image, len(jobs)) for job, image in zip(jobs, pixels, strict=True)]
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import comfy.model_management
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..siamese_core.dataset_generation.finished_pairs import DatasetLists, DatasetPlan, SetState, stored_plan
 from ..siamese_core.dataset_generation.generation_run import PairMaker, SetRun, Shard
@@ -19,6 +20,7 @@ from ..siamese_core.masks.foreground_rule import ForegroundRule
 from ..siamese_core.masks.mask_files import discover_masks
 from ..siamese_core.masks.random_transforms import TransformSettings
 from ..siamese_core.masks.resizing import ResizeMode
+from ..siamese_core.method.background_blending import DEFAULT_BLEND
 from ..siamese_core.overlap import places_of
 from ..siamese_core.pairs.export_formats import FORMATS
 from ..siamese_core.resume_check import ResumeError
@@ -31,6 +33,7 @@ from .dataset_generator import (
     on_smaller_batch,
     settings_of,
 )
+from .host.background import chosen_frames
 from .host.folders import ROOTS_VARIABLE, output_path
 from .host.graph import graph_text, made_by, nodes_before, prompt_behind
 from .host.memory import is_out_of_memory
@@ -42,7 +45,7 @@ from .host.sheets import preview
 from .load_masks import EXAMPLES, mask_folder
 from .random_masks import TRANSFORM, RandomTransform
 from .sampler import Sampling, check_size, stranger_warnings
-from .sampling_inputs import foreground_inputs, network_inputs, sampling_inputs
+from .sampling_inputs import background_inputs, foreground_inputs, network_inputs, sampling_inputs
 
 
 class GenerateDataset(io.ComfyNode):
@@ -144,6 +147,7 @@ class GenerateDataset(io.ComfyNode):
                     optional=True,
                     tooltip="Swap foreground and background of the files.",
                 ),
+                *background_inputs(),
             ],
             outputs=[
                 io.String.Output(id="saved_to", display_name="saved_to", tooltip="The folder written."),
@@ -188,6 +192,9 @@ class GenerateDataset(io.ComfyNode):
         transform: RandomTransform | None = None,
         prompt: str = "",
         invert: bool = False,
+        background: Tensor | None = None,
+        background_folder: str = "",
+        blend: int = DEFAULT_BLEND,
     ) -> io.NodeOutput:
         root = output_path(folder)
         height, width = chosen_side(model, height), chosen_side(model, width)
@@ -201,10 +208,12 @@ class GenerateDataset(io.ComfyNode):
         place = mask_folder(masks)
         files = discover_masks(place)
         source = MaskSource(files, use, per_mask, transform.seed if transform else seed, _on_mask)
+        frames = chosen_frames(background, background_folder)
         warnings = [
             *stranger_warnings(model, control_net),
             *size_warnings(model, height, width),
             *source.notes,
+            *(frames.notes if frames else ()),
         ]
         warn(warnings)
         guidance = chosen_guidance(model, cfg)
@@ -217,13 +226,18 @@ class GenerateDataset(io.ComfyNode):
             prompt = prompt or prompt_behind(cls.hidden, "positive")
         facts = facts_of(sampling, use)
         nodes = made_by(cls.hidden, known=[facts["checkpoint"]])
-        generator = DatasetGenerator(source, sampling, seed, prompt, facts, graph_text(cls.hidden), nodes)
+        generator = DatasetGenerator(
+            source, sampling, seed, prompt, facts, graph_text(cls.hidden), nodes, frames, blend
+        )
         noted = {"nodes_before": nodes_before(cls.hidden)} if begun_before else {"nodes": nodes}
         plan = DatasetPlan(
             FORMATS[format], len(source), batch_size, chunk_size, {**generator.identity, **noted}
         )
         progress = DatasetProgress(len(source))
-        reads = files if place.is_file() else places_of(files)
+        reads = [
+            *(files if place.is_file() else places_of(files)),
+            *places_of(frames.files if frames else ()),
+        ]
         maker = PairMaker[Job](
             generator.job, generator.generate, is_out_of_memory, on_smaller_batch, source.stem, reads
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +18,7 @@ from ..siamese_core.masks.image_decoding import MaskError
 from ..siamese_core.masks.mask_files import discover_masks, read_mask
 from ..siamese_core.masks.plausibility import MaskSurvey
 from ..siamese_core.masks.resizing import ResizeMode, resize_mask
-from .host.file_state import never_equal
+from .host.file_state import files_fingerprint, never_equal
 from .host.folders import ROOTS_VARIABLE, input_path, is_nameless
 from .host.mask_tensors import mask_batch
 from .host.notices import show, warn
@@ -109,12 +108,9 @@ class LoadMasks(io.ComfyNode):
         if folder is None:  # it comes from another node, whose value the host does not tell here
             return never_equal()
         try:
-            files = discover_masks(mask_folder(folder))
-            stats = [file.stat() for file in files]
+            return files_fingerprint(discover_masks(mask_folder(folder)))
         except (UserError, OSError) as error:
             return f"unreadable: {error}"
-        facts = [(file.name, stat.st_size, stat.st_mtime_ns) for file, stat in zip(files, stats, strict=True)]
-        return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     @classmethod
     @refusing

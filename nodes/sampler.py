@@ -15,15 +15,20 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..siamese_core.architecture import LATENT_STRIDE
+from ..siamese_core.dataset_generation.background_frames import find_frames, frame_of_pair
+from ..siamese_core.errors import UserError
+from ..siamese_core.method.background_blending import DEFAULT_BLEND
 from ..siamese_core.seeds import sample_seed, starting_noise
+from .host.background import Background, chosen_frames, frames_path, without_noise_of_its_own
 from .host.control import ControlError, empty_mask_warnings, refuse_dummy
+from .host.file_state import files_fingerprint, never_equal
 from .host.host_models import RUN_ID
 from .host.mask_tensors import binary_masks
 from .host.notices import show, warn
 from .host.own_sampling import chosen_guidance, own_sampling_of, size_warnings
 from .host.refusals import refusing
 from .host.schema import searchable
-from .sampling_inputs import network_inputs, sampling_inputs
+from .sampling_inputs import background_inputs, network_inputs, sampling_inputs
 
 StepCallback = Callable[[int, Tensor, Tensor, int], None]
 
@@ -57,6 +62,7 @@ class MaskDiffusionSampler(io.ComfyNode):
                     tooltip="Samples computed at once: more is faster and takes more memory. With ddim and "
                     "other samplers without noise of their own, the images stay the same within rounding.",
                 ),
+                *background_inputs(),
             ],
             outputs=[
                 io.Image.Output(tooltip="The synthetic images."),
@@ -65,6 +71,17 @@ class MaskDiffusionSampler(io.ComfyNode):
             ],
         )
         return searchable(schema, ("ksampler", "mask to image"), rare=("strength",))
+
+    @classmethod
+    def fingerprint_inputs(cls, background_folder: str | None = None, **_: object) -> str | float:
+        if background_folder is None:  # it comes from another node, whose value the host does not tell here
+            return never_equal()
+        if not background_folder.strip():
+            return ""
+        try:
+            return files_fingerprint(find_frames(frames_path(background_folder)))
+        except (UserError, OSError) as error:
+            return f"unreadable: {error}"
 
     @classmethod
     @refusing
@@ -83,14 +100,19 @@ class MaskDiffusionSampler(io.ComfyNode):
         scheduler: str,
         strength: float,
         batch_size: int,
+        background: Tensor | None = None,
+        background_folder: str = "",
+        blend: int = DEFAULT_BLEND,
     ) -> io.NodeOutput:
         masks = binary_masks(mask)
         check_size(masks, own_sampling_of(model).resolution)
         height, width = masks.shape[-2:]
+        frames = chosen_frames(background, background_folder)
         warnings = [
             *stranger_warnings(model, control_net),
             *size_warnings(model, height, width),
             *empty_mask_warnings(masks),
+            *(frames.notes if frames else ()),
         ]
         warn(warnings)
         guidance = chosen_guidance(model, cfg)
@@ -102,8 +124,13 @@ class MaskDiffusionSampler(io.ComfyNode):
         images, latents = [], []
         for start in starts:
             chunk = masks[start : start + batch_size]
-            seeds = [sample_seed(seed, start + row) for row in range(len(chunk))]
-            samples, pixels = sampling.sample(chunk, seeds, progress.next_chunk())
+            indices = range(start, start + len(chunk))
+            behind = None
+            if frames is not None:
+                chosen = [frame_of_pair(frames, seed, index, (height, width)) for index in indices]
+                behind = Background.of(chosen, chunk, blend)
+            seeds = [sample_seed(seed, index) for index in indices]
+            samples, pixels = sampling.sample(chunk, seeds, progress.next_chunk(), behind)
             latents.append(samples)
             images.append(pixels)
         show(f"{len(masks)} images, {width} x {height} pixels, cfg {guidance:g}", warnings)
@@ -125,26 +152,40 @@ class Sampling:
     scheduler: str
     strength: float
 
-    def sample(self, masks: Tensor, seeds: Sequence[int], callback: StepCallback) -> tuple[Tensor, Tensor]:
+    def sample(
+        self,
+        masks: Tensor,
+        seeds: Sequence[int],
+        callback: StepCallback,
+        background: Background | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Latents (B, 4, H/8, W/8) and IMAGE of the bool ``masks`` (B, H, W), computed as one batch."""
         hint = masks[:, None].expand(-1, 3, -1, -1).float()
         controlled = with_control(self.positive, self.negative, self.control_net, hint, self.strength)
         height, width = (side // LATENT_STRIDE for side in masks.shape[-2:])
         noise = torch.cat([starting_noise(seed, height, width) for seed in seeds])
+        sampler_name, latents, noise_mask = self.sampler_name, torch.zeros_like(noise), None
+        if background is not None:
+            sampler_name = without_noise_of_its_own(sampler_name)
+            kept = background.kept_latents(self.vae)
+            # What is generated begins with noise alone, as without a background.
+            latents, noise_mask = kept.restored_in(latents), kept.generated.float()
         samples = comfy.sample.sample(
             self.model,
             noise,
             self.steps,
             self.cfg,
-            self.sampler_name,
+            sampler_name,
             self.scheduler,
             *controlled,
-            torch.zeros_like(noise),
+            latents,
+            noise_mask=noise_mask,
             callback=callback,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=seeds[0],
         )
-        return samples, self.vae.decode(samples)
+        images = self.vae.decode(samples)
+        return samples, images if background is None else background.around(images)
 
 
 def with_control(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..siamese_core.method.background_blending import DEFAULT_BLEND, MOST_BLEND
+from .host.folders import ROOTS_VARIABLE
+
 
 def network_inputs() -> list[io.Input]:
     return [
@@ -76,5 +79,31 @@ def foreground_inputs(optional: bool = False) -> list[io.Input]:
             min=0,
             max=65535,
             tooltip="The class of a label map that counts as foreground; 0 goes by the threshold.",
+        ),
+    ]
+
+
+def background_inputs() -> list[io.Input]:
+    return [
+        io.Image.Input(
+            "background",
+            optional=True,
+            tooltip="Real frames without a finding, one or a batch. Every image is generated into one of "
+            "them, drawn by the seed, and is that frame outside of its mask and the blend.",
+        ),
+        io.String.Input(
+            "background_folder",
+            optional=True,
+            default="",
+            tooltip="A folder of such frames below ComfyUI's input folder, in place of background. Elsewhere "
+            f"only below the folders in the variable {ROOTS_VARIABLE}.",
+        ),
+        io.Int.Input(
+            "blend",
+            optional=True,
+            default=DEFAULT_BLEND,
+            min=0,
+            max=MOST_BLEND,
+            tooltip="Pixels around the mask over which the generated image passes into the frame.",
         ),
     ]

@@ -17,3 +17,6 @@ TRAIN, HELD_OUT = ASSETS / "nuclei" / "train", ASSETS / "nuclei" / "held_out"
 
 EXAMPLE_MASKS = ASSETS / "example_masks"
 """A few masks at 128 px, of pairs of :data:`HELD_OUT`."""
+
+FRAMES = ASSETS / "nuclei" / "frames"
+"""Real images of tissue at 128 px without nuclei, to generate them into."""

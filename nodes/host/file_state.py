@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -52,6 +54,12 @@ def file_fingerprint(path: str | Path | None) -> Any:
         state = None
     # Without the path, which would end up in every image that core's own nodes save.
     return never_equal() if state is None else f"{state.size} bytes of {state.changed}"
+
+
+def files_fingerprint(files: Iterable[Path]) -> str:
+    """A digest of the names, sizes and times of ``files``. Raises OSError when one is not there."""
+    facts = [(file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def never_equal() -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -40,10 +40,18 @@ class Frame:
 
 
 class Frames(Protocol):
-    """Frames to choose from; ``digest`` is one of all their contents, in their order."""
+    """Frames to choose from.
+
+    ``files`` are those that they are read from, if any, and ``notes`` what the user should know of them.
+    """
+
+    files: Sequence[Path]
+    notes: Sequence[str]
 
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """SHA-256 of all their contents, in their order."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -62,14 +70,14 @@ class FrameFiles:
 
     ``own_masks``: each frame, and its own mask where it has one (:func:`find_frames`). All are looked at once
     on construction, so that bad ones are refused before hours of generating; ``on_frame`` is called for each.
-    ``notes`` is what the user should know of them. Raises PairError for a file that is no image, and
-    FrameError for one whose own mask is not empty: the pair's mask would not show what the frame does.
+    Raises PairError for a file that is no image, and FrameError for one whose own mask is not empty: the
+    pair's mask would not show what the frame does.
     """
 
     def __init__(
         self, own_masks: Mapping[Path, Path | None], on_frame: Callable[[Path], None] = lambda path: None
     ) -> None:
-        self.files = tuple(own_masks)
+        self.files: Sequence[Path] = tuple(own_masks)
         survey = ImageSurvey()
         self._digests: list[str] = []
         for path, mask in own_masks.items():
@@ -81,7 +89,7 @@ class FrameFiles:
                 )
             self._digests.append(file_digest(path))
             on_frame(path)
-        self.notes = survey.notes()
+        self.notes: Sequence[str] = survey.notes()
 
     def __len__(self) -> int:
         return len(self.files)

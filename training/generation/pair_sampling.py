@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from siamese_core.architecture import LATENT_STRIDE
-from siamese_core.dataset_generation.background_frames import Frame, FrameFiles, frame_of_pair
+from siamese_core.dataset_generation.background_frames import Frame, Frames, frame_of_pair
 from siamese_core.dataset_generation.mask_source import MaskSource, PairMask, PairSize
 from siamese_core.diffusers_backend.image_decoding import decode_images
 from siamese_core.diffusers_backend.mask_sampling import (
@@ -113,7 +113,7 @@ class PairSampler:
     images: Sequence[Path] | None
     checkpoint_digest: str
     run_id: str
-    frames: FrameFiles | None = None
+    frames: Frames | None = None
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -1,0 +1,110 @@
+"""Real frames around what the host samples: where they come from, their latents, and the finished image."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...siamese_core import shipped
+from ...siamese_core.architecture import LATENT_STRIDE
+from ...siamese_core.dataset_generation.background_frames import Frame, FrameFiles, Frames, find_frames
+from ...siamese_core.errors import UserError
+from ...siamese_core.masks.resizing import ResizeMode, Size, resize_image
+from ...siamese_core.method.background_blending import (
+    KeptLatents,
+    blend_weights,
+    generated_latents,
+    over_frame,
+)
+from .folders import input_path
+from .mask_tensors import image_arrays
+
+BUNDLED_FRAMES = "(bundled frames)"
+
+
+class ImageFrames:
+    """The frames of an IMAGE, one or a batch, in 8 bits."""
+
+    files: Sequence[Path] = ()
+    notes: Sequence[str] = ()
+
+    def __init__(self, image: Tensor) -> None:
+        self._pixels = image_arrays(image)
+        self._digests = [_digest(pixels) for pixels in self._pixels]
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(self._digests).encode()).hexdigest()
+
+    def frame(self, number: int, size: Size, mode: ResizeMode) -> Frame:
+        pixels = resize_image(self._pixels[number], size, mode)
+        return Frame(f"image {number + 1} of {len(self)}", self._digests[number], pixels)
+
+
+def chosen_frames(image: Tensor | None, folder: str) -> Frames | None:
+    """The frames that a node is given, None for none. Raises UserError when they come from both places.
+
+    Also FrameError and PairError for frames that cannot be used.
+    """
+    if not folder.strip():
+        return None if image is None else ImageFrames(image)
+    if image is not None:
+        raise UserError("There are frames in 'background' and in 'background_folder'; use one of the two.")
+    return FrameFiles(find_frames(frames_path(folder)), _on_frame)
+
+
+def frames_path(folder: str) -> Path:
+    """The folder that a widget's text names. Raises UserError for one outside of the allowed ones."""
+    return shipped.FRAMES if folder.strip() == BUNDLED_FRAMES else input_path(folder)
+
+
+@dataclass(frozen=True)
+class Background:
+    """The frames (B, H, W, 3) in 0..1 of a batch, and how much of each pixel is generated, (B, H, W)."""
+
+    frames: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, frames: Sequence[Frame], masks: Tensor, blend: int) -> Background:
+        """The background of the bool ``masks`` (B, H, W) from as many ``frames`` of their size."""
+        pixels = torch.from_numpy(np.stack([frame.pixels for frame in frames]))
+        return cls(pixels.float() / 255, blend_weights(masks, blend))
+
+    def kept_latents(self, vae: Any) -> KeptLatents:
+        """The frames' latents (B, 4, h, w) as the host's sampling takes them, each encoded by itself."""
+        height, width = (side // LATENT_STRIDE for side in self.weights.shape[-2:])
+        latents = torch.cat([vae.encode(frame[None]) for frame in self.frames])
+        return KeptLatents(latents.cpu().float(), generated_latents(self.weights, (height, width)))
+
+    def around(self, images: Tensor) -> Tensor:
+        """The ``images`` (B, H, W, 3) with the frames around them, unchanged outside of the blend."""
+        return over_frame(images, self.frames.to(images), self.weights.to(images))
+
+
+def without_noise_of_its_own(sampler_name: str) -> str:
+    """The sampler that runs around kept latents: there the host's ddim draws noise for a batch as a whole.
+
+    Its euler takes the same steps, on the noise that each sample has anyway.
+    """
+    return "euler" if sampler_name == "ddim" else sampler_name
+
+
+def _on_frame(path: Path) -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def _digest(pixels: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
