@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 
-from siamese_core.architecture import Architecture
 from siamese_core.diffusers_backend.base_model import local_base
 from siamese_core.diffusers_backend.diffusers_export import write_folder
+from siamese_core.diffusers_backend.whole_model import on_base, unet_described
 from siamese_core.settings import Range, check_range
 from siamese_core.weights.diffusers_folder import read_model
 from siamese_core.weights.ignored_keys import explain_dropped
@@ -35,7 +35,6 @@ from siamese_core.weights.key_layouts import decoder_keys, merge_parts
 from siamese_core.weights.model_file import (
     KIND_NAMES,
     ModelFile,
-    infer_kind,
     model_metadata,
     require_safetensors,
     save_model,
@@ -66,36 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     written = write(args.output, model, args.to, dtype)
     print(f"written: {args.output} ({_contents(written)})")
     return 0
-
-
-def on_base(model: ModelFile, base: ModelFile) -> ModelFile:
-    """``model``, an adapter or a ControlNet, with the rest of the networks from ``base``.
-
-    Raises OptionError when the two were not made for each other.
-    """
-    own, other = model.architecture.unet, base.architecture.unet
-    misfit = (
-        f"--base does not fit: it has {_size(base.architecture)}, and the file was trained on "
-        f"{_size(model.architecture)}; give the base it was trained on"
-    )
-    other_heads = model.heads_recorded and base.heads_recorded and own.heads != other.heads
-    if other_heads or replace(other, num_heads=own.num_heads) != own or "unet" not in base.parts:
-        raise OptionError(misfit)
-    # It would generate noise, though the shapes are the same. A ControlNet by itself tells no prediction.
-    if model.kind == "adapter" and base.architecture.prediction != model.architecture.prediction:
-        raise OptionError(f"{misfit}, or --prediction where a file records none and the guess is wrong")
-    parts = {**base.parts, **model.parts, "unet": {**base.parts["unet"], **model.parts.get("unet", {})}}
-    told = base if model.kind == "control" else model
-    # Where only the base records its heads, those of the file are a guess.
-    guessed = base.heads_recorded and not model.heads_recorded
-    architecture = replace(
-        base.architecture,
-        unet=other if guessed else own,
-        hint_block=model.architecture.hint_block,
-        resolution=model.architecture.resolution,
-        prediction=told.architecture.prediction,
-    )
-    return ModelFile(infer_kind(parts), architecture, model.training, model.run_id, parts)
 
 
 def write(path: Path, model: ModelFile, target: str, dtype: torch.dtype | None) -> ModelFile:
@@ -151,19 +120,11 @@ def _described(model: ModelFile) -> str:
     types = sorted(
         {str(t.dtype).removeprefix("torch.") for part in model.parts.values() for t in part.values()}
     )
-    return f"{_size(model.architecture)}, {' and '.join(types)}, {_contents(model)}"
+    return f"{unet_described(model.architecture)}, {' and '.join(types)}, {_contents(model)}"
 
 
 def _contents(model: ModelFile) -> str:
     return ", ".join(f"{name} {len(weights)} tensors" for name, weights in sorted(model.parts.items()))
-
-
-def _size(architecture: Architecture) -> str:
-    unet = architecture.unet
-    family = "SD 2.x" if unet.linear_projection else "SD 1.x"
-    heads = f"heads of {unet.head_channels} channels" if unet.head_channels else f"{unet.num_heads} heads"
-    widths = "-".join(map(str, unet.widths))
-    return f"an {family} UNet of {widths} channels and {heads} that predicts {architecture.prediction}"
 
 
 def parse(arguments: Sequence[str] | None) -> Any:

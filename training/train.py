@@ -4,7 +4,7 @@
 
 --pairs is a folder with images/ and masks/ (also image/, mask/) or a prompt.json. --base is Stable Diffusion
 1.5 or 2.1 as a single file (.safetensors, .ckpt), a diffusers folder or a hub name, or a small one of
-training.make_base.
+training.make_base. --init FILE starts from a trained model instead: a whole one, or an adapter and --base.
 Defaults are the paper's; every setting can also stand in a TOML file given by --config (flags win).
 
 Written to OUTPUT: log.jsonl and TensorBoard logs (losses by term), samples/ (pictures for fixed masks),
@@ -18,7 +18,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from PIL import Image
 from siamese_core.architecture import HintBlock
 from siamese_core.cpu_memory import return_freed_memory
 from siamese_core.diffusers_backend.accelerate_engine import AccelerateEngine, tracked
-from siamese_core.diffusers_backend.base_model import Base, load_base, local_base
+from siamese_core.diffusers_backend.base_model import Base
 from siamese_core.diffusers_backend.mask_sampling import Sampler
 from siamese_core.diffusers_backend.networks import SiameseNetworks
 from siamese_core.diffusers_backend.pair_encoding import BaseEncoder
@@ -39,7 +39,7 @@ from siamese_core.diffusers_backend.siamese_training import (
     frozen_on_device,
     start_networks,
 )
-from siamese_core.files import file_digest
+from siamese_core.diffusers_backend.training_start import read_start
 from siamese_core.learning.encoded_pairs import encode_pairs, load_training_set, wait_for_training_set
 from siamese_core.learning.engine import Engine, is_main
 from siamese_core.learning.optimiser_step import Trainer
@@ -64,7 +64,6 @@ from siamese_core.settings import (
     recorded,
 )
 from siamese_core.stop_requests import Interrupted
-from siamese_core.weights.diffusers_folder import weight_files
 from siamese_core.weights.model_file import save_model
 from siamese_core.weights.training_record import PROMPTS_KEY, prompt_shares
 
@@ -94,6 +93,9 @@ class TrainSettings(MaskOptions):
 
     pairs: Path = option(Path(), "folder of pairs or prompt.json")
     base: Path = option(Path(), "base model: single file, diffusers folder or hub name")
+    init: Path | None = option(
+        None, "trained model to start from: a whole one, without --base, or an adapter of --base"
+    )
     output: Path = option(Path(), "folder for the run, new or empty")
     prompt: str = option("", "prompt of pairs that have none of their own, e.g. 'a photo of polyps'")
     steps: int = option(3000, "N, optimiser steps; w_i = k / N depends on it", COUNT)
@@ -147,12 +149,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check = checked(pairs, settings.mask_rule, size, settings.resize_mode, is_told=is_main(engine))
     if is_main(engine) and not args.resume:
         require_empty(settings.output, "give another --output, or --resume to continue that run")
-    settings = replace(settings, base=local_base(settings.base))
-    base = load_base(settings.base)  # before the folder is made: a refusal leaves nothing in the way
+    # Before the folder is made: a refusal leaves nothing in the way.
+    given = None if settings.base == Path() else settings.base
+    start = read_start(given, settings.init, settings.hint_block)
+    base = start.base
     shares = prompt_shares(pair.prompt or "" for pair in pairs)
     tell_shares(settings.prompt, shares, tell)
     tell_cut(base.tokenizer, shares, tell)
     record = _run_record(settings, pairs, check, objective, batches, optimiser, engine.processes)
+    record |= start.record
     run = TrainingRun(
         settings.output,
         record,
@@ -165,7 +170,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with flags_advised(), run.opened() as run_id:
         accelerator.init_trackers("tensorboard")
         networks = start_networks(
-            base, settings.hint_block, settings.seed, engine.device, execution.gradient_checkpointing
+            base,
+            settings.hint_block,
+            settings.seed,
+            engine.device,
+            execution.gradient_checkpointing,
+            start.control,
         )
         trainer = Trainer.create(networks, optimiser, engine, settings.mixed_precision)
         # Before the encoding: a refusal costs no minutes and replaces no set.
@@ -212,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check_settings(settings: TrainSettings) -> None:
     for name in ("pairs", "base", "output"):
-        if getattr(settings, name) == Path():
+        if getattr(settings, name) == Path() and not (name == "base" and settings.init):
             raise OptionError(f"--{name} is needed")
 
 
@@ -242,13 +252,7 @@ def _run_record(
         "pairs": len(pairs),
         "pairs_fingerprint": pairs_fingerprint(pairs),
         "prompts_digest": prompts_digest(pairs),
-        "base": _base_digest(settings.base),
     }
-
-
-def _base_digest(path: Path) -> str:
-    """Digest of the base's weights: of the file, or of the UNet of a diffusers folder."""
-    return file_digest(path if path.is_file() else weight_files(path / "unet")[0])
 
 
 def _encoded(

@@ -137,7 +137,7 @@ def load_base(source: Path, prediction: Prediction | None = None) -> Base:
         raise BaseError(
             f"{path}: a finished Siamese model, whose trained ControlNet would be thrown away; give the base "
             "that it was trained on. To train the same run further, resume it with more steps (--resume "
-            "--change-steps)"
+            "--change-steps); to begin another run from it, use --init in place of --base"
         )
     try:
         return base_from_file(model, path / "tokenizer" if path.is_dir() else None)

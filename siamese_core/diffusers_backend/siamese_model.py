@@ -64,11 +64,16 @@ def model_from_file(model: ModelFile) -> SiameseModel:
             f"this file is {KIND_NAMES[model.kind]}, not a full model; "
             "training.train writes one with --export full"
         )
-    base = base_from_file(model)
+    base, control = base_from_file(model), control_from_file(model)
+    return SiameseModel(
+        base, SiameseNetworks.assemble(base.unet, control.eval(), model.architecture.prediction)
+    )
+
+
+def control_from_file(model: ModelFile) -> DHIControlNet:
+    """The ControlNet in a model file that has one, float32, on the CPU. Raises BaseError for bad weights."""
     with torch.device("meta"):
         control = DHIControlNet.build(model.architecture)
     weights = to_diffusers("control", model.parts["control"], model.architecture)
     control.load_state_dict(finite(weights), assign=True)
-    return SiameseModel(
-        base, SiameseNetworks.assemble(base.unet, control.eval(), model.architecture.prediction)
-    )
+    return control

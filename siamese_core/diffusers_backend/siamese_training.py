@@ -23,14 +23,17 @@ def start_networks(
     seed: int,
     device: torch.device,
     gradient_checkpointing: bool = False,
+    control: DHIControlNet | None = None,
 ) -> SiameseNetworks:
-    """The networks of a run that begins, on ``device``: ``base``'s UNet and a control network made of it.
+    """The networks of a run that begins, on ``device``: ``base``'s UNet and ``control``.
 
-    ``base.architecture`` gets ``hint_block``, whose random weights come from ``seed``.
+    Without that the control network is made of the UNet: ``base.architecture`` gets ``hint_block``, whose
+    random weights come from ``seed``.
     """
-    base.architecture = replace(base.architecture, hint_block=hint_block)
-    control = DHIControlNet.initialised_from(base.unet, base.architecture)
-    draw_hint_block(control.controlnet_cond_embedding, seed)
+    if control is None:
+        base.architecture = replace(base.architecture, hint_block=hint_block)
+        control = DHIControlNet.initialised_from(base.unet, base.architecture)
+        draw_hint_block(control.controlnet_cond_embedding, seed)
     for module in (base.unet, control):
         module.to(device, memory_format=_memory_format(device))
     networks = SiameseNetworks.assemble(base.unet, control, base.architecture.prediction)

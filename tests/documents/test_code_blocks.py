@@ -102,5 +102,6 @@ def users_folder(root: Path, base: Path, model: Path) -> None:
     write_phantoms(root / "my_mask_only", 6, size=SIDE, first=40)
     shutil.copytree(root / "my_pairs/images", root / "my_images")
     shutil.copytree(root / "my_pairs/masks", root / "my_masks")
+    shutil.copytree(root / "my_pairs/images", root / "my_frames")
     shutil.copyfile(base, root / "sd15.safetensors")
     shutil.copyfile(model, root / "model.safetensors")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.support.sets.pair_files import save
 
 from benchmarks.many_pairs import SIDE
 from siamese_core.files import file_digest
@@ -20,7 +21,6 @@ from siamese_core.method.background_blending import blend_weights
 from siamese_core.seeds import stream_seed
 from tests.support.commands import Outcome, SignalAtPair, run_here
 from tests.support.folders import read_tree
-from tests.support.sets.pair_files import save
 from training import generate, regenerate
 
 BLEND = 4

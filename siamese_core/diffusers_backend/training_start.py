@@ -1,0 +1,69 @@
+"""What a training starts from: a base alone, or a model that has been trained before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..architecture import HintBlock
+from ..files import file_digest
+from ..weights.diffusers_folder import read_model, weight_files
+from ..weights.model_file import KIND_NAMES, load_model
+from .base_model import Base, BaseError, base_from_file, load_base, local_base
+from .networks import DHIControlNet
+from .siamese_model import control_from_file
+from .whole_model import on_base
+
+
+@dataclass(frozen=True)
+class Start:
+    """``base``, and the ControlNet of a trained model; None for one that is to be made of the base.
+
+    ``record``: what the record of a run says of them. Of a trained model that is the digest of its file and
+    the run id of its training, the parent's; the run has an id of its own.
+    """
+
+    base: Base
+    control: DHIControlNet | None
+    record: dict[str, Any]
+
+
+def read_start(base: Path | None, trained: Path | None, hint_block: HintBlock) -> Start:
+    """The start from a ``base`` (file, diffusers folder or hub name) or the file of a ``trained`` model.
+
+    A whole model holds its base, an adapter needs it. Raises BaseError and CheckpointError for what cannot be
+    read, does not belong together or is no trained model, and where the trained hint block is another than
+    ``hint_block``.
+    """
+    if trained is None:
+        if base is None:
+            raise BaseError("--base is needed")
+        path = local_base(base)
+        return Start(load_base(path), None, {"base": _digest(path)})
+    model = load_model(trained)
+    tokenizer, record = None, {"init": file_digest(trained), "parent": model.run_id}
+    if model.kind == "full":
+        if base is not None:
+            raise BaseError(f"{trained}: a whole model, which holds its base; leave --base away")
+        record["base"] = record["init"]
+    elif model.kind == "adapter":
+        if base is None:
+            raise BaseError(f"{trained}: an adapter; --base gives the base that it was trained on")
+        path = local_base(base)
+        model = on_base(model, read_model(path))
+        tokenizer = path / "tokenizer" if path.is_dir() else None
+        record["base"] = _digest(path)
+    else:
+        raise BaseError(
+            f"{trained}: this file is {KIND_NAMES[model.kind]}; --init takes a whole model or an adapter"
+        )
+    if model.architecture.hint_block != hint_block:
+        own = model.architecture.hint_block
+        raise BaseError(f"{trained}: its hint block is {own}; give --hint-block {own}")
+    return Start(base_from_file(model, tokenizer), control_from_file(model), record)
+
+
+def _digest(path: Path) -> str:
+    """Digest of a base's weights: of the file, or of the UNet of a diffusers folder."""
+    return file_digest(path if path.is_file() else weight_files(path / "unet")[0])
