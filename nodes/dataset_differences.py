@@ -19,7 +19,7 @@ _WIDGETS = {
     "transform_seed": "the seed of Random Mask Transform",
     "threads": "the number of CPU threads",
     "checkpoint": "the model file",
-    "backgrounds": "the frames of the background",
+    "backgrounds": "the content of the background",
     "nodes_before": "a node before this one (which, an earlier version of the pack did not note)",
 }
 _FOLLOWING = {"pairs": ("masks",), "run_id": ("checkpoint",)}

@@ -75,7 +75,7 @@ class FrameFiles:
     """
 
     def __init__(
-        self, own_masks: Mapping[Path, Path | None], on_frame: Callable[[Path], None] = lambda path: None
+        self, own_masks: Mapping[Path, Path | None], on_frame: Callable[[Path], object] = lambda path: None
     ) -> None:
         self.files: Sequence[Path] = tuple(own_masks)
         survey = ImageSurvey()

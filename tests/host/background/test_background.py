@@ -153,7 +153,7 @@ def test_a_dataset_says_which_frame_a_pair_lies_in(host: Host, frames: list[Path
     with pytest.raises(HostError, match="'blend' was 6 and is now 7"):
         host.run(dataset("over_frames", blend=7))
     save(host.input_dir / "other_frames" / "frame.png", read(frames[0]))
-    with pytest.raises(HostError, match="the frames of the background was"):
+    with pytest.raises(HostError, match="the content of the background was"):
         host.run(dataset("over_frames", background_folder="other_frames"))
 
 
