@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.support.sets.pair_files import save
 
 from siamese_core.dataset_generation.background_frames import (
     FrameError,
@@ -21,6 +20,7 @@ from siamese_core.files import file_digest
 from siamese_core.masks.resizing import resize_image
 from siamese_core.pairs.pair import PairError
 from siamese_core.seeds import stream_seed
+from tests.support.datasets.pair_files import save
 
 SIDE = 24
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.support.sets.pair_files import save
 
 from siamese_core import shipped
 from siamese_core.files import file_digest
 from siamese_core.method.background_blending import blend_weights
 from siamese_core.seeds import stream_seed
+from tests.support.datasets.pair_files import save
 
 from ..conftest import PACK, ROOT
 from ..support import graphs

@@ -20,6 +20,7 @@ from siamese_core.masks.resizing import resize_image
 from siamese_core.method.background_blending import blend_weights
 from siamese_core.seeds import stream_seed
 from tests.support.commands import Outcome, SignalAtPair, run_here
+from tests.support.datasets.pair_files import save
 from tests.support.folders import read_tree
 from training import generate, regenerate
 
