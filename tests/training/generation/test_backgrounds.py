@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.support.sets.pair_files import save
 
 from benchmarks.many_pairs import SIDE
 from siamese_core.files import file_digest
