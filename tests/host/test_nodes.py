@@ -62,7 +62,7 @@ def test_a_workflow_knows_its_nodes_and_has_a_thumbnail(host: Host, path: Path) 
     ("name", "pairs"),
     [
         *(("quick_start", 8), ("dataset_from_random_masks", 16), ("generate_dataset", 16)),
-        *(("stock_nodes", 4), ("mask_and_image_prior", 0)),
+        *(("stock_nodes", 4), ("mask_and_image_prior", 0), ("lesion_into_real_image", 8)),
     ],
 )
 def test_a_workflow_runs_as_it_is(host: Host, name: str, pairs: int) -> None:
