@@ -243,12 +243,18 @@ def check_size(masks: Tensor, own: int) -> None:
 def stranger_warnings(model: Any, control_net: Any) -> list[str]:
     """What is to be said when decoder and ControlNet are no two halves of one training run.
 
-    Raises ControlError when there is no ControlNet.
+    Raises ControlError when there is no ControlNet, and for a model that masks alone are no hint for.
     """
     if control_net is None:
         raise ControlError(
             "There is no ControlNet: the checkpoint is a base, which does not follow masks. Train it with "
             "Train Siamese, or load a trained model."
+        )
+    if own_sampling_of(model).needs_image:
+        raise ControlError(
+            "This model is a baseline that was trained with images in its hint, and this node gives it masks "
+            "alone; chain two Apply ControlNet nodes, for mask and image, as the template "
+            "mask_and_image_prior does."
         )
     decoder, control = model.get_attachment(RUN_ID), getattr(control_net, "run_id", "")
     if not (decoder and control and decoder != control):

@@ -16,7 +16,9 @@ last writes the lists. Equal files need an equal --batch-size, --threads and dev
 pixels around it, a pair's image is its frame.
 
 --images DIR --image-weight W adds the image prior (images of the masks' stems), for the paper's comparison of
-mask and mask + image sampling; the results repeat those images and are no new data.
+mask and mask + image sampling; the results repeat those images and are no new data. A model of the mask +
+image baseline (training.train --branches joint) is always sampled so, and takes the images from --masks where
+that is a folder of pairs.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from siamese_core.diffusers_backend.siamese_model import DTYPES, Precision, Siam
 from siamese_core.errors import CheckpointError
 from siamese_core.files import file_digest
 from siamese_core.masks.folder_contents import Tell, left_out
-from siamese_core.masks.mask_files import discover_masks, list_images
+from siamese_core.masks.mask_files import discover_masks
 from siamese_core.masks.random_transforms import TransformSettings
 from siamese_core.masks.resizing import ResizeMode
 from siamese_core.overlap import places_of
@@ -62,7 +64,7 @@ from siamese_core.settings import (
 )
 from siamese_core.stop_requests import Interrupted, stop_requests
 from siamese_core.weights.model_file import ModelFile, load_model
-from siamese_core.weights.recorded_sampling import PAPER_RESOLUTION, recorded_side
+from siamese_core.weights.recorded_sampling import PAPER_RESOLUTION, recorded_hint_weights, recorded_side
 from siamese_core.weights.training_record import recorded_prompts
 
 from .command_line.background_options import BackgroundOptions
@@ -80,6 +82,7 @@ from .command_line.options import (
 )
 from .command_line.prompt_notes import tell_cut, tell_guidance
 from .generation.pair_sampling import PairJob, PairSampler, SamplerSettings
+from .generation.prior_images import prior_images
 from .generation.prompts import Prompts, own_prompts
 
 _TRANSFORM = "mask_"
@@ -144,9 +147,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.masks.is_dir():
         for phrase in left_out(files[0].parent):
             tell(f"not read in '{files[0].parent}': {phrase}")
-    image_paths = _matching_images(settings, files)
     frames = background.read_frames(tell)
     checkpoint = load_model(settings.checkpoint)
+    image_paths = prior_images(
+        settings.images, settings.masks, files, settings.checkpoint, checkpoint.training, tell
+    )
+    if image_paths and (settings.random_masks or frames):
+        raise OptionError("images beside the masks do not go with --random-masks, nor with --backgrounds")
     model = _model(settings.checkpoint, checkpoint)
     try:
         resolution = _resolution(settings, checkpoint, tell)
@@ -162,10 +169,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model.to(accelerator.device, precision)
     if settings.compile:
         model.compile()
-    shares_text = len(prompts.all) == 1
     pair_sampler = PairSampler(
         model,
-        _sampler(settings, masks, precision, shares_text, background.blend if frames else None),
+        _sampler(
+            settings,
+            masks,
+            precision,
+            shares_text=len(prompts.all) == 1,
+            mask_weight=recorded_hint_weights(checkpoint.training)[0],
+            image_weight=settings.image_weight if image_paths else None,
+            blend=background.blend if frames else None,
+        ),
         masks=masks,
         prompts=prompts,
         images=image_paths,
@@ -269,7 +283,14 @@ def _own_precision(store: DatasetStore, device: torch.device, replaces: bool) ->
 
 
 def _sampler(
-    settings: GenerateSettings, masks: MaskSource, precision: Precision, shares_text: bool, blend: int | None
+    settings: GenerateSettings,
+    masks: MaskSource,
+    precision: Precision,
+    *,
+    shares_text: bool,
+    mask_weight: float,
+    image_weight: float | None,
+    blend: int | None,
 ) -> SamplerSettings:
     return SamplerSettings(
         name=settings.sampler,
@@ -281,7 +302,8 @@ def _sampler(
         resolution=masks.use.size[0],
         resize_mode=settings.resize_mode,
         size=settings.size,
-        image_weight=settings.image_weight if settings.images else None,
+        mask_weight=mask_weight,
+        image_weight=image_weight,
         shares_text=shares_text,
         threads=torch.get_num_threads(),
         blend=blend,
@@ -321,20 +343,6 @@ def _prompts(settings: GenerateSettings, masks: Sequence[Path], checkpoint: Mode
             "on 'a photo of polyps' and 'a photo of skin lesions'"
         )
     return Prompts(own, shares, settings.seed)
-
-
-def _matching_images(settings: GenerateSettings, masks: Sequence[Path]) -> list[Path] | None:
-    """The image of each mask's stem, or None when no image prior is asked for."""
-    if settings.images is None:
-        return None
-    by_stem = {path.stem: path for path in list_images(settings.images)}
-    missing = [path.name for path in masks if path.stem not in by_stem]
-    if missing:
-        raise OptionError(
-            f"{settings.images}: no image with the stem of {missing[0]} ({len(missing)} of {len(masks)} "
-            "masks have none); leave --images away to generate from the masks alone"
-        )
-    return [by_stem[path.stem] for path in masks]
 
 
 def _shard(text: str) -> Shard:

@@ -51,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     require_empty(args.output)
     record, sampler, wanted = read_record(args.record, args.pair)
     if sampler.image_weight is not None:
-        raise OptionError(f"{record.stem}: generated with --images; such a pair cannot be generated again")
+        raise OptionError(
+            f"{record.stem}: generated with an image beside its mask, which no record holds; such a pair "
+            "cannot be generated again"
+        )
     _check_digest(args.checkpoint, record.checkpoint_digest, "checkpoint")
     mask = _mask(args.masks, record, sampler)
     background = _background(args.backgrounds, record, sampler)

@@ -18,7 +18,8 @@ A --config file holds any of the settings, networks = [...], and either [test] (
 or [[experiment]]s of those; relative folders lie below --data. training/recipes/tables/ has one for each
 table of the paper.
 
-Written: OUTPUT/results.json, scores.csv (every image of every run), segmentation.html, segmentation.md, and
+Written: OUTPUT/results.json, scores.csv (every image of every run), segmentation.html (with a curve where
+variants add more and more of the same synthetic pairs, as in the paper's Fig. 7), segmentation.md, and
 runs/ with the scores and the worst and best cases of every run. Every finished run is kept: after an
 interruption the same command with --resume does what is missing.
 """
@@ -38,6 +39,7 @@ from accelerate import Accelerator
 from siamese_core.files import write_text_atomic
 from siamese_core.settings import THREADS, option
 
+from .command_line.notes import note
 from .command_line.options import (
     OptionError,
     add_flags,
@@ -83,8 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = _plan(args, settings, table)
     plan = replace(plan, experiments=tuple(mixed(one, mixing) for one in plan.experiments))
     check_plan(plan, list(NETWORKS))
-    if runs.weights is not None and len({name for one in plan.experiments for name in one.networks}) > 1:
+    networks = list(dict.fromkeys(name for one in plan.experiments for name in one.networks))
+    if runs.weights is not None and len(networks) > 1:
         raise OptionError("--weights fits one network; name a single --network")
+    for name in networks:
+        if runs.pretrained and not NETWORKS[name].has_backbone:
+            note(f"{name} has no backbone that could be pretrained: it starts from random weights")
     if not args.resume:
         require_empty(settings.output, "give another --output, or --resume to do what is missing there")
     if settings.threads:

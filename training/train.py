@@ -205,7 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 trainer.state,
                 first,
                 report=tracked(accelerator, "train"),
-                after_step=_preview(trainer, base, networks, data, settings, accelerator),
+                after_step=_preview(
+                    trainer, base, networks, data, settings, objective.hint_weights, accelerator
+                ),
             )
         except Interrupted as stop:
             accelerator.print(
@@ -286,6 +288,7 @@ def _preview(
     networks: SiameseNetworks,
     data: TrainingSet,
     settings: TrainSettings,
+    hint_weights: tuple[float, float],
     accelerator: Accelerator,
 ) -> Callable[[int], None]:
     """A hook that samples images for the same few masks every ``sample_every`` steps."""
@@ -306,6 +309,7 @@ def _preview(
             settings.resolution,
             sampler=settings.sampler,
             guidance=settings.sample_guidance,
+            hint_weights=hint_weights,
             seed=settings.seed,
         )
         Image.fromarray(sheet).save(folder / f"step-{done:08d}.png")

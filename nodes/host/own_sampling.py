@@ -37,6 +37,8 @@ def tell_of_training(file: ModelFile) -> None:
         warnings.append(str(error))
     ordered = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
     lines += [f"{share:.0%}: {prompt}" for prompt, share in ordered[:_SHOWN_PROMPTS]]
+    if own.needs_image:
+        warnings = [*warnings, "samples with mask and image: see the template mask_and_image_prior"]
     if len(shares) > _SHOWN_PROMPTS:
         lines.append(f"and {len(shares) - _SHOWN_PROMPTS} more prompts")
     show("\n".join(lines), warnings)

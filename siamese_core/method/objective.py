@@ -28,14 +28,14 @@ from .noise_schedule import (
 class ObjectiveSettings:
     """Weights and gates; the defaults are the paper's.
 
-    ``branches="mask"`` trains on the mask alone (the ablation's baseline) and ``"image"`` on the image alone
-    in its place (for Fig. 3): only the first term, with that hint, remains.
+    Three baselines keep the first term alone and differ in its control: ``branches="mask"`` trains with c_m,
+    ``"image"`` with c_i, and ``"joint"`` (the paper's mask + image, theta_i of Fig. 3) with w_m c_m + c_i.
     A weight of 0 for consistency or augmentation removes that term and its work. ``snr_exponent`` weighs
     all terms of a sample as :func:`noise_schedule.snr_weights` says.
     """
 
-    branches: Literal["siamese", "mask", "image"] = option(
-        "siamese", "siamese, or mask or image alone (ablation)"
+    branches: Literal["siamese", "mask", "image", "joint"] = option(
+        "siamese", "siamese; or a baseline: mask or image alone, or joint, of both and sampled with both"
     )
     mask_weight: float = option(1.0, "w_m, weight of the mask's control in the mix", WEIGHT)
     consistency_weight: float = option(1.0, "w_c, weight of the noise consistency; 0 leaves it out", WEIGHT)
@@ -64,6 +64,13 @@ class ObjectiveSettings:
     def image_weight(self, step: int, total_steps: int) -> float:
         """w_i = k / N, weight of the image's control in the mix."""
         return step / total_steps
+
+    @property
+    def hint_weights(self) -> tuple[float, float]:
+        """Weights of c_m and c_i in the control that the finished model is sampled with."""
+        if self.branches == "joint":
+            return self.mask_weight, 1.0
+        return (0.0, 1.0) if self.branches == "image" else (1.0, 0.0)
 
     def sample_weights(self, timesteps: Tensor, prediction: Prediction = "epsilon") -> Tensor:
         """Weight of each sample's terms, (B,) float32, for ``timesteps`` (B,)."""
@@ -193,6 +200,7 @@ def siamese_step(
     weight (1 in the paper). The image branch reaches the control network only, through c_i. The frozen
     encoder runs once for both branches, c_m once, and the online augmentation on the qualifying samples only.
     Where the networks predict v, all terms compare v, which their base was trained on, in place of the noise.
+    Of a baseline only the first term remains, L_m with the control that ``settings.branches`` names.
     """
     z_t = add_noise(batch.latent, batch.noise, batch.timesteps)
     target = training_target(z_t, batch.noise, batch.timesteps, networks.prediction)
@@ -200,6 +208,10 @@ def siamese_step(
     hint = batch.image_hint if settings.branches == "image" else batch.mask_hint
     mask_features = _HintFeatures(networks, hint, len(batch.timesteps))
     control_mask = networks.control.control(z_t, batch.timesteps, batch.context, mask_features.per_sample)
+    image_features: _HintFeatures | None = None
+    if settings.branches == "joint":
+        image_features = _HintFeatures(networks, batch.image_hint, len(batch.timesteps))
+        control_mask = _joint_control(networks, batch, settings, z_t, control_mask, image_features)
     weights = settings.sample_weights(batch.timesteps, networks.prediction)
     pixels = settings.pixel_weights(batch.mask_hint)
     if pixels is not None:
@@ -233,6 +245,8 @@ def siamese_step(
             networks, batch, settings, z_t, noise_image, mask_features, pixels, backward
         )
     mask_features.backward()
+    if image_features is not None:
+        image_features.backward()
 
     total = mask + image + settings.consistency_weight * consistency
     total = total + settings.augmentation_weight * augmentation
@@ -284,6 +298,23 @@ class _HintFeatures:
             return
         for hint, part in zip(self._hint.split(1), gradient.split(1), strict=True):
             self._block(hint).backward(part)
+
+
+def _joint_control(
+    networks: Networks,
+    batch: TrainingBatch,
+    settings: ObjectiveSettings,
+    z_t: Tensor,
+    control_mask: list[Tensor],
+    image_features: _HintFeatures,
+) -> list[Tensor]:
+    """w_m c_m + w_i c_i of the joint baseline: nothing is detached, and w_i is 1 in every step."""
+    control_image = networks.control.control(z_t, batch.timesteps, batch.context, image_features.per_sample)
+    mask_weight, image_weight = settings.hint_weights
+    return [
+        mask_weight * mask + image_weight * image
+        for mask, image in zip(control_mask, control_image, strict=True)
+    ]
 
 
 def _image_branch(

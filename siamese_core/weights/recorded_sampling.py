@@ -1,13 +1,15 @@
-"""At which size and guidance scale a model is sampled: what its file records, else what its kind wants."""
+"""At which size and guidance scale and with which hints a model is sampled: by its record, else its kind."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..architecture import LATENT_STRIDE, SD15, Architecture
 from ..errors import CheckpointError
+from ..method.objective import ObjectiveSettings
 
 PAPER_RESOLUTION = 384
 PAPER_GUIDANCE = 9.0
@@ -18,11 +20,15 @@ _LARGEST_GUIDANCE = 30.0
 
 @dataclass(frozen=True)
 class OwnSampling:
-    """The side in pixels and the guidance scale of a model; ``recorded``: its file tells the side."""
+    """The side in pixels and the guidance scale of a model; ``recorded``: its file tells the side.
+
+    ``needs_image``: its hint is made of mask and image, as of a baseline of the paper.
+    """
 
     resolution: int
     guidance: float
     recorded: bool
+    needs_image: bool = False
 
 
 def own_sampling(training: Mapping[str, Any], architecture: Architecture) -> OwnSampling:
@@ -40,7 +46,16 @@ def own_sampling(training: Mapping[str, Any], architecture: Architecture) -> Own
         value: Any = training.get(key)
         if type(value) in (int, float) and 1 <= value <= _LARGEST_GUIDANCE:
             guidance = float(value)
-    return OwnSampling(side or PAPER_RESOLUTION, guidance, recorded=side is not None)
+    needs_image = recorded_hint_weights(training)[1] > 0
+    return OwnSampling(side or PAPER_RESOLUTION, guidance, side is not None, needs_image)
+
+
+def recorded_hint_weights(training: Mapping[str, Any]) -> tuple[float, float]:
+    """Weights of the controls of mask and image that a model is sampled with: (1, 0) but for baselines."""
+    weight: Any = training.get("mask_weight")
+    fits = type(weight) in (int, float) and 0 <= weight < math.inf
+    branches: Any = training.get("branches")
+    return ObjectiveSettings(branches=branches, mask_weight=float(weight) if fits else 1.0).hint_weights
 
 
 def recorded_side(training: Mapping[str, Any]) -> int | None:

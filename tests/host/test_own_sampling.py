@@ -72,6 +72,20 @@ def test_a_dataset_takes_size_and_guidance_of_the_model(host: Host) -> None:
     assert "128 x 128 pixels, cfg 3" in told
 
 
+@pytest.mark.parametrize("branches", ["joint", "image"])
+def test_a_model_that_needs_images_is_not_sampled_with_masks_alone(host: Host, branches: str) -> None:
+    name = put_with_record(host, f"{branches}.safetensors", branches=branches)
+    latents = {"6": graphs.saved_latent(("5", 2), "refused")}
+    with pytest.raises(HostError, match=r"trained with images in its hint.* two Apply ControlNet nodes"):
+        host.run({**sampled(name, cfg=0.0), **latents})
+    assert "samples with mask and image" in host.text_on("1")
+    graph = {**graphs.model(), "7": dataset(f"refused_{branches}")}
+    graph["1"]["inputs"]["checkpoint"] = name
+    with pytest.raises(HostError, match=r"trained with images in its hint"):
+        host.run(graph)
+    assert not (host.output_dir / f"refused_{branches}").exists()
+
+
 @pytest.mark.parametrize("cfg", [0.5, 0.01])
 def test_a_guidance_scale_between_0_and_1_is_refused(host: Host, cfg: float) -> None:
     with pytest.raises(HostError, match=r"'cfg' is 0\.\d+; give 0 for the model's own"):

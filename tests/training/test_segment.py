@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.support.commands import run_here
 from tests.support.datasets.segmentation import SIDE, compare, compared, read_results, short, write_sets
 from tests.support.folders import read_tree
 from tests.support.phantoms.phantom import write_phantoms
-from training import segment
+from training import generate, segment
 from training.command_line.options import read_toml
 from training.segmentation.networks.registry import NETWORKS
 from training.segmentation.plan import (
@@ -275,7 +276,13 @@ def test_the_papers_tables_name_known_networks_and_comparable_variants(path: Pat
         assert experiment.tests
         baseline, *others = experiment.variants
         assert baseline.real and not baseline.synthetic
-        assert others and all(variant.made_by for variant in others)
+        assert others
+        for variant in others:
+            python, option, command, *words = shlex.split(variant.made_by)
+            assert (python, option, command) == ("python", "-m", "training.generate")
+            _, settings, _ = generate.parse(words)
+            assert [Path(settings.output).relative_to("ROOT")] == list(variant.synthetic)
+            assert str(settings.checkpoint).startswith("runs/")
         folders = [
             *experiment.tests.values(),
             *(f for v in experiment.variants for f in (*v.real, *v.synthetic)),
@@ -290,18 +297,23 @@ def test_there_is_a_table_for_each_of_the_papers() -> None:
 def test_a_table_runs_by_one_command(tmp_path: Path) -> None:
     (path,) = [path for path in TABLES if path.stem == "figure7"]
     root = tmp_path / "root"
-    write_phantoms(root / "isic2016/train", 3, size=SIDE)
-    write_phantoms(root / "isic2016/test", 2, size=SIDE, first=100)
+    write_phantoms(root / "polyps/train", 3, size=SIDE)
+    for number, name in enumerate(("CVC-300", "CVC-ClinicDB", "CVC-ColonDB", "ETIS-LaribPolypDB", "Kvasir")):
+        write_phantoms(root / "polyps/test" / name, 2, size=SIDE, first=100 + 10 * number)
     flags = ("--config", path, "--data", root, *short(tmp_path / "out"), "--seeds", 1, "--no-pretrained")
     refusal = run_here(segment.main, *flags).refusal
-    assert refusal.startswith(f"{root / 'synthetic/isic2016_4x'}: does not exist; it is made by: python -m")
+    assert refusal.startswith(f"{root / 'synthetic/polyps_4x'}: does not exist; it is made by: python -m")
 
-    write_phantoms(root / "synthetic/isic2016_4x", 12, size=SIDE, first=200)
+    write_phantoms(root / "synthetic/polyps_4x", 12, size=SIDE, first=200)
     outcome = run_here(segment.main, *flags)
     assert outcome.status == 0, outcome.errors
     (group,) = read_results(tmp_path / "out")["results"]
     assert [entry["synthetic_pairs"] for entry in group["variants"]] == [0, 3, 6, 9, 12]
-    assert "the gain shrinks at 4x" in (tmp_path / "out/segmentation.html").read_text("utf-8")
+    assert group["curves"] == [["real + 1x", "real + 2x", "real + 3x", "real + 4x"]]
+    page = (tmp_path / "out/segmentation.html").read_text("utf-8")
+    assert "the gain shrinks at 4x" in page
+    assert page.count("<svg") == 2  # mDice and mIoU against the number of synthetic pairs
+    assert "synthetic pairs beside 3 real ones" in page
 
     refusal = run_here(segment.main, *flags, "--real", root).refusal
     assert "names the sets; leave --train, --real, --synthetic and --test away" in refusal

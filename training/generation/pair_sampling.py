@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from siamese_core.architecture import LATENT_STRIDE
@@ -67,6 +66,7 @@ class SamplerSettings:
     name: Sampler = "ddim"
     precision: Precision = option("fp32", "number format of the networks", added_later=True)
     compile: bool = option(False, "whether torch compiled the networks", added_later=True)
+    mask_weight: float = option(1.0, "weight of the mask's control, of the joint baseline", added_later=True)
     batch_size: int = 0
     image_digest: str | None = None
     device: str = "cpu"
@@ -224,7 +224,7 @@ def sample_pairs(
     contexts = torch.cat([texts.of(record.prompt) for record in records])
     unconditional = texts.of(sampler.negative_prompt).expand_as(contexts)
     masks = torch.from_numpy(np.stack([job.mask.for_model for job in jobs]))
-    hints: list[tuple[Tensor, float]] = [(mask_hint(masks).to(model.device), 1.0)]
+    hints = [(mask_hint(masks).to(model.device), sampler.mask_weight)]
     images = [job.image for job in jobs if job.image is not None]
     if images:
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

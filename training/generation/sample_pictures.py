@@ -20,7 +20,7 @@ from siamese_core.diffusers_backend.networks import SiameseNetworks
 from siamese_core.diffusers_backend.siamese_training import frozen_on_device
 from siamese_core.learning.optimiser_step import Trainer
 from siamese_core.learning.preview import preview_sheet
-from siamese_core.learning.training_set import TrainingSet, mask_hint
+from siamese_core.learning.training_set import TrainingSet, image_hint, mask_hint
 from siamese_core.method.ddim import to_uint8
 
 _STEPS: dict[Sampler, int] = {**DEFAULT_STEPS, "ddim": 20}
@@ -36,13 +36,17 @@ def sample_sheet(
     *,
     sampler: Sampler,
     guidance: float,
+    hint_weights: tuple[float, float],
     seed: int,
 ) -> NDArray[np.uint8]:
     """A row each of masks, their real images, images sampled with ``seed`` on, and those with outlines.
 
-    ``chosen``: indices of the pairs of ``data``, which were encoded at ``side`` pixels.
+    ``chosen``: indices of the pairs of ``data``, which were encoded at ``side`` pixels. ``hint_weights``: of
+    the controls of mask and image.
     """
     device = trainer.engine.device
+    both = (mask_hint(data.masks[chosen]), image_hint(data.images[chosen]))
+    hints = [(hint.to(device), weight) for hint, weight in zip(both, hint_weights, strict=True) if weight]
     with (
         torch.no_grad(),
         trainer.averaged_weights(),
@@ -51,7 +55,7 @@ def sample_sheet(
     ):
         predict = controlled_noise_predictor(
             networks,
-            [(mask_hint(data.masks[chosen]).to(device), 1.0)],
+            hints,
             data.contexts[data.prompt_index[chosen]].to(device),
             data.contexts[-1:].expand(len(chosen), -1, -1).to(device),
             guidance_scale=guidance,

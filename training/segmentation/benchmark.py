@@ -23,7 +23,7 @@ from ..command_line.mask_options import MaskOptions
 from .batches import PairReader
 from .fitting import FitSettings, Segmenter, fit, fit_settings, predictions, save_segmenter
 from .mixing import mixed_order
-from .networks.registry import build_network
+from .networks.registry import NETWORKS, build_network
 from .plan import Experiment, Plan, PlanError
 from .scores import dice_scores, iou_scores
 from .training_sets import Folders, HeldOutSet, Sets
@@ -160,7 +160,7 @@ class Benchmark:
                     "network": network,
                     "seed": seed,
                     **asdict(fit_as),
-                    "pretrained": given.pretrained,
+                    "pretrained": self._pretrained(network),
                     "weights": weights,
                     **given.mask_record,
                     **({READ_DIFFERENTLY: self._changes} if self._changes else {}),
@@ -173,11 +173,14 @@ class Benchmark:
                 file = folder / portable_stem(name) / f"seed-{seed}.json"
                 yield Job(experiment.name, network, name, seed, fit_as, record, file)
 
+    def _pretrained(self, network: str) -> bool:
+        return self._settings.pretrained and NETWORKS[network].has_backbone
+
     def _run(self, job: Job, reader: PairReader, scorer: PairReader, device: torch.device) -> None:
         started = time.perf_counter()
         settings, sets = self._settings, self.sets[job.experiment]
         network = build_network(
-            job.network, seed=job.seed, pretrained=settings.pretrained, weights=settings.weights
+            job.network, seed=job.seed, pretrained=self._pretrained(job.network), weights=settings.weights
         )
         variant = sets.variants[job.variant]
         order = mixed_order(

@@ -13,6 +13,9 @@ from ..statistics.intervals import Floats
 
 Masks = NDArray[np.bool_]
 
+ALL_IMAGES = "all images"
+"""Name of all test sets as one."""
+
 
 @dataclass(frozen=True)
 class Spread:

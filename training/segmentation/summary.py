@@ -14,12 +14,12 @@ from PIL import Image
 from siamese_core.settings import recorded
 
 from ..reports.html_page import bullets, captioned, key_values, page, picture, section, table
+from .amount_curve import amount_curve, amount_series
 from .benchmark import Outcome
 from .mixing import Mixing
-from .scores import Floats, compare, over_all_sets, spread
+from .scores import ALL_IMAGES, Floats, compare, over_all_sets, spread
 from .training_sets import Sets
 
-ALL_IMAGES = "all images"
 MEASURES = {"dice": "mDice", "iou": "mIoU"}
 
 _CSV_COLUMNS = ("experiment", "network", "variant", "seed", "test", "stem", "dice", "iou")
@@ -42,7 +42,7 @@ def results(outcomes: Sequence[Outcome], sets: Mapping[str, Sets]) -> list[dict[
     """One entry per experiment and network: its settings, and the scores of every variant.
 
     Scores are ``{test set: {dice, iou: {mean, sd, seeds}}}`` with the additional set ``all images``, whose
-    variants but the first also have ``vs_baseline``.
+    variants but the first also have ``vs_baseline``; ``curves`` are those of :func:`amount_series`.
     """
     groups: dict[tuple[str, str], dict[str, list[Outcome]]] = {}
     for outcome in outcomes:
@@ -83,6 +83,7 @@ def _group(
         "seeds": [outcome.job.seed for outcome in first],
         "test_images": {name: len(test.pairs) for name, test in sets.tests.items()},
         "variants": entries,
+        "curves": amount_series({name: sets.variants[name] for name in variants}),
     }
 
 
@@ -174,13 +175,14 @@ def as_html(
     outcomes: Sequence[Outcome],
     settings: Mapping[str, object],
 ) -> str:
-    """The page ``segmentation.html``: tables, worst and best cases, settings."""
+    """The page ``segmentation.html``: tables, curves, worst and best cases, settings."""
     sections = []
     for group in groups:
         tables = []
         for measure, name in MEASURES.items():
             header, rows = score_table(group, measure)
             tables.append(captioned(table(header, rows, header[1:]), name))
+            tables.append(amount_curve(group, measure, name))
         sections.append(section(heading(group), "".join(tables)))
         sections.append(section(f"Cases: {group['experiment']}, {group['network']}", _cases(group, outcomes)))
     notes = bullets([*([note] if note else []), *READING])

@@ -64,6 +64,7 @@ def test_what_a_gpu_would_refuse_or_wait_for_is_found() -> None:
         ({}, "epsilon", False),
         ({"lesion_balance": 0.5, "min_snr_gamma": 5.0}, "v_prediction", True),
         ({"branches": "mask"}, "epsilon", False),
+        ({"branches": "joint"}, "epsilon", True),
     ],
 )
 def test_a_training_step_stays_on_its_device_and_does_not_wait(

@@ -8,7 +8,12 @@ import pytest
 
 from siamese_core.architecture import SD15, TINY, Architecture
 from siamese_core.errors import CheckpointError
-from siamese_core.weights.recorded_sampling import OwnSampling, own_sampling, recorded_side
+from siamese_core.weights.recorded_sampling import (
+    OwnSampling,
+    own_sampling,
+    recorded_hint_weights,
+    recorded_side,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,3 +53,26 @@ def test_a_record_tells_the_side_or_nothing() -> None:
 @pytest.mark.parametrize("guidance", [0, 0.5, 31, -1, float("nan"), float("inf"), "3", True, None])
 def test_a_guidance_that_cannot_be_is_as_good_as_none(guidance: Any) -> None:
     assert own_sampling({"guidance": guidance}, SD15).guidance == 9.0
+
+
+@pytest.mark.parametrize(
+    ("training", "weights"),
+    [
+        ({}, (1.0, 0.0)),
+        ({"branches": "siamese", "mask_weight": 0.5}, (1.0, 0.0)),
+        ({"branches": "mask"}, (1.0, 0.0)),
+        ({"branches": "image"}, (0.0, 1.0)),
+        ({"branches": "joint"}, (1.0, 1.0)),
+        ({"branches": "joint", "mask_weight": 0.5}, (0.5, 1.0)),
+        *(
+            ({"branches": "joint", "mask_weight": bad}, (1.0, 1.0))
+            for bad in (-1, float("nan"), "2", None, True)
+        ),
+        *(({"branches": bad}, (1.0, 0.0)) for bad in (None, 3, ["joint"], {"joint": 1})),
+    ],
+)
+def test_only_models_of_baselines_are_sampled_with_images(
+    training: dict[str, Any], weights: tuple[float, float]
+) -> None:
+    assert recorded_hint_weights(training) == weights
+    assert own_sampling(training, TINY).needs_image == (weights[1] > 0)

@@ -14,6 +14,7 @@ from siamese_core.seeds import stream_seed
 
 from .ctnet import CTNet
 from .interface import STRIDE, SegmentationNetwork
+from .plain_unet import PlainUNet
 from .polyp_pvt import PolypPVT
 from .pretrained_weights import load_weights
 from .sanet import SANet
@@ -31,7 +32,8 @@ class NetworkInfo:
     ``build(pretrained=...)`` makes it with ImageNet weights in its backbone or with random ones, drawn from
     PyTorch's global generator. ``parameters`` (millions) is what its authors or their code amount to, None
     where there is no single published figure. ``backbone_rate`` is the backbone's learning rate as a share
-    of ``learning_rate``; ``resolution`` is the side that images are stretched to, in pixels.
+    of ``learning_rate``; ``resolution`` is the side that images are stretched to, in pixels. Without
+    ``has_backbone`` there are no ImageNet weights to start from.
     """
 
     build: Callable[..., SegmentationNetwork]
@@ -44,12 +46,17 @@ class NetworkInfo:
     parameters: float | None
     backbone_rate: float = 1.0
     stride: int = STRIDE
+    has_backbone: bool = True
 
 
 NETWORKS: Mapping[str, NetworkInfo] = {
     # Neither paper trains on endoscopy: rate and decay are customary (U-Net) or the paper's (SegFormer),
     # batch size, epochs and resolution those of the polyp networks.
     "unet": NetworkInfo(unet, "adamw", 1e-4, 1e-4, 16, 100, 352, None),
+    # Nothing of it is pretrained: a higher rate than that of fine-tuning.
+    "plain-unet": NetworkInfo(
+        lambda *, pretrained: PlainUNet(), "adamw", 1e-3, 1e-4, 16, 100, 352, None, has_backbone=False
+    ),
     "segformer": NetworkInfo(segformer, "adamw", 6e-5, 1e-2, 16, 100, 352, 27.35),
     "small-unet": NetworkInfo(small_unet, "adamw", 3e-3, 1e-2, 8, 60, 128, None),
     # SGD with Nesterov momentum 0.9.
@@ -69,11 +76,14 @@ def build_network(
     the backbone's ImageNet weights (or takes them from the cache), ``weights`` reads them, or those of the
     whole network, from a file.
 
-    Raises NetworkError for an unknown name, for both sources at once, and when nothing can be downloaded;
+    Raises NetworkError for an unknown name, for both sources at once, for ``pretrained`` where there is no
+    backbone, and when nothing can be downloaded;
     WeightsError for a file that does not fit.
     """
     if name not in NETWORKS:
         raise NetworkError(f"there is no network {name!r}; take one of {', '.join(NETWORKS)}")
+    if pretrained and not NETWORKS[name].has_backbone:
+        raise NetworkError(f"{name} has no backbone that could be pretrained; leave --pretrained away for it")
     if pretrained and weights is not None:
         raise NetworkError(f"give either pretrained weights or the file {weights}, not both")
     # Initialisers draw from the global CPU generator; torch.manual_seed would reseed CUDA's as well.

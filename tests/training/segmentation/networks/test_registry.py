@@ -1,4 +1,4 @@
-"""The five segmentation networks: shapes, sizes, seeds, weight files, and that each can learn."""
+"""The segmentation networks: shapes, sizes, seeds, weight files, and that each can learn."""
 
 from __future__ import annotations
 
@@ -175,6 +175,20 @@ def test_a_seed_gives_the_same_weights_under_any_global_random_state(name: str) 
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
+def test_the_plain_unet_is_the_published_one_with_batch_normalisation() -> None:
+    """Fig. 1 of arXiv 1505.04597: 64 to 1024 channels, two convolutions a level, learnt upsampling."""
+    shapes = {name: tuple(value.shape) for name, value in shared_network("plain-unet").named_parameters()}
+    widths = [shape[0] for name, shape in shapes.items() if name.startswith("backbone") and len(shape) == 4]
+    assert widths == [64, 64, 128, 128, 256, 256, 512, 512, 1024, 1024]
+    enlarged = [shape for name, shape in shapes.items() if name.startswith("enlarge") and len(shape) == 4]
+    assert enlarged == [(1024, 512, 2, 2), (512, 256, 2, 2), (256, 128, 2, 2), (128, 64, 2, 2)]
+    first = [shape[1] for name, shape in shapes.items() if name.startswith("expand") and len(shape) == 4][::2]
+    assert first == [1024, 512, 256, 128]  # half of them of the level's map on the way down
+    assert sum(np.prod(shape) for shape in shapes.values()) == 31_037_633
+    with pytest.raises(NetworkError, match="plain-unet has no backbone that could be pretrained"):
+        build_network("plain-unet", seed=0, pretrained=True)
+
+
 def test_a_file_of_the_whole_network_fills_it(tmp_path: Path) -> None:
     saved = shared_network("unet").state_dict()
     save_file(saved, tmp_path / "unet.safetensors")
@@ -274,7 +288,7 @@ def test_unknown_names_and_two_sources_of_weights_are_refused(tmp_path: Path) ->
         build_network("unet", seed=0, pretrained=True, weights=tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [name for name in ALL if NETWORKS[name].has_backbone])
 def test_without_a_connection_pretrained_says_what_to_give(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,91 @@
+"""Scores against the number of synthetic pairs (paper, Fig. 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.ticker import MaxNLocator
+
+from ..reports.html_page import TEXT_COLOUR, captioned, inline_svg, plot
+from .scores import ALL_IMAGES
+from .training_sets import VariantSet
+
+_COLOURS = ("#3b82f6", "#e08a1e", "#22a06b", "#a566e8")  # readable on white and on near-black alike
+
+
+def amount_series(variants: Mapping[str, VariantSet]) -> list[list[str]]:
+    """Names of the variants that differ in how many synthetic pairs they add, fewest first, a list a kind.
+
+    A kind has the synthetic folders and the mixing in common. All have the real pairs of the baseline, the
+    first of ``variants``, which has no synthetic ones; without such a baseline there is no series.
+    """
+    baseline = next(iter(variants.values()))
+    if baseline.synthetic:
+        return []
+    kinds: dict[Any, list[tuple[int, str]]] = {}
+    for name, variant in variants.items():
+        begins_alike = variant.fingerprints[: len(baseline.fingerprints)] == baseline.fingerprints
+        if variant.synthetic and variant.real == baseline.real and begins_alike:
+            kind = (variant.fingerprints, variant.mixing)
+            kinds.setdefault(kind, []).append((variant.synthetic, name))
+    return [[name for _, name in sorted(found)] for found in kinds.values() if len(dict(found)) > 1]
+
+
+def amount_curve(group: Mapping[str, Any], measure: str, title: str) -> str:
+    """The group's scores over all test images as a figure in HTML; nothing where the amount does not vary.
+
+    Bars are the 95 % intervals of the difference from the baseline, drawn around the variant's score: where
+    one keeps clear of the baseline's line, the difference is told apart from none.
+    """
+    entries = {entry["name"]: entry for entry in group["variants"]}
+    if not group["curves"]:
+        return ""
+    baseline = group["variants"][0]
+    figure, axes = plot(height=3.4)
+    axes.axhline(_mean(baseline, measure), color=TEXT_COLOUR, linewidth=1, linestyle="--")
+    for number, names in enumerate(group["curves"]):
+        shown = [baseline, *(entries[name] for name in names)]
+        colour = _COLOURS[number % len(_COLOURS)]
+        amounts = [entry["synthetic_pairs"] for entry in shown]
+        means = [_mean(entry, measure) for entry in shown]
+        for entry, amount in zip(shown, amounts, strict=True):
+            runs = entry["scores"][ALL_IMAGES][measure]["seeds"]
+            axes.plot([amount] * len(runs), runs, ".", color=colour, alpha=0.4, markersize=5)
+        axes.errorbar(
+            amounts,
+            means,
+            yerr=_bars(shown, measure),
+            color=colour,
+            marker="o",
+            markersize=5,
+            linewidth=1.8,
+            elinewidth=1.2,
+            capsize=4,
+            label=f"{names[0]} to {names[-1]}",
+        )
+    axes.set(xlabel=f"synthetic pairs beside {baseline['real_pairs']} real ones", ylabel=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(group["curves"]) > 1:
+        axes.legend(frameon=False, labelcolor=TEXT_COLOUR)
+    caption = (
+        f"{title} over all test images against the number of synthetic pairs: mean over seeds, with a small "
+        "dot for each. Bars: 95 % interval of the difference from the baseline, whose mean is the dashed "
+        "line."
+    )
+    name = f"amounts-{group['experiment']}-{group['network']}-{measure}"
+    return captioned(inline_svg(figure, name, f"{title} against the number of synthetic pairs"), caption)
+
+
+def _mean(entry: Mapping[str, Any], measure: str) -> float:
+    return float(entry["scores"][ALL_IMAGES][measure]["mean"])
+
+
+def _bars(entries: Sequence[Mapping[str, Any]], measure: str) -> list[list[float]]:
+    """Lengths of the bars below and above each entry's mean; 0 where there is no interval."""
+    found = [entry.get("vs_baseline", {}).get(measure) for entry in entries]
+    known = [None if one is None or one["low"] is None else one for one in found]
+    return [
+        [0.0 if one is None else one["difference"] - one["low"] for one in known],
+        [0.0 if one is None else one["high"] - one["difference"] for one in known],
+    ]
