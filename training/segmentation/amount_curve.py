@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.ticker import MaxNLocator
-
 from ..reports.html_page import TEXT_COLOUR, captioned, inline_svg, plot
 from .scores import ALL_IMAGES
 from .training_sets import VariantSet
@@ -47,14 +45,14 @@ def amount_curve(group: Mapping[str, Any], measure: str, title: str) -> str:
     for number, names in enumerate(group["curves"]):
         shown = [baseline, *(entries[name] for name in names)]
         colour = _COLOURS[number % len(_COLOURS)]
-        amounts = [entry["synthetic_pairs"] for entry in shown]
-        means = [_mean(entry, measure) for entry in shown]
-        for entry, amount in zip(shown, amounts, strict=True):
+        for entry in shown:
             runs = entry["scores"][ALL_IMAGES][measure]["seeds"]
-            axes.plot([amount] * len(runs), runs, ".", color=colour, alpha=0.4, markersize=5)
+            axes.plot(
+                [entry["synthetic_pairs"]] * len(runs), runs, ".", color=colour, alpha=0.5, markersize=7
+            )
         axes.errorbar(
-            amounts,
-            means,
+            [entry["synthetic_pairs"] for entry in shown],
+            [_mean(entry, measure) for entry in shown],
             yerr=_bars(shown, measure),
             color=colour,
             marker="o",
@@ -65,7 +63,8 @@ def amount_curve(group: Mapping[str, Any], measure: str, title: str) -> str:
             label=f"{names[0]} to {names[-1]}",
         )
     axes.set(xlabel=f"synthetic pairs beside {baseline['real_pairs']} real ones", ylabel=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    amounts = {entries[name]["synthetic_pairs"] for names in group["curves"] for name in names}
+    axes.set_xticks([0, *sorted(amounts)])
     if len(group["curves"]) > 1:
         axes.legend(frameon=False, labelcolor=TEXT_COLOUR)
     caption = (

@@ -83,9 +83,7 @@ def test_the_weights_of_the_training_are_those_of_the_sampling(
     masks = shutil.copytree(pairs, tmp_path / "other")
     for path in (masks / "masks").iterdir():
         Image.fromarray(255 - np.asarray(Image.open(path).convert("L"))).save(path)
-    image = [
-        sampled(model_of(branches="image"), one, tmp_path / f"of {one.name}") for one in (pairs, masks)
-    ]
+    image = [sampled(model_of(branches="image"), one, tmp_path / f"of {one.name}") for one in (pairs, masks)]
     mask = sampled(model_of(branches="mask", mask_weight=0.5), pairs, tmp_path / "mask")
 
     assert not same(half, whole)
