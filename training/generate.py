@@ -169,17 +169,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model.to(accelerator.device, precision)
     if settings.compile:
         model.compile()
+    hint_weights = (
+        recorded_hint_weights(checkpoint.training)[0],
+        settings.image_weight if image_paths else None,
+    )
+    blend = background.blend if frames else None
     pair_sampler = PairSampler(
         model,
-        _sampler(
-            settings,
-            masks,
-            precision,
-            shares_text=len(prompts.all) == 1,
-            mask_weight=recorded_hint_weights(checkpoint.training)[0],
-            image_weight=settings.image_weight if image_paths else None,
-            blend=background.blend if frames else None,
-        ),
+        _sampler(settings, masks, precision, len(prompts.all) == 1, hint_weights, blend),
         masks=masks,
         prompts=prompts,
         images=image_paths,
@@ -286,10 +283,8 @@ def _sampler(
     settings: GenerateSettings,
     masks: MaskSource,
     precision: Precision,
-    *,
     shares_text: bool,
-    mask_weight: float,
-    image_weight: float | None,
+    hint_weights: tuple[float, float | None],
     blend: int | None,
 ) -> SamplerSettings:
     return SamplerSettings(
@@ -302,8 +297,8 @@ def _sampler(
         resolution=masks.use.size[0],
         resize_mode=settings.resize_mode,
         size=settings.size,
-        mask_weight=mask_weight,
-        image_weight=image_weight,
+        mask_weight=hint_weights[0],
+        image_weight=hint_weights[1],
         shares_text=shares_text,
         threads=torch.get_num_threads(),
         blend=blend,
