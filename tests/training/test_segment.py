@@ -280,7 +280,7 @@ def test_the_papers_tables_name_known_networks_and_comparable_variants(path: Pat
         for variant in others:
             python, option, command, *words = shlex.split(variant.made_by)
             assert (python, option, command) == ("python", "-m", "training.generate")
-            _, settings, _ = generate.parse(words)
+            settings = generate.parse(words)[1]
             assert [Path(settings.output).relative_to("ROOT")] == list(variant.synthetic)
             assert str(settings.checkpoint).startswith("runs/")
         folders = [
