@@ -133,7 +133,7 @@ def _train(base: Any, clip: Any, vae: Any, pairs: Any, folder: Path, entry: dict
     settings_of, training = part("siamese_core.learning.settings"), part("nodes.training.training_run")
     settings = training.TrainingSettings(
         steps=entry["steps"],
-        resolution=128,
+        resolution=entry["resolution"],
         seed=7,
         precision="no",
         rule=part("siamese_core.masks.foreground_rule").PLAIN_MASKS,

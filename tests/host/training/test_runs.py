@@ -19,6 +19,7 @@ from ..support.server import Installation
 
 BASE, PAIRS = shipped.BASE, shipped.TRAIN
 STEPS = 20
+SIDE = 64  # pixels: a quarter of the base's own area, and of the time
 MOST_GROWTH = 50 << 20  # bytes
 
 
@@ -26,11 +27,10 @@ MOST_GROWTH = 50 << 20  # bytes
 def result(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A training, the same with its batch in parts and its blocks checkpointed, and three short ones."""
     folder = tmp_path_factory.mktemp("trainings")
-    plans = [
-        {"steps": STEPS, "micro_batches": 1, "checkpointing": False},
-        {"steps": STEPS, "micro_batches": 2, "checkpointing": True},
-        *({"steps": 2, "micro_batches": 1, "checkpointing": False},) * 3,
-    ]
+    whole, parts = (
+        {"micro_batches": count, "checkpointing": count > 1, "resolution": SIDE} for count in (1, 2)
+    )
+    plans = [{"steps": STEPS, **whole}, {"steps": STEPS, **parts}, *({"steps": 2, **whole},) * 3]
     (folder / "settings.json").write_text(json.dumps(plans), "utf-8")
     files = (BASE, PAIRS, folder, folder / "settings.json")
     return folder, inside(installation, "trainings", *files, script="inside_training.py")
@@ -38,7 +38,8 @@ def result(installation: Installation, tmp_path_factory: pytest.TempPathFactory)
 
 def test_twenty_steps_lose_what_the_headless_command_loses(result: tuple[Path, Any], tmp_path: Path) -> None:
     arguments = (
-        f"--pairs {PAIRS} --base {BASE} --output {tmp_path / 'run'} --steps {STEPS} --resolution 128 "
+        f"--pairs {PAIRS} --base {BASE} --output {tmp_path / 'run'} --steps {STEPS} "
+        f"--resolution {SIDE} "
         "--batch-size 2 --seed 7 --sample-every 0 --threads 1"
     )
     assert train.main(arguments.split()) == 0
