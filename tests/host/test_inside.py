@@ -13,6 +13,7 @@ from siamese_core.weights.key_layouts import split_parts
 from siamese_core.weights.model_file import ModelFile, save_model
 from siamese_core.weights.schedule_buffers import schedule_buffers
 from tests.support.goldens import FOLDER, load_goldens
+from tests.support.learning import one_device
 
 from .support.examples import write_adapter
 from .support.processes import inside
@@ -76,3 +77,18 @@ def test_partial_loading_and_unloading_leave_the_model_as_it_was(
     assert result["part_error"] <= 1e-4
     assert result["changed_by_adapter"] > 1e-3
     assert result["restored"]
+
+
+def test_the_control_stays_on_its_device_and_does_not_wait_for_it(installation: Installation) -> None:
+    rules = Path(one_device.__file__)
+    assert inside(installation, "control_on_one_device", shipped.MODEL, rules) == ["meta"] * 26
+
+
+def test_a_training_step_in_the_host_stays_on_its_device_and_does_not_wait(
+    installation: Installation,
+) -> None:
+    rules = Path(one_device.__file__)
+    found = inside(installation, "training_on_one_device", shipped.MODEL, rules)
+
+    assert found["losses"] == ["meta"] * 5
+    assert set(found["gradients"]) == {"meta"}

@@ -70,6 +70,57 @@ def control_outputs(model: Path, inputs: Path, output: Path) -> dict[str, int]:
     return {"equal_again": int(same), "kept": kept, "kept_after": len(block._features)}
 
 
+def control_on_one_device(model: Path, rules: Path) -> list[str]:
+    """Devices of the ControlNet's outputs, made on the meta device under the mode in the file ``rules``."""
+    import comfy.ldm.modules.attention as attention
+
+    attention.optimized_attention = attention.attention_pytorch  # as on a GPU; a CPU's asks for free memory
+    file = part("siamese_core.weights.model_file").load_model(model)
+    network = part("nodes.host.control").build_control(file).control_model.to("meta")
+    context = torch.zeros(2, 77, file.architecture.unet.context_dim, device="meta")
+    x, hint = torch.zeros(2, 4, 16, 16, device="meta"), torch.zeros(2, 3, 128, 128, device="meta")
+    timesteps = torch.zeros(2, device="meta")
+    with torch.no_grad(), _one_device(rules):
+        found = [network(x=x.clone(), hint=hint, timesteps=timesteps, context=context) for _ in range(2)]
+    return [output.device.type for one in found for output in (*one["output"], *one["middle"])]
+
+
+def training_on_one_device(model: Path, rules: Path) -> dict[str, list[str]]:
+    """Devices of losses and gradients of a step of *Train Siamese*, on meta under the mode in ``rules``."""
+    file = part("siamese_core.weights.model_file").load_model(model)
+    config = dict(part("nodes.host.host_models").build_model(file).model.model_config.unet_config)
+    training, objective = part("nodes.training.host_networks"), part("siamese_core.method.objective")
+    unet = training.build_unet(config, file.parts["unet"])
+    control = training.build_control(config, file.architecture.hint_block, file.parts["control"])
+    networks = training.HostNetworks.assemble(unet, control, file.architecture.prediction)
+    networks.unet.to("meta"), networks.control.to("meta")
+
+    on_host = torch.tensor([3, 500])
+    timesteps = on_host.to("meta")
+    part("siamese_core.method.noise_schedule").signal_and_noise_scale(timesteps)  # is copied there once
+    latent, hint = torch.zeros(2, 4, 16, 16, device="meta"), torch.zeros(2, 3, 128, 128, device="meta")
+    context = torch.zeros(2, 77, file.architecture.unet.context_dim, device="meta")
+    batch = objective.TrainingBatch(latent, latent, timesteps, context, hint, hint, on_host)
+    with _one_device(rules):
+        terms = objective.siamese_step(
+            networks, batch, objective.ObjectiveSettings(), 2, 3, torch.Tensor.backward
+        )
+    gradients = [weight.grad for weight in networks.trained_parameters()]
+    return {
+        "losses": [value.device.type for value in terms.means().values()],
+        "gradients": ["none" if gradient is None else gradient.device.type for gradient in gradients],
+    }
+
+
+def _one_device(rules: Path) -> Any:
+    """The mode of the file ``rules``, for the meta device."""
+    spec = importlib.util.spec_from_file_location("rules", rules)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.OneDevice("meta")
+
+
 def model_management(checkpoint: Path, adapter: Path) -> dict[str, Any]:
     """Whole and partial loading of a MODEL with an adapter on it, and what is left after unloading."""
     import comfy.model_management
