@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -42,7 +42,7 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(works: dict[str, Callable[[], Any]], repeats: int, what: str) -> dict[str, float]:
+def interleaved(works: Mapping[str, Callable[[], Any]], repeats: int, what: str) -> dict[str, float]:
     """Median wall seconds of each of ``works``, run in turns ``repeats`` times after whatever warmed them."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(repeats):
@@ -75,8 +75,11 @@ def _status(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
-def count_flops(work: Callable[[], T]) -> tuple[T, int]:
-    """The result of one call, and its operations in matrix products, convolutions and attentions."""
+def count_flops(work: Callable[[], T]) -> tuple[T, dict[str, int]]:
+    """The result of one call, and its operations: ``convolution``, and ``product`` of matrices.
+
+    Attention's are among the latter.
+    """
     aten = torch.ops.aten
     # The CPU's attention kernels are not in the counter's own table.
     attention = {
@@ -85,7 +88,10 @@ def count_flops(work: Callable[[], T]) -> tuple[T, int]:
     }
     with flop_counter.FlopCounterMode(display=False, custom_mapping=attention) as counter:
         result = work()
-    return result, counter.get_total_flops()
+    flops = {"convolution": 0, "product": 0}
+    for operation, count in counter.get_flop_counts()["Global"].items():
+        flops["convolution" if "convolution" in str(operation) else "product"] += count
+    return result, flops
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -98,8 +104,8 @@ def _attention_backward_flops(
     return flop_counter.sdpa_backward_flop_count(gradient, query, key, value)
 
 
-def peak_flops() -> float:
-    """Operations a second that this machine reaches now: the better of a matrix product and a convolution."""
+def peak_rates() -> dict[str, float]:
+    """Operations a second that this machine reaches now, in a ``product`` and in a ``convolution``."""
     square = torch.randn(_SHAPE, _SHAPE)
     batch, channels, side = _CONVOLUTION
     pixels, kernel = torch.randn(batch, channels, side, side), torch.randn(channels, channels, 3, 3)
@@ -110,8 +116,8 @@ def peak_flops() -> float:
             2.0 * batch * (channels * side * 3) ** 2,
         ),
     }
-    rates = []
-    for work, flops in works.values():
+    rates = {}
+    for name, (work, flops) in works.items():
         work()
-        rates.append(flops / min(seconds(work) for _ in range(5)))
-    return max(rates)
+        rates[name] = flops / min(seconds(work) for _ in range(5))
+    return rates

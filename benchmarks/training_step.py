@@ -10,14 +10,18 @@ Keys for each width, for ``fast`` at the top level and again under ``lean``: spe
 speedup_plain, speedup_augmented (published time over ours, ratios of medians of steps run in turns),
 memory_ratio (peak resident memory over a run above the resident model, ours over the published). At the top
 the lower speed-up and the higher memory of the widths. difference: largest relative difference of loss and
-gradients from the published schedule's. flops, and peak_share, the share of the machine's best rate.
+gradients from the published schedule's. flops, and peak_share, the share of the machine's best rate;
+kinds_share, that of the time which the step's convolutions and matrix products would take at the best rate of
+each, measured now (peak_flops_by_kind). ``alone``: seconds, flops and shares of ours at Stable Diffusion
+1.5's width, where the published schedule takes too long (15 GB of memory; --own-widths without a number
+leaves it out).
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,7 +38,7 @@ from .measure import (
     interleaved,
     note,
     peak_bytes,
-    peak_flops,
+    peak_rates,
     prepare,
     resident_bytes,
 )
@@ -106,7 +110,7 @@ def compare(width: int, repeats: int, threads: int) -> dict[str, Any]:
 
     batch = random_batch()
     networks = {kind: networks_of_kind(kind, architecture(width)) for kind in KINDS}
-    flops: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
+    flops: dict[str, dict[str, dict[str, int]]] = {kind: {} for kind in KINDS}
     difference = 0.0
     for name, k in STEPS.items():
         results = {}
@@ -124,16 +128,11 @@ def compare(width: int, repeats: int, threads: int) -> dict[str, Any]:
         for kind in KINDS
     }
     times = interleaved(works, repeats, f"width {width}")
-    rate = peak_flops()
+    rates = peak_rates()
     figures: dict[str, Any] = {}
     for kind in KINDS:
         time = {name: times[f"{kind} {name}"] for name in STEPS}
-        figures[kind] = {
-            "seconds": {**time, "run": mean_of_run(time)},
-            "flops": {**flops[kind], "run": mean_of_run(flops[kind])},
-            "peak_share": mean_of_run(flops[kind]) / mean_of_run(time) / rate,
-            "memory_bytes": memory[kind],
-        }
+        figures[kind] = {**rate_figures(time, flops[kind], rates), "memory_bytes": memory[kind]}
     for kind in KINDS[1:]:
         published, ours = figures["published"]["seconds"], figures[kind]["seconds"]
         figures[kind] |= {
@@ -142,7 +141,45 @@ def compare(width: int, repeats: int, threads: int) -> dict[str, Any]:
             "speedup_augmented": published["augmented"] / ours["augmented"],
             "memory_ratio": memory[kind] / memory["published"],
         }
-    return {"difference": difference, "peak_flops": rate, **figures}
+    return {"difference": difference, **peak_figures(rates), **figures}
+
+
+def alone(width: int, repeats: int) -> dict[str, Any]:
+    """Times, operations and rates of our steps at one width, one kind after the other."""
+    batch = random_batch()
+    figures: dict[str, Any] = {}
+    for kind in KINDS[1:]:
+        networks = networks_of_kind(kind, architecture(width))
+        works: dict[str, Callable[[], Tensor]] = {
+            name: partial(run_step, kind, networks, batch, k) for name, k in STEPS.items()
+        }
+        flops = {name: count_flops(work)[1] for name, work in works.items()}
+        times = interleaved(works, repeats, f"width {width}, {kind}")
+        rates = peak_rates()
+        figures[kind] = {**rate_figures(times, flops, rates), **peak_figures(rates)}
+        del networks, works
+    return figures
+
+
+def peak_figures(rates: dict[str, float]) -> dict[str, Any]:
+    """The machine's best rate, and that of each kind of operation."""
+    return {"peak_flops": max(rates.values()), "peak_flops_by_kind": rates}
+
+
+def rate_figures(
+    times: dict[str, float], flops: dict[str, dict[str, int]], rates: dict[str, float]
+) -> dict[str, Any]:
+    """Seconds and operations of steps and of a run's mean, and their share of what ``rates`` allow."""
+    total = {name: sum(counts.values()) for name, counts in flops.items()}
+    ideal = {
+        name: sum(count / rates[kind] for kind, count in counts.items()) for name, counts in flops.items()
+    }
+    return {
+        "seconds": {**times, "run": mean_of_run(times)},
+        "flops": {**total, "run": mean_of_run(total)},
+        "peak_share": mean_of_run(total) / mean_of_run(times) / max(rates.values()),
+        "kinds_share": mean_of_run(ideal) / mean_of_run(times),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -150,17 +187,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--widths", type=int, nargs="+", default=[96, 192], help="channels of the first level"
     )
+    parser.add_argument(
+        "--own-widths", type=int, nargs="*", default=[320], help="widths for ours alone, in time and rates"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the comparison")
     args = parser.parse_args(arguments)
     prepare(args.threads)
     widths = {width: compare(width, args.repeats, args.threads) for width in args.widths}
+    own = {width: alone(width, args.repeats) for width in args.own_widths}
     summary = {kind: _summary([figures[kind] for figures in widths.values()]) for kind in KINDS[1:]}
     result = {**summary["fast"], "lean": summary["lean"], "threads": args.threads, "widths": widths}
+    result["alone"] = own
     if args.json:
         print(json.dumps(result, indent=1))
         return
     for kind, figures in summary.items():
         print(kind, ", ".join(f"{name} {value:.2f}" for name, value in figures.items()))
+    for width, by_kind in {**widths, **own}.items():
+        for kind in KINDS[1:]:
+            shares = (f"{name} {by_kind[kind][name]:.2f}" for name in ("peak_share", "kinds_share"))
+            print(f"width {width}, {kind}:", ", ".join(shares))
 
 
 def _summary(figures: list[dict[str, Any]]) -> dict[str, float]:
@@ -169,7 +215,7 @@ def _summary(figures: list[dict[str, Any]]) -> dict[str, float]:
     return {name: pick(found[name] for found in figures) for name, pick in worst.items()}
 
 
-def mean_of_run(figures: dict[str, Any]) -> float:
+def mean_of_run(figures: Mapping[str, float]) -> float:
     """Mean over a run: a third of the steps comes before the gate of the augmentation."""
     return (figures["plain"] + 2 * figures["augmented"]) / 3
 
