@@ -3,9 +3,10 @@
     python -m benchmarks.training_memory --json
 
 A step runs on tensors without content (torch's FakeTensorMode), which takes no memory and no GPU; counted
-are the storages that are alive at a time, bfloat16 copies of weights under autocast included, and the
-optimiser's state. What only a GPU has is left out: its context (about half a GiB), workspaces of kernels,
-fragmentation. So this is an estimate, and a low one.
+are the storages that are alive at a time, bfloat16 copies of weights under autocast included, what the
+optimiser of bfloat16 weights needs while it steps, and the optimiser's state. What only a GPU has is left
+out: its context (about half a GiB), workspaces of kernels, fragmentation. So this is an estimate, and a low
+one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import itertools
 import json
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from siamese_core.architecture import SD15, Architecture
 from siamese_core.diffusers_backend.base_model import build_unet
 from siamese_core.diffusers_backend.networks import DHIControlNet, SiameseNetworks
+from siamese_core.learning.float32_steps import Float32Steps, hold_in_bfloat16
 from siamese_core.method.noise_schedule import alphas_cumprod
 from siamese_core.method.objective import ObjectiveSettings, TrainingBatch, siamese_step
 
@@ -40,7 +43,7 @@ SETTINGS = ObjectiveSettings(augmentation_weight=0.0)
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of all tensors that are alive, now and at most, from the start of the block on."""
+    """Bytes of the tensors made in the block that are alive, now and at most; views of others take none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,6 +51,9 @@ class LiveBytes(TorchDispatchMode):
         self._known: Any = WeakIdKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                self._known[leaf.untyped_storage()] = True
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -68,7 +74,11 @@ class LiveBytes(TorchDispatchMode):
 
 
 def step_bytes(
-    batch_size: int, side: int, checkpointing: bool, architecture: Architecture = SD15
+    batch_size: int,
+    side: int,
+    checkpointing: bool,
+    architecture: Architecture = SD15,
+    bfloat16_weights: bool = False,
 ) -> dict[str, int]:
     """Figures of a step on ``batch_size`` samples of ``side`` pixels.
 
@@ -78,7 +88,11 @@ def step_bytes(
     alphas_cumprod()  # is kept for later calls, which want a real one
     with FakeTensorMode(allow_non_fake_inputs=True):
         unet = build_unet(architecture.unet)
-        networks = SiameseNetworks.assemble(unet, DHIControlNet.initialised_from(unet, architecture))
+        control = DHIControlNet.initialised_from(unet, architecture)
+        if bfloat16_weights:
+            hold_in_bfloat16(unet)
+            hold_in_bfloat16(control)
+        networks = SiameseNetworks.assemble(unet, control)
         if checkpointing:
             networks.checkpoint_gradients()
         latent = torch.empty(batch_size, 4, side // 8, side // 8)
@@ -87,11 +101,16 @@ def step_bytes(
         timesteps = torch.full((batch_size,), 500)
         batch = TrainingBatch(latent, latent.clone(), timesteps, context, hint, hint.clone())
         autocast = torch.autocast("cpu", torch.bfloat16, cache_enabled=not checkpointing)  # as the trainer
-        with LiveBytes() as live, autocast:
-            siamese_step(networks, batch, SETTINGS, step=1, total_steps=3, backward=Tensor.backward)
-        trained = sum(weight.numel() for weight in networks.trained_parameters())
-        frozen = sum(weight.numel() for weight in networks.encoder.parameters())
-    return {"weights": 4 * (trained + frozen), "trained": trained, "step": live.most}
+        trained = networks.trained_parameters()
+        # Of an optimiser without a state, which is counted apart.
+        optimiser = Float32Steps([{"params": trained}], partial(torch.optim.SGD, lr=0.0))
+        with LiveBytes() as live:
+            with autocast:
+                siamese_step(networks, batch, SETTINGS, step=1, total_steps=3, backward=Tensor.backward)
+            if bfloat16_weights:
+                optimiser.step()
+        weights = sum(weight.nbytes for weight in [*trained, *networks.encoder.parameters()])
+    return {"weights": weights, "trained": sum(weight.numel() for weight in trained), "step": live.most}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,14 +120,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     prepare(args.threads)
     rows = []
-    for checkpointing, batch_size in itertools.product((False, True), args.batches):
-        counted = step_bytes(batch_size, args.resolution, checkpointing)
+    ways = itertools.product(("fp32", "bf16"), (False, True), args.batches)
+    for weights, checkpointing, batch_size in ways:
+        counted = step_bytes(batch_size, args.resolution, checkpointing, bfloat16_weights=weights == "bf16")
         for optimiser, state in STATE_BYTES.items():
             total = counted["weights"] + state * counted["trained"] + counted["step"]
             rows.append(
                 {
                     "batch_size": batch_size,
                     "gradient_checkpointing": checkpointing,
+                    "weight_precision": weights,
                     "optimiser": optimiser,
                     "gib": total / 2**30,
                     **counted,
@@ -119,7 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     for row in rows:
         checkpointed = "checkpointing" if row["gradient_checkpointing"] else "no checkpointing"
-        print(f"{row['batch_size']} at a time, {checkpointed}, {row['optimiser']}: {row['gib']:.1f} GiB")
+        how = f"{checkpointed}, {row['weight_precision']} weights, {row['optimiser']}"
+        print(f"{row['batch_size']} at a time, {how}: {row['gib']:.1f} GiB")
 
 
 if __name__ == "__main__":

@@ -131,7 +131,8 @@ _IDENTITY = (
 
 @memory_advised(
     "--gradient-checkpointing and --micro-batches need less for the same result, also with --resume; else "
-    "begin a run with a smaller --batch-size or --resolution"
+    "begin a run with a smaller --batch-size or --resolution, or with --mixed-precision bf16 "
+    "--weight-precision bf16"
 )
 def main(arguments: Sequence[str] | None = None) -> int:
     args, settings, objective, batches, optimiser, execution = parse(arguments)
@@ -142,6 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     engine = AccelerateEngine(accelerator)
     if settings.mixed_precision == "fp16" and engine.device.type == "cpu":
         raise OptionError("--mixed-precision fp16 needs a GPU; use bf16 or no on a CPU")
+    if optimiser.weight_precision == "bf16" and settings.mixed_precision != "bf16":
+        raise OptionError(
+            f"--weight-precision bf16 needs --mixed-precision bf16, not {settings.mixed_precision}: such "
+            "weights are computed with in bf16"
+        )
 
     tell = note if is_main(engine) else (lambda text: None)
     pairs = find_pairs(settings.pairs, default_prompt=settings.prompt, tell=tell)
@@ -176,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             engine.device,
             execution.gradient_checkpointing,
             start.control,
+            optimiser.weight_precision == "bf16",
         )
         trainer = Trainer.create(networks, optimiser, engine, settings.mixed_precision)
         # Before the encoding: a refusal costs no minutes and replaces no set.

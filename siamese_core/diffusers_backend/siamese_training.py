@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..architecture import HintBlock
+from ..learning.float32_steps import hold_in_bfloat16
 from ..method.dhi import draw_hint_block
 from ..weights.key_layouts import decoder_keys, to_ldm
 from ..weights.model_file import FileKind, ModelFile
@@ -24,17 +25,20 @@ def start_networks(
     device: torch.device,
     gradient_checkpointing: bool = False,
     control: DHIControlNet | None = None,
+    bfloat16_weights: bool = False,
 ) -> SiameseNetworks:
     """The networks of a run that begins, on ``device``: ``base``'s UNet and ``control``.
 
     Without that the control network is made of the UNet: ``base.architecture`` gets ``hint_block``, whose
-    random weights come from ``seed``.
+    random weights come from ``seed``. bfloat16 weights want autocast to bfloat16.
     """
     if control is None:
         base.architecture = replace(base.architecture, hint_block=hint_block)
         control = DHIControlNet.initialised_from(base.unet, base.architecture)
         draw_hint_block(control.controlnet_cond_embedding, seed)
     for module in (base.unet, control):
+        if bfloat16_weights:
+            hold_in_bfloat16(module)  # before they are moved: in float32 they may be too much for the device
         module.to(device, memory_format=_memory_format(device))
     networks = SiameseNetworks.assemble(base.unet, control, base.architecture.prediction)
     if gradient_checkpointing:

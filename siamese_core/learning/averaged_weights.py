@@ -13,13 +13,15 @@ from torch import Tensor
 class AveragedWeights:
     """The moving average of ``parameters``, which start it.
 
-    The average of few updates forgets the start sooner: after n of them its decay is at most n / (9 + n), or
-    with ``warmup_power`` 1 - n ** -power. Numbers and ``state_dict`` are those of diffusers' ``EMAModel``.
+    Averages are float32, whatever the parameters are. That of few updates forgets the start sooner: after n
+    of them its decay is at most n / (9 + n), or with ``warmup_power`` 1 - n ** -power. Numbers and
+    ``state_dict`` are those of diffusers' ``EMAModel``.
     """
 
     def __init__(self, parameters: Iterable[Tensor], decay: float, warmup_power: float | None = None) -> None:
         self.parameters = list(parameters)
-        self.averages = [parameter.detach().clone() for parameter in self.parameters]
+        # In bfloat16 a small share of a difference would be rounded away.
+        self.averages = [parameter.detach().to(torch.float32, copy=True) for parameter in self.parameters]
         self.decay = decay
         self.warmup_power = warmup_power
         self.updates = 0

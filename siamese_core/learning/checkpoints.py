@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -35,6 +35,14 @@ _UNREADABLE = (
 )
 
 
+class Optimiser(Protocol):
+    """What a checkpoint asks of an optimiser, torch's or one that wraps it."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Any, /) -> None: ...
+
+
 @dataclass(frozen=True)
 class TrainedState:
     """What a run's steps change, and a checkpoint holds.
@@ -44,7 +52,7 @@ class TrainedState:
     """
 
     networks: Sequence[nn.Module]
-    optimizers: Sequence[torch.optim.Optimizer]
+    optimizers: Sequence[Optimiser]
     average: AveragedWeights | None = None
     scaler: torch.amp.GradScaler | None = None
 

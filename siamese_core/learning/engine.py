@@ -17,7 +17,7 @@ class Engine(Protocol):
     processes: int
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace ``tensors``, of one type and device, by their means over all processes.
+        """Replace ``tensors``, of one device, by their means over all processes.
 
         Every process calls this once a step however many backward passes its samples needed, so that none
         waits for one that another does not make.

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from .. import advice
 from ..errors import UserError
 from ..method.objective import Networks, ObjectiveSettings, siamese_step
+from ..seeds import stream_seed
 from .averaged_weights import AveragedWeights
 from .checkpoints import TrainedState
 from .engine import Engine
+from .float32_steps import Float32Steps
 from .settings import BatchSettings, OptimiserSettings, Precision
 from .training_set import TrainingSet
 
@@ -72,7 +75,7 @@ class Trainer:
         if settings.ema_decay:
             average = AveragedWeights(networks.trained_parameters(), settings.ema_decay)
         scaler = torch.amp.GradScaler(engine.device.type) if precision == "fp16" else None
-        optimizer = _optimizer(_parameter_groups(networks, settings), settings)
+        optimizer = _optimizer(networks, settings)
         return cls(networks, optimizer, engine, precision, average, scaler)
 
     @property
@@ -133,6 +136,8 @@ class Trainer:
                     terms = siamese_step(self.networks, part, objective, k, total_steps, backward)
                 for name, value in terms.means().items():
                     means[name] = means.get(name, 0.0) + share * value
+            if isinstance(self.optimizer, Float32Steps):
+                self.optimizer.seed = stream_seed(seed, "rounding", k)
             skipped = self._update(k, settings.rate_factor(k, total_steps), means["loss"])
             return {**means, "skipped": torch.tensor(float(skipped), device=engine.device)}
 
@@ -152,7 +157,7 @@ class Trainer:
             group["lr"] = group["initial_lr"] * rate_factor
         # With fp16 the loss is scaled so far that gradients overflow now and then: the scaler sees to it.
         checked = [loss] if self.scaler is not None else [*gradients, loss]
-        norms = torch.stack([torch.linalg.vector_norm(tensor) for tensor in checked])
+        norms = torch.stack([torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in checked])
         # The step's one wait for its device: to leave a step out without asking takes an optimiser and an
         # average that can be told so on the device, which only some optimisers can.
         skipped = not bool(norms.isfinite().all())
@@ -193,7 +198,14 @@ def _parameter_groups(networks: TrainedNetworks, settings: OptimiserSettings) ->
     ]
 
 
-def _optimizer(groups: list[dict[str, Any]], settings: OptimiserSettings) -> Any:
+def _optimizer(networks: TrainedNetworks, settings: OptimiserSettings) -> Any:
+    make = partial(_adamw, settings)
+    groups = _parameter_groups(networks, settings)
+    plain = settings.optimiser == "adamw" and settings.weight_precision == "fp32"
+    return make(groups) if plain else Float32Steps(groups, make)
+
+
+def _adamw(settings: OptimiserSettings, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
     try:

@@ -9,7 +9,7 @@ from ..settings import COUNT, COUNT_OR_NONE, DECAY, RATE, SHARE, WEIGHT, option
 from .learning_rate import cosine_rate
 
 Precision = Literal["no", "fp16", "bf16"]
-"""Type of the autocast of a step; weights and optimiser stay float32."""
+"""Type of the autocast of a step; weights and optimiser are not touched by it."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,12 @@ class OptimiserSettings:
         0.0,
         "keep, sample from and export a moving average of the weights (0.999 is usual); 0 leaves it out",
         DECAY,
+    )
+    weight_precision: Literal["fp32", "bf16"] = option(
+        "fp32",
+        "bf16 holds weights and gradients in half the memory, stochastically rounded; "
+        "needs mixed precision bf16",
+        added_later=True,
     )
 
     def rate_factor(self, step: int, total_steps: int) -> float:
