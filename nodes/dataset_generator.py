@@ -22,6 +22,7 @@ from ..siamese_core.dataset_generation.background_frames import Frame, Frames, f
 from ..siamese_core.dataset_generation.finished_pairs import DatasetError, DatasetLists, stored_plan
 from ..siamese_core.dataset_generation.mask_source import MaskSource, MaskUse, PairMask
 from ..siamese_core.dataset_generation.storage import DatasetStore
+from ..siamese_core.masks.foreground_rule import ForegroundRule
 from ..siamese_core.method.background_blending import DEFAULT_BLEND
 from ..siamese_core.pairs.export_formats import FinishedPair
 from ..siamese_core.pairs.manifest import PairRecord, record_text
@@ -34,6 +35,7 @@ from .host.sheets import SHOWN_PAIRS, sheet_of, sheet_pixels
 from .sampler import Sampling
 
 _PREVIEW_SIDE = 512
+_INVERT = "mask_invert"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class DatasetGenerator:
 
     def job(self, index: int) -> Job:
         mask = self.source.mask(index)
-        facts, frame = dict(self.facts), None
+        facts, frame = self._facts_by(mask.rule), None
         if self.frames is not None:
             use = self.source.use
             frame = frame_of_pair(self.frames, self.seed, index, use.size, use.resize_mode)
@@ -96,6 +98,13 @@ class DatasetGenerator:
             versions={"comfyui": comfyui_version.__version__, "torch": torch.__version__},
         )
         return Job(record, mask, frame)
+
+    def _facts_by(self, rule: ForegroundRule) -> dict[str, Any]:
+        """``facts`` for a mask file that was read by ``rule``."""
+        if rule == self.source.use.rule:
+            return dict(self.facts)
+        others = {name: value for name, value in self.facts.items() if name != _INVERT}
+        return {**others, **rule_facts(rule)}
 
     def generate(self, jobs: Sequence[Job]) -> list[FinishedPair]:
         masks = torch.from_numpy(np.stack([job.mask.for_model for job in jobs]))
@@ -149,15 +158,19 @@ def facts_of(sampling: Sampling, use: MaskUse) -> dict[str, Any]:
         "width": width,
         "height": height,
         "resize_mode": use.resize_mode,
-        "mask_threshold": use.rule.threshold,
-        "mask_label": use.rule.label,
-        # A younger setting: at its default it changes nothing.
-        **({"mask_invert": True} if use.rule.invert else {}),
+        **rule_facts(use.rule),
         "device": str(sampling.model.load_device.type),
         "threads": torch.get_num_threads(),
         "checkpoint": file.digest() if file else "",
         "run_id": sampling.model.get_attachment(RUN_ID) or "",
     }
+
+
+def rule_facts(rule: ForegroundRule) -> dict[str, Any]:
+    """What the manifest says of how a mask's file was read."""
+    facts = {"mask_threshold": rule.threshold, "mask_label": rule.label}
+    # A younger setting: at its default it changes nothing.
+    return {**facts, _INVERT: True} if rule.invert else facts
 
 
 def _on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:

@@ -15,9 +15,10 @@ from ..siamese_core import shipped
 from ..siamese_core.errors import UserError
 from ..siamese_core.masks.foreground_rule import ForegroundRule
 from ..siamese_core.masks.image_decoding import MaskError
-from ..siamese_core.masks.mask_files import discover_masks, read_mask
+from ..siamese_core.masks.mask_files import discover_masks
 from ..siamese_core.masks.plausibility import MaskSurvey
 from ..siamese_core.masks.resizing import ResizeMode, resize_mask
+from ..siamese_core.pairs.written_masks import read_mask_by_origin
 from .host.file_state import files_fingerprint, never_equal
 from .host.folders import ROOTS_VARIABLE, input_path, is_nameless
 from .host.mask_tensors import mask_batch
@@ -143,7 +144,7 @@ class LoadMasks(io.ComfyNode):
         survey = MaskSurvey(rule, (height, width) if height and width else None, resize_mode)
         for path in chosen:
             comfy.model_management.throw_exception_if_processing_interrupted()
-            reading = read_mask(path, rule)
+            reading = read_mask_by_origin(path, rule)
             survey.add(path, reading)
             mask = reading.mask
             size = (height or mask.shape[0], width or mask.shape[1])

@@ -5,7 +5,7 @@
 Needs no target images. Written: OUTPUT/images and OUTPUT/masks (lossless PNG of the same stems, masks 0/255
 and equal to what was used, pixel for pixel), prompt.json (what training.train reads) and manifest.jsonl (how
 each pair was made; the image files carry it too). --format writes other layouts. --random-masks draws each
-mask anew: --per-mask 10 makes ten from every file.
+mask anew: --per-mask 10 makes ten from every file, --total 1000 a thousand in all, spread evenly over them.
 
 Pair i depends on the settings and i alone. A run that was stopped, or killed, is resumed by the same command
 and --resume. Machines share the work of one folder, or of an address such as s3://bucket/set, by --shard 0/4,
@@ -65,7 +65,6 @@ from siamese_core.settings import (
 from siamese_core.stop_requests import Interrupted, stop_requests
 from siamese_core.weights.model_file import ModelFile, load_model
 from siamese_core.weights.recorded_sampling import PAPER_RESOLUTION, recorded_hint_weights, recorded_side
-from siamese_core.weights.training_record import recorded_prompts
 
 from .command_line.background_options import BackgroundOptions
 from .command_line.mask_options import MaskOptions
@@ -83,7 +82,7 @@ from .command_line.options import (
 from .command_line.prompt_notes import tell_cut, tell_guidance
 from .generation.pair_sampling import PairJob, PairSampler, SamplerSettings
 from .generation.prior_images import prior_images
-from .generation.prompts import Prompts, own_prompts
+from .generation.prompts import chosen_prompts
 
 _TRANSFORM = "mask_"
 _SHARD = re.compile(r"(\d+)/(\d+)", re.ASCII)
@@ -98,6 +97,9 @@ class GenerateSettings(MaskOptions):
     output: str = option("", "folder for the pairs, new or empty, or an address that fsspec knows")
     format: Literal[tuple(FORMATS)] = option("pairs", "layout of the written dataset")  # type: ignore[valid-type]
     per_mask: int = option(1, "images per mask", COUNT)
+    total: int | None = option(
+        None, "images in all, spread evenly over the masks; not with --per-mask", COUNT
+    )
     random_masks: bool = option(False, "draw every mask anew: move, turn and scale it as --mask-... says")
     prompt: str | None = option(
         None,
@@ -157,7 +159,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = _model(settings.checkpoint, checkpoint)
     try:
         resolution = _resolution(settings, checkpoint, tell)
-        prompts = _prompts(settings, files, checkpoint, tell)
+        prompts = chosen_prompts(
+            settings.prompt,
+            settings.masks,
+            files,
+            settings.checkpoint,
+            checkpoint.training,
+            settings.seed,
+            tell,
+        )
     except CheckpointError as error:
         raise OptionError(f"{settings.checkpoint}: {error}") from error
     masks = _read_masks(settings, transforms, files, resolution)
@@ -265,7 +275,7 @@ def _read_masks(
         def on_mask(path: Path, note: str | None) -> None:
             progress.update()
 
-        source = MaskSource(files, use, settings.per_mask, settings.seed, on_mask)
+        source = MaskSource(files, use, settings.per_mask, settings.seed, on_mask, total=settings.total)
     for told in source.notes:
         note(told)
     return source
@@ -325,21 +335,6 @@ def _resolution(settings: GenerateSettings, checkpoint: ModelFile, tell: Tell) -
     return recorded or PAPER_RESOLUTION
 
 
-def _prompts(settings: GenerateSettings, masks: Sequence[Path], checkpoint: ModelFile, tell: Tell) -> Prompts:
-    """--prompt for all, else each mask's own, else those that the model was trained on, by their shares."""
-    if settings.prompt is not None:
-        return Prompts([settings.prompt] * len(masks), {}, settings.seed)
-    own = own_prompts(settings.masks, masks, tell)
-    shares = recorded_prompts(checkpoint.training)
-    if None in own and not shares:
-        raise OptionError(
-            f"--prompt is needed: {settings.checkpoint} does not record what it was trained on, and "
-            f"{own.count(None)} of {len(own)} masks have no prompt of their own; the paper's authors trained "
-            "on 'a photo of polyps' and 'a photo of skin lesions'"
-        )
-    return Prompts(own, shares, settings.seed)
-
-
 def _shard(text: str) -> Shard:
     match = _SHARD.fullmatch(text)
     index, count = map(int, match.groups()) if match else (0, 0)
@@ -384,6 +379,8 @@ def parse(
     known = field_names(GenerateSettings) | drawing | field_names(BackgroundOptions)
     refuse_unknown(table, known, args.config)
     settings = build(GenerateSettings, args, table)
+    if settings.total is not None and (args.per_mask is not None or "per_mask" in table):
+        raise OptionError("--total and --per-mask both say how many images are made; give one of them")
     given = [name for name in sorted(drawing) if getattr(args, name) is not None or name in table]
     if given and not settings.random_masks:
         raise OptionError(f"--{given[0].replace('_', '-')} needs --random-masks")

@@ -44,6 +44,7 @@ from siamese_core.masks.resizing import mask_to_uint8
 from siamese_core.overlap import places_of, require_apart
 from siamese_core.pairs.pair_files import PROMPT_FILE, LoadedPair, Pair, load_pair, read_image
 from siamese_core.pairs.pair_writer import png_bytes
+from siamese_core.pairs.written_masks import PREPARATION_REPORT
 from siamese_core.settings import COUNT, SEED, Range, option
 
 from .command_line.mask_options import MaskOptions
@@ -64,7 +65,6 @@ from .preparation.near_duplicates import HASH_BITS, NEAR, near_duplicates, perce
 from .preparation.splits import parse_ratio, pooled, split_by_count, split_by_ratio
 from .preparation.tiles import TileError, tiles
 
-REPORT_FILE = "prepare.json"
 DEFAULT_RATIO = "3:1:1"
 
 _COPIED = (".png", ".jpg", ".jpeg")
@@ -136,9 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "near_duplicates": _duplicates(written),
         }
         print("flushing to the disk")  # which can take as long as the rest
-        write_text_atomic(folder / REPORT_FILE, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_text_atomic(
+            folder / PREPARATION_REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+        )
     _print_report(report, facts)
-    print(f"written to {settings.output}; all figures are in {settings.output / REPORT_FILE}")
+    print(f"written to {settings.output}; all figures are in {settings.output / PREPARATION_REPORT}")
     return 0
 
 

@@ -3,9 +3,10 @@
     python -m training.regenerate RECORD --pair NAME --checkpoint FILE --masks DIR --output DIR
 
 RECORD is the manifest.jsonl of a dataset and NAME the pair's stem, or RECORD is a PNG that training.generate
-has written and NAME is left away. Written: OUTPUT/images and OUTPUT/masks. Same bytes need the same versions,
-device and threads as in the record; the command says where yours differ. --backgrounds DIR is needed for a
-pair that was generated into a real frame.
+has written and NAME is left away. --masks takes what training.generate took: a folder of masks, one of pairs,
+or a single mask file. Written: OUTPUT/images and OUTPUT/masks. Same bytes need the same versions, device and
+threads as in the record; the command says where yours differ. --backgrounds DIR is needed for a pair that was
+generated into a real frame.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from siamese_core.diffusers_backend.siamese_model import model_from_file
 from siamese_core.errors import UserError
 from siamese_core.files import contained_path, file_digest, write_bytes_atomic
 from siamese_core.json_lines import json_objects, parse_json, text_in
-from siamese_core.masks.mask_files import read_mask
+from siamese_core.masks.mask_files import MASK_FOLDERS, first_subfolder, list_images, read_mask
 from siamese_core.masks.random_transforms import TransformSettings
 from siamese_core.method.background_blending import MOST_BLEND
 from siamese_core.overlap import places_of, require_apart
@@ -44,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("record", metavar="RECORD", type=Path, help="manifest.jsonl, or a written image")
     parser.add_argument("--pair", metavar="NAME", help="the pair's stem, when RECORD is a manifest")
     parser.add_argument("--checkpoint", type=Path, required=True, help="the model file that generated it")
-    parser.add_argument("--masks", type=Path, required=True, help="the folder of its source mask")
+    parser.add_argument(
+        "--masks", type=Path, required=True, help="the masks that it was generated for, or the one"
+    )
     parser.add_argument("--backgrounds", type=Path, help="the folder of its frame, if it has one")
     parser.add_argument("--output", type=Path, required=True, help="folder for the pair, new or empty")
     args = parser.parse_args(arguments)
@@ -138,8 +141,25 @@ def _in_image(path: Path) -> dict[str, Any]:
     return line
 
 
-def _mask(folder: Path, record: PairRecord, sampler: SamplerSettings) -> PairMask:
-    path = contained_path(folder, record.mask_file)
+def _source_mask(masks: Path, record: PairRecord) -> Path:
+    """The record's mask file in ``masks``, which is whatever training.generate takes as masks."""
+    if masks.is_file():
+        return masks
+    if not masks.is_dir():
+        raise OptionError(f"{masks}: no such folder of masks; check --masks")
+    for folder in (first_subfolder(masks, MASK_FOLDERS), masks):
+        for path in list_images(folder) if folder else ():
+            # By its name among those that are there, so that a record leads nowhere else.
+            if path.name == record.mask_file:
+                return path
+    raise OptionError(
+        f"{masks}: the mask is not there: {record.stem} was generated for {record.mask_file[:80]!r}; give "
+        "the masks that training.generate was given"
+    )
+
+
+def _mask(masks: Path, record: PairRecord, sampler: SamplerSettings) -> PairMask:
+    path = _source_mask(masks, record)
     _check_digest(path, record.mask_digest, "mask")
     transform: dict[str, Any] | None = dict(record.transform) if record.transform else None
     ranges: dict[str, Any] = {
@@ -160,7 +180,8 @@ def _mask(folder: Path, record: PairRecord, sampler: SamplerSettings) -> PairMas
         transforms=transforms,
     )
     reading = read_mask(path, use.rule)
-    return PairMask(record.stem, path, record.mask_digest, *use.apply(reading.mask, seed), transform)
+    used = use.apply(reading.mask, seed)
+    return PairMask(record.stem, path, record.mask_digest, *used, transform, use.rule)
 
 
 def _background(folder: Path | None, record: PairRecord, sampler: SamplerSettings) -> Path | None:

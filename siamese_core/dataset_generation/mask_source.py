@@ -20,6 +20,7 @@ from ..masks.plausibility import MaskSurvey
 from ..masks.random_transforms import TransformError, TransformSettings, transform_mask, variant_seed
 from ..masks.resizing import ResizeMode, Size, resize_mask
 from ..pairs.pair_writer import pair_stem
+from ..pairs.written_masks import read_mask_by_origin, rule_by_origin
 
 PairSize = Literal["model", "source"]
 
@@ -55,7 +56,10 @@ class MaskUse:
 
 @dataclass(frozen=True)
 class PairMask:
-    """The mask of pair i: its file, the file's SHA-256, what of it is written, and what the model gets."""
+    """The mask of pair i: its file, the file's SHA-256, what of it is written, and what the model gets.
+
+    ``rule`` is the one that the file was read by.
+    """
 
     stem: str
     file: Path
@@ -63,10 +67,14 @@ class PairMask:
     written: NDArray[np.bool_]
     for_model: NDArray[np.bool_]
     transform: dict[str, Any] | None
+    rule: ForegroundRule
 
 
 class MaskSource:
     """Mask files, each used ``per_mask`` times: pair i is variant i % per_mask of mask i // per_mask.
+
+    ``total``, where given, counts in place of ``per_mask``: so many pairs are spread evenly over the N masks,
+    pair i being of mask i * N // total, and ``per_mask`` becomes the most that one of them gets.
 
     All are read once on construction, so that bad ones are refused before hours of sampling; ``on_mask`` is
     called after each with the note on its reading, if any. ``notes`` is what the user should know of all of
@@ -82,13 +90,17 @@ class MaskSource:
         per_mask: int,
         seed: int,
         on_mask: Callable[[Path, str | None], None] = lambda path, note: None,
+        *,
+        total: int | None = None,
     ) -> None:
-        self.files, self.use, self.per_mask, self.seed = files, use, per_mask, seed
+        self.files, self.use, self.seed = files, use, seed
+        self._total = len(files) * per_mask if total is None else total
+        self.per_mask = -(-self._total // len(files))
         self._digests: list[bytes] = []
         survey = MaskSurvey(use.rule, use.size, use.resize_mode)
         for path in files:
             self._digests.append(bytes.fromhex(file_digest(path)))
-            reading = read_mask(path, use.rule)
+            reading = read_mask_by_origin(path, use.rule)
             survey.add(path, reading)
             on_mask(path, reading.note)
         survey.refuse_implausible(needs_foreground=use.transforms is not None)
@@ -96,7 +108,7 @@ class MaskSource:
         self._read = lru_cache(maxsize=1)(self._read_again)
 
     def __len__(self) -> int:
-        return len(self.files) * self.per_mask
+        return self._total
 
     @property
     def digests(self) -> dict[str, str]:
@@ -113,19 +125,26 @@ class MaskSource:
 
     def number(self, index: int) -> int:
         """The place of pair ``index``'s file among ``files``."""
-        return index // self.per_mask
+        return index * len(self.files) // self._total
+
+    def _variant(self, index: int) -> tuple[int, int]:
+        """The place of pair ``index``'s file, and how many pairs of the same file come before it."""
+        number = self.number(index)
+        first = -(-number * self._total // len(self.files))
+        return number, index - first
 
     def stem(self, index: int) -> str:
         """The name of pair ``index``."""
-        number, variant = divmod(index, self.per_mask)
+        number, variant = self._variant(index)
         return pair_stem(self.files[number].stem, variant, self.per_mask)
 
     def mask(self, index: int) -> PairMask:
         """The mask of pair ``index``; raises TransformError as :meth:`MaskUse.apply`."""
-        number, variant = divmod(index, self.per_mask)
+        number, variant = self._variant(index)
         path, digest = self.files[number], self._digests[number].hex()
         seed = variant_seed(self.seed, number, variant)
-        written, for_model = self.use.apply(self._read(number), seed)
+        mask, rule = self._read(number)
+        written, for_model = self.use.apply(mask, seed)
         transforms = self.use.transforms
         return PairMask(
             stem=self.stem(index),
@@ -134,15 +153,17 @@ class MaskSource:
             written=written,
             for_model=for_model,
             transform=None if transforms is None else {"seed": seed, **asdict(transforms)},
+            rule=rule,
         )
 
-    def _read_again(self, number: int) -> NDArray[np.bool_]:
+    def _read_again(self, number: int) -> tuple[NDArray[np.bool_], ForegroundRule]:
         path = self.files[number]
         # Read first: whatever is digested afterwards is as new as what was used, or newer.
-        mask = read_mask(path, self.use.rule).mask
+        rule = rule_by_origin(path, self.use.rule)
+        mask = read_mask(path, rule).mask
         if file_digest(path) != self._digests[number].hex():
             raise UserError(
                 f"{path}: the mask has changed since the run began; put the old file back and resume, or "
                 "start a new dataset in another folder"
             )
-        return mask
+        return mask, rule

@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import contained_path
 from ..json_lines import json_object_at, json_objects
-from .pair_files import Pair
+from .pair import Pair
 
 MANIFEST = "manifest.jsonl"
 RUN_FOLDER = ".run"

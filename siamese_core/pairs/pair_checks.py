@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..masks.foreground_rule import PLAIN_MASKS, ForegroundRule
-from ..masks.mask_files import read_mask
 from ..masks.plausibility import MaskSurvey
 from ..masks.resizing import ResizeMode, Size
 from .image_files import ImageSurvey, read_image
 from .pair import PairError, as_pair_errors
 from .pair_files import Pair, require_equal_sizes
+from .written_masks import read_mask_by_origin
 
 _SAMPLED = 16  # pairs whose images are looked at
 
@@ -47,7 +47,7 @@ def check_pairs(
     survey, images = MaskSurvey(rule, size, resize_mode), ImageSurvey()
     with as_pair_errors():
         for pair in pairs:
-            reading = read_mask(pair.mask, rule)
+            reading = read_mask_by_origin(pair.mask, rule)
             require_equal_sizes(pair, images.add(pair.image).size, reading.mask.shape)
             survey.add(pair.mask, reading)
             on_pair()
@@ -74,7 +74,7 @@ def _refuse_copies(pairs: Sequence[Pair], rule: ForegroundRule) -> None:
 
 def _is_copy(pair: Pair, rule: ForegroundRule) -> bool:
     """Whether the image is black and white, and white exactly on the foreground of the mask."""
-    mask = read_mask(pair.mask, rule).mask
+    mask = read_mask_by_origin(pair.mask, rule).mask
     if not mask.any() or mask.all():
         return False
     pixels = read_image(pair.image)

@@ -20,7 +20,7 @@ from ..files import file_digest
 from ..masks.folder_contents import Tell, left_out, listed, nothing_read, tell_unread
 from ..masks.foreground_rule import PLAIN_MASKS, ForegroundRule
 from ..masks.image_decoding import image_header
-from ..masks.mask_files import MASK_FOLDERS, first_subfolder, list_images, read_mask
+from ..masks.mask_files import MASK_FOLDERS, first_subfolder, list_images
 from ..masks.mask_reading import MaskReading
 from ..masks.resizing import ResizeMode, Size, resize_image, resize_mask
 from .captions import read_captions, stem_key
@@ -29,6 +29,7 @@ from .pair import Pair as Pair
 from .pair import PairError as PairError
 from .pair import as_pair_errors
 from .prompt_file import pairs_of_prompt_file
+from .written_masks import read_mask_by_origin
 
 IMAGE_FOLDERS = ("images", "image")
 PROMPT_FILE = "prompt.json"
@@ -130,12 +131,12 @@ def load_pair(
 ) -> LoadedPair:
     """Read ``pair`` and resize both halves alike to ``size`` (height, width); None keeps their size.
 
-    ``rule`` is that of :func:`~siamese_core.masks.mask_files.read_mask`. Raises PairError when a file cannot
-    be read or the two differ in size.
+    ``rule`` is that of :func:`~siamese_core.pairs.written_masks.read_mask_by_origin`. Raises PairError when a
+    file cannot be read or the two differ in size.
     """
     image = read_image(pair.image)
     with as_pair_errors():
-        reading = read_mask(pair.mask, rule)
+        reading = read_mask_by_origin(pair.mask, rule)
     require_equal_sizes(pair, image.shape[:2], reading.mask.shape)
     if size is not None:
         image = resize_image(image, size, mode)

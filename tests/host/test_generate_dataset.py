@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,24 @@ def test_what_leads_outside_or_cannot_be_is_refused(
     with pytest.raises(HostError, match=message):
         host.run(graph(folder, **changes))
     assert not (host.output_dir / "refused").exists()
+
+
+def test_masks_that_the_pack_has_written_stay_as_they_are_and_the_node_says_so(host: Host) -> None:
+    host.run(graph("ours"))
+    shutil.copytree(host.output_dir / "ours", host.input_dir / "ours")
+    seen = {
+        "4": graphs.masks(folder="ours", invert=True),
+        "5": graphs.node("MaskToImage", mask=("4", 0)),
+        "6": graphs.saved_pairs(("5", 0), ("4", 0), "seen"),
+    }
+    entry = host.run({**graph("again", masks="ours", invert=True), **seen})
+
+    assert "written by this package as white on black" in entry["outputs"]["7"]["text"][0]
+    for number, line in enumerate(manifest(host.output_dir / "again")):
+        own, source = (host.output_dir / name / line["files"][1]["name"] for name in ("again", "ours"))
+        loaded = host.output_dir / "seen" / "masks" / f"pair_{number:05d}.png"
+        assert all(np.array_equal(read_mask(path).mask, read_mask(source).mask) for path in (own, loaded))
+        assert "mask_invert" not in line["sampler"]
 
 
 def test_a_union_that_cannot_be_drawn_again_is_refused(host: Host) -> None:

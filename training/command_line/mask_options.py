@@ -11,7 +11,11 @@ from siamese_core.settings import CLASS, GREY_LEVEL, option, recorded
 
 @dataclass(frozen=True)
 class MaskOptions:
-    """Which pixels of a mask file are foreground; docs/masks.md has the whole of it."""
+    """Which pixels of a user's mask file are foreground; docs/masks.md has the whole of it.
+
+    The rule goes with every mask that a command reads, and is applied to those that this package has not
+    written itself: see :mod:`siamese_core.pairs.written_masks`.
+    """
 
     mask_threshold: int = option(
         127, "foreground is what exceeds this (0..255); 0 takes every label", GREY_LEVEL

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from siamese_core.contact_sheet import outlined
 from siamese_core.masks.foreground_rule import ForegroundRule
-from siamese_core.masks.mask_files import read_mask
 from siamese_core.masks.resizing import mask_to_uint8, resize_image, resize_mask
 from siamese_core.pairs.image_files import read_image
+from siamese_core.pairs.written_masks import read_mask_by_origin
 
 from ..statistics.intervals import Floats
 from .metrics.image_sets import ImageSet
@@ -43,8 +43,7 @@ class CasePictures:
         """The mask of the synthetic image ``index``, None without masks."""
         if self._synthetic.pairs is None:
             return None
-        path = self._synthetic.pairs[index].mask
-        reading = read_mask(path, self._rule)
+        reading = read_mask_by_origin(self._synthetic.pairs[index].mask, self._rule)
         return resize_mask(reading.mask, (_SIDE, _SIDE), "pad")
 
     def of(self, index: int) -> list[tuple[str, NDArray[np.uint8]]]:
@@ -78,7 +77,7 @@ def galleries(
 def _contact_sheet(pictures: CasePictures, stems: Sequence[str], matches: Mapping[int, int]) -> Gallery:
     """Synthetic images at equal distances in the set, beside the real image of their mask."""
     strips = []
-    for i in _spread(len(stems), _SAMPLES):
+    for i in spread(len(stems), _SAMPLES):
         shown = pictures.of(i)
         if matches:
             blank = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
@@ -130,7 +129,7 @@ def _closest(pictures: CasePictures, stems: Sequence[str], neighbours: Mapping[s
     return Gallery("Closest to real images", text, "memorised_pairs", strips)
 
 
-def _spread(count: int, wanted: int) -> list[int]:
+def spread(count: int, wanted: int) -> list[int]:
     """At most ``wanted`` indices at equal steps through ``count``."""
     return sorted({round(i) for i in np.linspace(0, count - 1, min(wanted, count))})
 

@@ -85,6 +85,17 @@ class SamplerSettings:
             self.mask_threshold, self.mask_label, self.mask_from, self.mask_colour, self.invert
         )
 
+    def reading_by(self, rule: ForegroundRule) -> SamplerSettings:
+        """The same with ``rule`` as the one that the mask's file was read by."""
+        return replace(
+            self,
+            mask_threshold=rule.threshold,
+            mask_label=rule.label,
+            mask_from=rule.source,
+            mask_colour=rule.colour,
+            invert=rule.invert,
+        )
+
 
 _OF_A_PAIR = ("batch_size", "image_digest", "background", "background_digest")
 """What of the sampling differs between the pairs of a dataset."""
@@ -151,7 +162,7 @@ class PairSampler:
                 self.frames, self.masks.seed, index, (height, width), self.sampler.resize_mode
             )
         sampler = replace(
-            self.sampler,
+            self.sampler.reading_by(mask.rule),
             image_digest=image_digest,
             device=self.model.device.type,
             background=None if frame is None else frame.name,

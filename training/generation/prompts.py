@@ -7,13 +7,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from siamese_core.masks.folder_contents import Tell
 from siamese_core.masks.mask_files import first_subfolder
 from siamese_core.pairs.captions import read_captions, stem_key
 from siamese_core.pairs.pair_files import IMAGE_FOLDERS, MASK_SUFFIXES, PROMPT_FILE
 from siamese_core.pairs.prompt_file import read_prompt_file
-from siamese_core.weights.training_record import draw_prompt
+from siamese_core.weights.training_record import draw_prompt, recorded_prompts
+
+from ..command_line.options import OptionError
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,33 @@ class Prompts:
         else:
             content = [list(self.own), sorted(self.shares.items())]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def chosen_prompts(
+    given: str | None,
+    source: Path,
+    masks: Sequence[Path],
+    checkpoint: Path,
+    training: Mapping[str, Any],
+    seed: int,
+    tell: Tell,
+) -> Prompts:
+    """``given`` for all, else each mask's own, else those that the model was trained on, by their shares.
+
+    ``training`` is the record in the model file ``checkpoint``; ``masks`` were found at ``source``. Raises
+    OptionError where a mask is left without a prompt.
+    """
+    if given is not None:
+        return Prompts([given] * len(masks), {}, seed)
+    own = own_prompts(source, masks, tell)
+    shares = recorded_prompts(training)
+    if None in own and not shares:
+        raise OptionError(
+            f"--prompt is needed: {checkpoint} does not record what it was trained on, and "
+            f"{own.count(None)} of {len(own)} masks have no prompt of their own; the paper's authors trained "
+            "on 'a photo of polyps' and 'a photo of skin lesions'"
+        )
+    return Prompts(own, shares, seed)
 
 
 def own_prompts(source: Path, masks: Sequence[Path], tell: Tell) -> list[str | None]:
