@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siamese_core.contact_sheet import grid, outlined
-from siamese_core.diffusers_backend.base_model import load_base
+from siamese_core.diffusers_backend.base_model import load_base, local_base
 from siamese_core.files import whole_folder, write_bytes_atomic, write_text_atomic
 from siamese_core.pairs.pair_files import find_pairs, load_pair, pairs_fingerprint
 from siamese_core.pairs.pair_writer import png_bytes
@@ -52,10 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tests = named_folders(args.test)
     output: Path = args.output
     _check(args, plan)
+    base = local_base(args.base)  # of a hub's name the copy on this machine, once for all variants
     _prepare(args, plan, tests)
     generated = [variant for variant in plan.variants if variant.paint]
     for variant in plan.variants:
-        _train(args, plan, variant)
+        _train(args, base, plan, variant)
     for variant in generated:
         _generate(args, plan, variant)
         _evaluate(args, plan, variant, tests)
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         },
         segmentation=results.get("results", []),
         trained=[variant.name for variant in plan.variants],
-        updates=_updates(args.base, output, plan.variants),
+        updates=_updates(base, output, plan.variants),
         sheet=sheet,
         settings={stage: " ".join(flags(settings)) for stage, settings in plan.stages.items()}
         | {variant.name: " ".join(flags(variant.train)) for variant in plan.variants},
@@ -87,8 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(args: argparse.Namespace, plan: AblationPlan) -> None:
     """Refuse before the first stage what the last one would refuse hours later."""
-    if not args.base.exists():
-        raise OptionError(f"{args.base}: no such base; give a diffusers folder or a .safetensors file")
     for variant in plan.variants:
         train.parse(flags({**plan.stages["train"], **variant.train}))
     generate.parse(flags(plan.stages["generate"]))
@@ -131,13 +130,13 @@ def _prepare(args: argparse.Namespace, plan: AblationPlan, tests: Mapping[str, s
     write_text_atomic(file, json.dumps(record, indent=1) + "\n")
 
 
-def _train(args: argparse.Namespace, plan: AblationPlan, variant: Variant) -> None:
+def _train(args: argparse.Namespace, base: Path, plan: AblationPlan, variant: Variant) -> None:
     folder = args.output / variant.folder / "training"
     if _model(folder).exists():
         return
     resume = ["--resume"] if folder.exists() and any(folder.iterdir()) else []
     settings = {"export_precision": "fp32", **plan.stages["train"], **variant.train}
-    paths = {"pairs": args.pairs, "base": args.base, "output": folder}
+    paths = {"pairs": args.pairs, "base": base, "output": folder}
     _run(train.main, f"{variant.name}: training", [*flags(paths), *flags(settings), *resume])
 
 
@@ -238,7 +237,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--test", nargs="+", default=[], metavar="[NAME=]DIR", help="real pairs that no variant sees"
     )
-    parser.add_argument("--base", type=Path, required=True, help="base model of all variants")
+    parser.add_argument(
+        "--base", type=Path, required=True, help="of all variants: single file, diffusers folder or hub name"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for the results, new or empty")
     parser.add_argument("--resume", action="store_true", help="continue the ablation in --output")
     return parser.parse_args(arguments)

@@ -54,7 +54,7 @@ from .command_line.options import (
 )
 from .segmentation.benchmark import Benchmark, RunSettings
 from .segmentation.mixing import Mixing
-from .segmentation.networks.registry import NETWORKS
+from .segmentation.networks.registry import NETWORKS, weights_by_network
 from .segmentation.plan import (
     PLAN_KEYS,
     Experiment,
@@ -86,10 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = replace(plan, experiments=tuple(mixed(one, mixing) for one in plan.experiments))
     check_plan(plan, list(NETWORKS))
     networks = list(dict.fromkeys(name for one in plan.experiments for name in one.networks))
-    if runs.weights is not None and len(networks) > 1:
-        raise OptionError("--weights fits one network; name a single --network")
+    files = weights_by_network(runs.weights or (), networks)
     for name in networks:
-        if runs.pretrained and not NETWORKS[name].has_backbone:
+        if runs.pretrained and name not in files and not NETWORKS[name].has_backbone:
             note(f"{name} has no backbone that could be pretrained: it starts from random weights")
     if not args.resume:
         require_empty(settings.output, "give another --output, or --resume to do what is missing there")

@@ -24,6 +24,7 @@ from .memory import is_out_of_memory
 from .recipes import recipe_file
 
 T = TypeVar("T")
+_TEXTS = tuple[str, ...]
 
 
 class OptionError(UserError):
@@ -70,9 +71,8 @@ def settings_of(settings: type[T], args: argparse.Namespace) -> T:
 
 
 def plain(settings: Any) -> dict[str, Any]:
-    """The values of a settings dataclass as JSON can hold them."""
-    values = dataclasses.asdict(settings)
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    """The values of a settings dataclass as JSON can hold them; a single text of several is itself."""
+    return {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
 
 
 def require_empty(output: Path, advice: str = "give a new folder") -> None:
@@ -154,9 +154,18 @@ def run_command(main: Callable[[], int]) -> None:
     raise SystemExit(status)
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    is_single = isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], str)
+    return value[0] if is_single else value
+
+
 def _help_text(item: dataclasses.Field[Any]) -> str:
     text = str(item.metadata.get("help", ""))
-    notes = [] if item.default in (dataclasses.MISSING, None, Path(), "") else [f"default: {item.default}"]
+    notes = (
+        [] if item.default in (dataclasses.MISSING, None, Path(), "", ()) else [f"default: {item.default}"]
+    )
     if within := item.metadata.get("range"):
         notes.append(str(within))
     shown = f"({'; '.join(notes)})" if notes else ""
@@ -173,6 +182,8 @@ def _scalar_type(hint: Any) -> Any:
 def _checked(name: str, value: Any, kind: Any) -> Any:
     """A TOML value for a field of type ``kind``, or OptionError."""
     if typing.get_origin(kind) is tuple:
+        if kind == _TEXTS and type(value) is str:
+            value = [value]
         fits = isinstance(value, list) and all(type(part) in _accepted(kind) for part in value)
     elif typing.get_origin(kind) is typing.Literal:
         fits = value in typing.get_args(kind)
@@ -195,6 +206,8 @@ def _accepted(kind: Any) -> tuple[type, ...]:
 def _described(kind: Any) -> str:
     """What a TOML value for a field of type ``kind`` looks like."""
     if typing.get_origin(kind) is tuple:
+        if kind == _TEXTS:
+            return "a string, or a list of strings"
         return f"a list of {'numbers' if float in _accepted(kind) else 'integers'}"
     if typing.get_origin(kind) is typing.Literal:
         return f"one of {', '.join(map(repr, typing.get_args(kind)))}"

@@ -23,7 +23,8 @@ from ..command_line.mask_options import MaskOptions
 from .batches import PairReader
 from .fitting import FitSettings, Segmenter, fit, fit_settings, predictions, save_segmenter
 from .mixing import mixed_order
-from .networks.registry import NETWORKS, build_network
+from .networks.interface import SegmentationNetwork
+from .networks.registry import NETWORKS, build_network, weights_by_network
 from .plan import Experiment, Plan, PlanError
 from .scores import dice_scores, iou_scores
 from .training_sets import Folders, HeldOutSet, Sets
@@ -45,7 +46,9 @@ class RunSettings(MaskOptions):
     resolution: int | None = option(None, "side in pixels that images are stretched to", Range(32, 16384))
     learning_rate: float | None = option(None, "peak learning rate", RATE)
     pretrained: bool = option(False, "start from a backbone trained on ImageNet, which may be downloaded")
-    weights: Path | None = option(None, "file of backbone weights to start from; for a single network")
+    weights: tuple[str, ...] | None = option(
+        None, "file of weights to start from, of the backbone or the whole; of several networks NETWORK=FILE"
+    )
     cases: int = option(6, "worst and best cases shown of each variant, 0 for none", COUNT_OR_NONE)
     save_networks: bool = option(False, "keep the trained networks (.safetensors, in runs/)")
     cache_gb: float = option(
@@ -101,16 +104,22 @@ class Benchmark:
         folders = Folders(settings.mask_rule)
         self.sets: dict[str, Sets] = {one.name: folders.sets(one) for one in plan.experiments}
         self._changes = folders.changes
-        weights = file_digest(settings.weights) if settings.weights else None
+        networks = {network: None for one in plan.experiments for network in one.networks}
+        self._weights = weights_by_network(settings.weights or (), [*networks])
+        digests = {network: file_digest(path) for network, path in self._weights.items()}
         self.jobs = [
             job
             for experiment in plan.experiments
             for network in experiment.networks
-            for job in self._jobs(experiment, network, weights, output)
+            for job in self._jobs(experiment, network, digests.get(network), output)
         ]
         for job in self.jobs:
             if job.file.exists():
                 check_record(job.file, json.loads(job.file.read_text("utf-8"))["record"], job.record)
+        if self._weights or settings.pretrained:
+            # Files that do not fit, and downloads that fail, are told before the hours of another network.
+            for name in {job.network: None for job in self.jobs if not job.file.exists()}:
+                self._new_network(name, settings.seed)
 
     @property
     def waiting(self) -> int:
@@ -174,14 +183,20 @@ class Benchmark:
                 yield Job(experiment.name, network, name, seed, fit_as, record, file)
 
     def _pretrained(self, network: str) -> bool:
-        return self._settings.pretrained and NETWORKS[network].has_backbone
+        """Whether weights are fetched for the network's backbone; a file takes their place."""
+        wanted = self._settings.pretrained and network not in self._weights
+        return wanted and NETWORKS[network].has_backbone
+
+    def _new_network(self, name: str, seed: int) -> SegmentationNetwork:
+        """The network as every run with ``seed`` begins."""
+        return build_network(
+            name, seed=seed, pretrained=self._pretrained(name), weights=self._weights.get(name)
+        )
 
     def _run(self, job: Job, reader: PairReader, scorer: PairReader, device: torch.device) -> None:
         started = time.perf_counter()
         settings, sets = self._settings, self.sets[job.experiment]
-        network = build_network(
-            job.network, seed=job.seed, pretrained=self._pretrained(job.network), weights=settings.weights
-        )
+        network = self._new_network(job.network, job.seed)
         variant = sets.variants[job.variant]
         order = mixed_order(
             variant.mixing,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,7 +22,7 @@ _EXPERIMENT_KEYS = {"name", "networks", "test", "variant"}
 _MIXING_KEYS = tuple(item.name for item in fields(Mixing))
 _VARIANT_KEYS = {"name", "real", "synthetic", "times", "count", "made_by", *_MIXING_KEYS}
 
-
+_ROOT = re.compile(r"\bROOT\b/?([^\s'\"]*)")
 _ALIKE = Mixing()
 
 
@@ -33,7 +35,7 @@ class Variant:
     """One training set: all pairs of ``real``, and pairs of ``synthetic``.
 
     Of the synthetic ones ``times`` as many as there are real ones, or ``count``, or all of them. ``made_by``
-    says which command makes the synthetic folders, ``mixing`` how the two kinds share the steps.
+    is the shell command that makes the synthetic folders, ``mixing`` says how the two kinds share the steps.
     """
 
     name: str
@@ -79,9 +81,10 @@ def synthetic_count(variant: Variant, real: int, available: int) -> int:
         wanted = available if variant.count is None else variant.count
         asked = f"count = {wanted}"
     if wanted > available:
+        most = math.floor(100 * available / real) / 100 if variant.times is not None else available
         raise PlanError(
             f"variant {variant.name!r}: {asked} needs {wanted} synthetic pairs, but there are {available}; "
-            "generate more (training.generate --per-mask), or ask for fewer"
+            f"generate so many (training.generate --total {wanted}), or ask for fewer ({most:g} at most)"
         )
     return wanted
 
@@ -99,7 +102,7 @@ def named_folders(entries: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for entry in entries:
         name, sign, folder = entry.partition("=")
-        if not sign:
+        if not sign or Path(entry).exists():
             name, folder = Path(entry).absolute().name, entry
         if not name or not folder:
             raise PlanError(f"{entry!r}: write NAME=DIR, or DIR alone")
@@ -153,7 +156,7 @@ def experiments_of_table(
 
 
 def under(root: Path, experiment: Experiment) -> Experiment:
-    """``experiment`` with its relative folders below ``root``."""
+    """``experiment`` with its relative folders below ``root``, which ROOT in its commands stands for."""
 
     def placed(folders: tuple[Path, ...]) -> tuple[Path, ...]:
         return tuple(root / folder for folder in folders)
@@ -162,10 +165,20 @@ def under(root: Path, experiment: Experiment) -> Experiment:
         experiment,
         tests={name: root / folder for name, folder in experiment.tests.items()},
         variants=tuple(
-            replace(variant, real=placed(variant.real), synthetic=placed(variant.synthetic))
+            replace(
+                variant,
+                real=placed(variant.real),
+                synthetic=placed(variant.synthetic),
+                made_by=_for_shell(variant.made_by, root),
+            )
             for variant in experiment.variants
         ),
     )
+
+
+def _for_shell(command: str, root: Path) -> str:
+    """``command`` with ``root`` in place of ROOT, its paths quoted where a shell needs that."""
+    return _ROOT.sub(lambda found: shlex.quote(str(root / found[1])), command)
 
 
 def mixed(experiment: Experiment, mixing: Mixing) -> Experiment:
@@ -182,19 +195,19 @@ def mixed(experiment: Experiment, mixing: Mixing) -> Experiment:
 
 def check_plan(plan: Plan, known_networks: Sequence[str]) -> None:
     """Refuse what can be told before any file is read, and folders that are not there; raises PlanError."""
-    _require_apart([experiment.name for experiment in plan.experiments], "experiments")
+    check_names([experiment.name for experiment in plan.experiments], "experiments")
     for experiment in plan.experiments:
         for network in experiment.networks:
             if network not in known_networks:
                 raise PlanError(f"network {network!r} is not known; take one of {', '.join(known_networks)}")
         if not experiment.networks:
             raise PlanError("no network is named; give --network")
-        _require_apart(experiment.networks, "networks")
+        check_names(experiment.networks, "networks")
         if not experiment.tests:
             raise PlanError("no test set is named; give --test, or a [test] table in the TOML file")
         if not experiment.variants:
             raise PlanError("no training set is named; give --train or --real")
-        _require_apart([variant.name for variant in experiment.variants], "variants")
+        check_names([variant.name for variant in experiment.variants], "variants")
         for folder in experiment.tests.values():
             _require_folder(folder, "")
         for variant in experiment.variants:
@@ -227,8 +240,8 @@ def _require_folder(folder: Path, made_by: str) -> None:
         raise PlanError(f"{folder}: does not exist{advice}")
 
 
-def _require_apart(names: Sequence[str], kind: str) -> None:
-    """Refuse names that are equal or would give the same file name."""
+def check_names(names: Sequence[str], kind: str) -> None:
+    """Raise PlanError for names, of this ``kind``, that are equal or would give the same file name."""
     seen: dict[str, str] = {}
     for name in names:
         stem = portable_stem(name).casefold()

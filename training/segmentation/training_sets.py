@@ -54,17 +54,24 @@ class Folders:
     def __init__(self, rule: ForegroundRule) -> None:
         self._rule = rule
         self.changes: list[str] = []
-        self._pairs: dict[Path, tuple[Pair, ...]] = {}
+        self._found: dict[Path, tuple[Pair, ...]] = {}
+        self._checked: set[Path] = set()
         self._fingerprints: dict[Path, str] = {}
 
     def pairs(self, folder: Path) -> tuple[Pair, ...]:
         """The pairs of ``folder``, every mask decoded once; raises PairError for what cannot be used."""
-        if folder not in self._pairs:
-            pairs = tuple(find_pairs(folder, default_prompt="", tell=note))
+        pairs = self._listed(folder)
+        if folder not in self._checked:
             check = checked(pairs, self._rule, place=folder)
             self.changes += [f"{folder.name}: {change}" for change in check.changes]
-            self._pairs[folder] = pairs
-        return self._pairs[folder]
+            self._checked.add(folder)
+        return pairs
+
+    def _listed(self, folder: Path) -> tuple[Pair, ...]:
+        """The pairs of ``folder``, whose files nobody has opened yet."""
+        if folder not in self._found:
+            self._found[folder] = tuple(find_pairs(folder, default_prompt="", tell=note))
+        return self._found[folder]
 
     def fingerprint(self, folder: Path) -> str:
         """That of all the folder's pairs."""
@@ -78,6 +85,8 @@ class Folders:
         Raises PairError for a folder that cannot be used, and PlanError when there are too few synthetic
         pairs or when a test image is a training image too.
         """
+        for variant in experiment.variants:  # first: decoding the masks of large sets takes minutes
+            self._wanted(variant)
         tests = {
             name: HeldOutSet(self.pairs(folder), self.fingerprint(folder))
             for name, folder in experiment.tests.items()
@@ -92,10 +101,18 @@ class Folders:
                 )
         return Sets(tests, variants)
 
+    def _wanted(self, variant: Variant) -> int:
+        """How many of its synthetic pairs ``variant`` takes. Raises PlanError when there are too few."""
+        real, synthetic = (
+            sum(len(self._listed(folder)) for folder in folders)
+            for folders in (variant.real, variant.synthetic)
+        )
+        return synthetic_count(variant, real, synthetic) if synthetic else 0
+
     def _training_set(self, variant: Variant) -> VariantSet:
         real = [pair for folder in variant.real for pair in self.pairs(folder)]
         synthetic = [pair for folder in variant.synthetic for pair in self.pairs(folder)]
-        wanted = synthetic_count(variant, len(real), len(synthetic)) if synthetic else 0
+        wanted = self._wanted(variant)
         taken = [synthetic[place] for place in evenly_chosen(len(synthetic), wanted)]
         folders = (*variant.real, *variant.synthetic)
         fingerprints = tuple(self.fingerprint(folder) for folder in folders)

@@ -14,6 +14,7 @@ from training.command_line.options import (
     add_flags,
     build,
     field_names,
+    plain,
     read_toml,
     refuse_unknown,
     run_command,
@@ -262,3 +263,28 @@ def test_a_commands_status_is_the_programs(status: int) -> None:
         run_command(lambda: status)
 
     assert end.value.code == status
+
+
+@dataclass(frozen=True)
+class Several:
+    folders: tuple[str, ...] = option((), "which ones")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("'a'", ("a",)), ("['a', 'b']", ("a", "b")), ("[]", ())],
+    ids=["one", "two", "none"],
+)
+def test_a_text_stands_for_a_list_of_it_where_there_may_be_several(
+    text: str, expected: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text(f"folders = {text}", "utf-8")
+    found = parse(settings=Several, table=read_toml(tmp_path / "run.toml"))
+    assert found == Several(expected)
+    assert plain(found)["folders"] == (expected[0] if len(expected) == 1 else expected)
+
+
+def test_a_list_of_others_than_texts_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("folders = ['a', 1]", "utf-8")
+    with pytest.raises(OptionError, match="must be a string, or a list of strings"):
+        parse(settings=Several, table=read_toml(tmp_path / "run.toml"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -67,6 +67,33 @@ NETWORKS: Mapping[str, NetworkInfo] = {
 """By the name that ``--network`` takes."""
 
 
+def weights_by_network(entries: Sequence[str], networks: Sequence[str]) -> dict[str, Path]:
+    """The files of ``NETWORK=FILE`` by network; ``FILE`` alone is for the only one of the ``networks``.
+
+    Raises NetworkError for a file whose network is not told or not among these, and for one that is missing.
+    """
+    found: dict[str, Path] = {}
+    for entry in entries:
+        name, is_named, file = entry.partition("=")
+        if not is_named or Path(entry).exists():
+            if len(networks) > 1:
+                raise NetworkError(
+                    f"--weights {entry} does not say for which of {', '.join(networks)}; give NETWORK=FILE, "
+                    "one for each network that has a file"
+                )
+            name, file = networks[0], entry
+        if name not in networks:
+            raise NetworkError(
+                f"--weights {entry}: {name!r} is not compared here; the networks are {', '.join(networks)}"
+            )
+        if name in found:
+            raise NetworkError(f"--weights names two files for {name}; give one of them")
+        if not Path(file).is_file():
+            raise NetworkError(f"--weights {entry}: there is no file {file}; check the path")
+        found[name] = Path(file)
+    return found
+
+
 def build_network(
     name: str, *, seed: int, pretrained: bool = False, weights: Path | None = None
 ) -> SegmentationNetwork:
@@ -96,7 +123,8 @@ def build_network(
                 raise
             raise NetworkError(
                 f"the ImageNet weights for the backbone of {name} cannot be downloaded ({error}); fetch "
-                "them on another machine and give the file with --weights, or train from random weights"
+                f"them on another machine and give the file with --weights {name}=FILE, or train from random "
+                "weights with --no-pretrained"
             ) from error
     if weights is not None:
         load_weights(network, weights)
