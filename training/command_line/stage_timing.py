@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def timed(timings: dict[str, float], stage: str) -> Iterator[None]:
-    """Enter under ``stage`` the seconds that the block took, unless it raises."""
+    """Add to ``stage`` the seconds that the block took, unless it raises."""
     start = time.perf_counter()
     yield
-    timings[stage] = time.perf_counter() - start
+    timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start

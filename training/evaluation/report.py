@@ -38,6 +38,7 @@ _REAL, _SYNTHETIC = "#3b82f6", "#e08a1e"  # readable on white and on near-black 
 _DPI = 130
 _TILE_DPI = 110  # pixels of a tile to the inch
 _GAP = 6  # pixels between tiles
+_PANELS_IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,14 @@ def write_evaluation(folder: Path, report: EvaluationReport) -> None:
         figures["projection"] = projection_figure(report.projections)
     if report.neighbours:
         figures["nearest_distances"] = distance_figure(report.neighbours)
+    write_figures(folder, figures)
+    write_text_atomic(folder / "report.html", render_evaluation(report))
+
+
+def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
+    """Write each of the ``figures`` into ``folder`` as PNG, called by its name. Raises OSError."""
     for name, figure in figures.items():
         write_bytes_atomic(folder / f"{name}.png", _png(figure))
-    write_text_atomic(folder / "report.html", render_evaluation(report))
 
 
 def render_evaluation(report: EvaluationReport) -> str:
@@ -99,19 +105,27 @@ def render_evaluation(report: EvaluationReport) -> str:
         section("Left out", key_values(report.left_out)),
         section("Real and synthetic images in the plane", _projections(report)),
         section("Nearest real images", _nearest(report.neighbours)),
-        *(section(gallery.heading, _gallery(gallery)) for gallery in report.galleries),
+        *(section(gallery.heading, gallery_strips(gallery)) for gallery in report.galleries),
         section("Time", key_values({name: duration(value) for name, value in report.timings.items()})),
         section("Settings", key_values(report.settings)),
         section("Notes", bullets(report.notes)),
     ]
-    return page(report.title, sections, _STYLE)
+    return page(report.title, sections, STYLE)
 
 
-def projection_figure(projections: Sequence[Projection]) -> Figure:
-    """Scatter plots side by side, real and synthetic images in two colours."""
-    figure = Figure(figsize=(4.6 * len(projections), 4.6), layout="constrained")
-    panels = figure.subplots(1, len(projections), squeeze=False)[0]
-    for axes, projection in zip(panels, projections, strict=True):
+def projection_figure(projections: Sequence[Projection], *, share_plane: bool = False) -> Figure:
+    """Scatter plots side by side, real and synthetic images in two colours.
+
+    With ``share_plane`` all have the same axes, and stand in rows of three.
+    """
+    columns = min(len(projections), _PANELS_IN_A_ROW) if share_plane else len(projections)
+    rows = -(-len(projections) // columns)
+    figure = Figure(figsize=(4.6 * columns, 4.6 * rows), layout="constrained")
+    grid_of_axes = figure.subplots(rows, columns, squeeze=False, sharex=share_plane, sharey=share_plane)
+    panels = grid_of_axes.ravel()
+    for axes in panels[len(projections) :]:
+        axes.set_axis_off()
+    for axes, projection in zip(panels, projections, strict=False):
         style_axes(axes)
         axes.set_title(projection.name, fontsize=11)
         for points, colour, label in (
@@ -170,13 +184,12 @@ def _metric_table(metrics: Mapping[str, Estimate]) -> str:
     rows = []
     for name, estimate in metrics.items():
         meaning = meaning_of(name)
-        interval = "" if estimate.low is None else f"{_shown(estimate.low)} … {_shown(estimate.high or 0.0)}"
         note = f" ({estimate.note})" if estimate.note else ""
         rows.append(
             (
                 metric_title(name),
-                _shown(estimate.value),
-                interval,
+                shown(estimate.value),
+                shown_interval(estimate),
                 f"{estimate.real:,}" if estimate.real else "",
                 f"{estimate.synthetic:,}" if estimate.synthetic else "",
                 meaning.better,
@@ -208,7 +221,8 @@ def _nearest(neighbours: Mapping[str, Neighbours]) -> str:
     return captioned(figure, text)
 
 
-def _gallery(gallery: Gallery) -> str:
+def gallery_strips(gallery: Gallery) -> str:
+    """The strips of a gallery as HTML, or nothing where there is none; the page takes STYLE."""
     strips = "".join(_strip(strip) for strip in gallery.strips)
     return f'<p class="lead">{escape(gallery.text)}</p><div class="strips">{strips}</div>' if strips else ""
 
@@ -222,11 +236,16 @@ def _strip(strip: Strip) -> str:
     return f'<figure class="strip"><div class="pictures">{cells}</div>{about}</figure>'
 
 
-def _shown(value: float) -> str:
-    """Three decimals, or three significant digits below 0.1 and none that mislead above 100."""
+def shown(value: float) -> str:
+    """Three decimals, or two significant digits below 0.1 and none that mislead above 100."""
     if abs(value) >= 100:
         return f"{value:.1f}"
     return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
+
+
+def shown_interval(estimate: Estimate) -> str:
+    """Both ends, or nothing where there is no interval."""
+    return "" if estimate.low is None else f"{shown(estimate.low)} … {shown(estimate.high or 0.0)}"
 
 
 def _shortened(name: str, most: int = 22) -> str:
@@ -240,7 +259,7 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-_STYLE = """
+STYLE = """
 .lead { color: var(--quiet); margin: 0 0 0.9rem; max-width: 46rem; }
 .strips { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr));
   gap: 1.25rem; }

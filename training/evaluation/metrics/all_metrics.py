@@ -20,7 +20,7 @@ from .adherence import adherence_ratio, dice_of_pairs, train_judge
 from .distances import Features, TooFewImages, cmmd, fid, kid, precision_recall
 from .features import CLIP
 from .image_sets import ImageSet
-from .memorisation import Neighbours, close_share, distance_ratio, find_neighbours
+from .memorisation import Neighbours, RealNeighbours, close_share, distance_ratio
 from .paired import cosines, lpips_distances, sample_pairs
 
 SEGMENTER = "small-unet"
@@ -104,15 +104,22 @@ def measure_distances(
             results.metrics[f"{metric}[{name}]"] = replace(found, note=note)
 
 
+def real_neighbours(real: Features) -> RealNeighbours | str:
+    """What memorisation is measured by, for all synthetic images; or why it cannot be."""
+    try:
+        return RealNeighbours(real)
+    except TooFewImages as error:
+        return str(error)
+
+
 def measure_memorisation(
-    results: Results, name: str, real: Features, synthetic: Features, groups: Groups | None
+    results: Results, name: str, real: RealNeighbours | str, synthetic: Features, groups: Groups | None
 ) -> Neighbours | None:
     """Share of suspiciously close images and ratio of distances; the neighbours, or None for too few."""
-    try:
-        neighbours = find_neighbours(real, synthetic)
-    except TooFewImages as error:
-        results.left_out |= {f"close-share[{name}]": str(error), f"distance-ratio[{name}]": str(error)}
+    if isinstance(real, str):
+        results.left_out |= {f"close-share[{name}]": real, f"distance-ratio[{name}]": real}
         return None
+    neighbours = real.of(synthetic)
     for metric, function in (("close-share", close_share), ("distance-ratio", distance_ratio)):
         key = f"{metric}[{name}]"
         how = {"resamples": results.resamples, "seed": results.seed}
@@ -178,32 +185,56 @@ def measure_lpips(
     _add_diversity(results, diversity, [group.mean() for group in groups], matching)
 
 
-def measure_adherence(
-    results: Results,
+@dataclass(frozen=True)
+class Judge:
+    """A segmenter trained on ``trained_on`` real pairs, and its Dice on held-out ones, None without any."""
+
+    network: nn.Module
+    trained_on: int
+    side: int
+    rule: ForegroundRule
+    on_real: Floats | None
+
+    def dice(self, pairs: Sequence[Pair], description: str) -> Floats:
+        """Of what it finds in each pair's image against the mask: (N,)."""
+        return dice_of_pairs(self.network, pairs, side=self.side, rule=self.rule, description=description)
+
+
+def make_judge(
     train: Sequence[Pair],
-    synthetic: Sequence[Pair],
     test: Sequence[Pair],
     settings: SegmenterSettings,
     *,
     side: int,
     rule: ForegroundRule,
+    seed: int,
+) -> Judge:
+    """Train a segmenter on the real pairs ``train`` and look at the held-out ones, if there are any."""
+    network = train_judge(train, settings, side=side, rule=rule, seed=seed)
+    judge = Judge(network, len(train), side, rule, None)
+    return replace(judge, on_real=judge.dice(test, "held-out real pairs")) if test else judge
+
+
+def measure_adherence(
+    results: Results,
+    judge: Judge,
+    synthetic: Sequence[Pair],
     groups: Groups | None,
+    description: str,
 ) -> Floats:
-    """Dice of a segmenter trained on the real pairs ``train``: on synthetic and held-out real images.
+    """Dice of ``judge`` on synthetic images, and over that on held-out real ones.
 
     ``groups`` of synthetic pairs share a mask. Returns the Dice of each synthetic pair. The metrics of
-    held-out images are left out when ``test`` is empty.
+    held-out images are left out where there are none.
     """
-    judge = train_judge(train, settings, side=side, rule=rule, seed=results.seed)
-    scores = partial(dice_of_pairs, judge, side=side, rule=rule)
-    dice = scores(synthetic, description="mask adherence")
-    note = f"trained on {len(train)} real pairs"
+    dice = judge.dice(synthetic, description)
+    note = f"trained on {judge.trained_on} real pairs"
     results.add_mean(f"adherence[{SEGMENTER}]", dice, (0, len(dice)), note, groups)
     names = f"real-dice[{SEGMENTER}]", f"adherence-ratio[{SEGMENTER}]"
-    if not test:
+    on_real = judge.on_real
+    if on_real is None:
         results.left_out |= dict.fromkeys(names, "no held-out real pairs were given (--real-test)")
         return dice
-    on_real = scores(test, description="held-out real pairs")
     results.add_mean(names[0], on_real, (len(on_real), 0))
     how = {"resamples": results.resamples, "seed": results.seed}
     ratio = adherence_ratio(dice, on_real, **how, groups=groups)

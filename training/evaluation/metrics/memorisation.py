@@ -35,21 +35,34 @@ class Neighbours:
     same: float
 
 
-def find_neighbours(real: Features, synthetic: Features) -> Neighbours:
-    """The nearest real images of synthetic (S, D) and of real (R, D) ones.
+class RealNeighbours:
+    """Finds the real images next to others; what concerns the real ones alone is computed once."""
 
-    Raises TooFewImages below 2 real images.
-    """
-    if len(real) < 2:
-        raise TooFewImages("memorisation takes at least 2 real images: their distances are what it refers to")
-    # In single precision, or far from the origin, the distance of an image to its copy would not be 0.
-    centre = real.mean(axis=0, dtype=np.float64)
-    real, synthetic = (features.astype(np.float64) - centre for features in (real, synthetic))
-    search = NearestNeighbors(algorithm="brute").fit(real)
-    distances, indices = search.kneighbors(synthetic, min(_REALISM_NEIGHBOURS, len(real)))
-    reference, _ = search.kneighbors(n_neighbors=1)  # of the fitted images, themselves left out
-    same = _SAME * float(np.sqrt(np.square(real).sum(axis=1).mean()))
-    return Neighbours(distances[:, 0], indices[:, 0], distances.mean(axis=1), reference[:, 0], same)
+    def __init__(self, real: Features) -> None:
+        """``real``: (R, D). Raises TooFewImages below 2 of them."""
+        if len(real) < 2:
+            raise TooFewImages(
+                "memorisation takes at least 2 real images: their distances are what it refers to"
+            )
+        # In single precision, or far from the origin, the distance of an image to its copy would not be 0.
+        self._centre = real.mean(axis=0, dtype=np.float64)
+        centred = real.astype(np.float64) - self._centre
+        self._wanted = min(_REALISM_NEIGHBOURS, len(real))
+        self._search = NearestNeighbors(algorithm="brute").fit(centred)
+        self._reference = self._search.kneighbors(n_neighbors=1)[0][:, 0]  # themselves left out
+        self._same = _SAME * float(np.sqrt(np.square(centred).sum(axis=1).mean()))
+
+    def of(self, synthetic: Features) -> Neighbours:
+        """Those of the synthetic images (S, D)."""
+        distances, indices = self._search.kneighbors(
+            synthetic.astype(np.float64) - self._centre, self._wanted
+        )
+        return Neighbours(distances[:, 0], indices[:, 0], distances.mean(axis=1), self._reference, self._same)
+
+
+def find_neighbours(real: Features, synthetic: Features) -> Neighbours:
+    """The nearest real images of synthetic (S, D) and of real (R, D) ones; raises TooFewImages likewise."""
+    return RealNeighbours(real).of(synthetic)
 
 
 def close_share(

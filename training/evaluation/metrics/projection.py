@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,19 +36,33 @@ def project(real: Features, synthetic: Features, seed: int) -> list[Projection]:
 
     It takes FEWEST_PROJECTED images in all.
     """
+    return [Projection(name, *places) for name, places in _placed([real, synthetic], seed).items()]
+
+
+def project_together(real: Features, methods: Mapping[str, Features], seed: int) -> list[Projection]:
+    """One t-SNE of the real images and those of all ``methods``, as a projection for each of these.
+
+    The real images have the same places in all of them, so that they can be laid side by side.
+    """
+    shared, *places = _placed([real, *methods.values()], seed)["t-SNE"]
+    return [Projection(name, shared, own) for name, own in zip(methods, places, strict=True)]
+
+
+def _placed(sets: Sequence[Features], seed: int) -> dict[str, list[NDArray[np.float64]]]:
+    """The places of some of the images of each of the ``sets``, all together, by the name of the map."""
     random = draws(seed, "projection")
-    shown = [_drawn(features, random) for features in (real, synthetic)]
-    both = np.concatenate(shown)
+    shown = [_drawn(features, random) for features in sets]
+    together = np.concatenate(shown)
     state = stream_seed(seed, "projection-state") % 2**32
-    components = min(_TSNE_COMPONENTS, *both.shape)
-    reduced = PCA(components, random_state=state).fit_transform(both)
-    perplexity = min(_PERPLEXITY, (len(both) - 1) / 3)
+    components = min(_TSNE_COMPONENTS, *together.shape)
+    reduced = PCA(components, random_state=state).fit_transform(together)
+    perplexity = min(_PERPLEXITY, (len(together) - 1) / 3)
     places = TSNE(perplexity=perplexity, init="pca", random_state=state).fit_transform(reduced)
-    split = len(shown[0])
-    return [
-        Projection(name, points[:split], points[split:].astype(np.float64))
+    ends = np.cumsum([len(part) for part in shown])[:-1]
+    return {
+        name: [part.astype(np.float64) for part in np.split(points, ends)]
         for name, points in (("PCA", reduced[:, :2]), ("t-SNE", places))
-    ]
+    }
 
 
 def _drawn(features: Features, random: np.random.Generator) -> NDArray[np.float64]:

@@ -1,0 +1,120 @@
+"""What an evaluation compares: the real images, and synthetic ones of one method or of several, by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from siamese_core.masks.foreground_rule import ForegroundRule
+from siamese_core.pairs.pair_files import find_pairs
+
+from ..command_line.notes import note
+from ..command_line.options import OptionError
+from ..rating.study_files import REAL
+from ..rating.study_results import StudyResults
+from ..segmentation.plan import check_names, named_folders
+from .measuring import RealSets
+from .metrics.image_sets import ImageSet, check_images, find_images
+
+UNNAMED = "synthetic"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The folder of real images and those of the methods, by name.
+
+    ``is_single``: there is one without a name, which gets a report of its own and no row beside others.
+    """
+
+    real: Path
+    synthetic: Mapping[str, Path]
+    is_single: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """The images in the folders that are ``compared``, and notes about each set, the real one's as "real"."""
+
+    compared: Compared
+    real: RealSets
+    synthetic: Mapping[str, ImageSet]
+    notes: Mapping[str, Sequence[str]]
+
+
+def compared_folders(real: Path, synthetic: Sequence[str]) -> Compared:
+    """What ``synthetic``, a folder or ``NAME=DIR`` for each method, is to be compared with ``real``.
+
+    Raises PlanError or OptionError for names that do not tell the methods apart.
+    """
+    if len(synthetic) == 1 and ("=" not in synthetic[0] or Path(synthetic[0]).exists()):
+        return Compared(real, {UNNAMED: Path(synthetic[0])}, is_single=True)
+    folders = {name: Path(folder) for name, folder in named_folders(synthetic).items()}
+    check_names([*folders], "methods")
+    if REAL in folders:
+        raise OptionError(f"--synthetic {REAL}=...: so the real images are called; give it another name")
+    return Compared(real, folders, is_single=False)
+
+
+def check_study(study: StudyResults, path: Path, compared: Compared) -> Iterator[str]:
+    """What of the rating study at ``path`` is not shown, or was of other folders, a sentence each.
+
+    Raises OptionError where it rates none of the methods.
+    """
+    if compared.is_single:
+        raise OptionError("--rating-study needs the method's name in that study: --synthetic NAME=DIR")
+    sources = [name for name in study.sources if name != REAL]
+    if not set(sources) & set(compared.synthetic):
+        raise OptionError(
+            f"{path}: rates {', '.join(sources)}, none of {', '.join(compared.synthetic)}; call the methods "
+            "as the study does"
+        )
+    for name in sources:
+        if name not in compared.synthetic:
+            yield f"{path} rates {name} too, which --synthetic does not name"
+    for name, folder in {REAL: compared.real, **compared.synthetic}.items():
+        rated = study.folders.get(name)
+        if rated is not None and rated.resolve() != folder.resolve():
+            yield f"{path}: the raters saw images of {rated} for {name}, not of {folder}"
+
+
+def find_sets(
+    compared: Compared,
+    train: Path | None,
+    test: Path | None,
+    rule: ForegroundRule,
+    *,
+    skip_corrupt: bool,
+) -> Found:
+    """Find and check all images, and the real pairs to ``train`` and ``test`` a judge of mask adherence on.
+
+    Raises PairError for what cannot be used, and OptionError where a judge has no masks to compare with.
+    """
+    notes: dict[str, list[str]] = {}
+    checked: dict[str, ImageSet] = {}
+    for name, folder in {REAL: compared.real, **compared.synthetic}.items():
+        check = check_images(find_images(folder, note), rule, skip_corrupt=skip_corrupt)
+        checked[name] = check.images
+        is_plain = name == REAL or compared.is_single
+        counted = f"{len(check.images)} {name} images" if is_plain else f"{name}: {len(check.images)} images"
+        told = notes[name] = [f"{counted}, {_sizes(check.sizes)}."]
+        told += [f"Skipped: {sentence}" for sentence in check.skipped]
+        for text in check.notes:
+            note(f"{folder}: {text}")
+            told.append(f"{name}: {text}.")
+    pairs = [find_pairs(folder, default_prompt="", tell=note) if folder else [] for folder in (train, test)]
+    real = checked.pop(REAL)
+    for name, images in checked.items():
+        if train and images.pairs is None:
+            raise OptionError(
+                f"{compared.synthetic[name]}: holds no masks, and mask adherence compares with them; give "
+                "pairs, or leave --segmenter-train away"
+            )
+    return Found(compared, RealSets(real, *pairs), checked, notes)
+
+
+def _sizes(sizes: Counter[tuple[int, int]]) -> str:
+    (height, width), count = sizes.most_common(1)[0]
+    rest = f" and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
+    return f"{width} x {height} pixels ({count} of them){rest}" if rest else f"{width} x {height} pixels"
