@@ -25,7 +25,7 @@ from .host.file_state import files_fingerprint, never_equal
 from .host.host_models import RUN_ID
 from .host.mask_tensors import binary_masks
 from .host.notices import show, warn
-from .host.own_sampling import chosen_guidance, own_sampling_of, size_warnings
+from .host.own_sampling import chosen_guidance, hints_in_words, own_sampling_of, size_warnings
 from .host.refusals import refusing
 from .host.schema import searchable
 from .sampling_inputs import background_inputs, network_inputs, sampling_inputs
@@ -250,11 +250,12 @@ def stranger_warnings(model: Any, control_net: Any) -> list[str]:
             "There is no ControlNet: the checkpoint is a base, which does not follow masks. Train it with "
             "Train Siamese, or load a trained model."
         )
-    if own_sampling_of(model).needs_image:
+    own = own_sampling_of(model)
+    if own.needs_image:
         raise ControlError(
             "This model is a baseline that was trained with images in its hint, and this node gives it masks "
-            "alone; chain two Apply ControlNet nodes, for mask and image, as the template "
-            "mask_and_image_prior does."
+            f"alone; give it {hints_in_words(own)}, through Apply ControlNet nodes as in the template "
+            "mask_and_image_prior."
         )
     decoder, control = model.get_attachment(RUN_ID), getattr(control_net, "run_id", "")
     if not (decoder and control and decoder != control):

@@ -63,7 +63,7 @@ class DemoSettings:
     pairs: int = option(24, "real pairs to train on, of the 24 that ship", Range(2, 24))
     held_out: int = option(24, "held-out real masks to generate for, of the 24 that ship", Range(1, 24))
     random_masks: int = option(1, "random masks drawn after each training mask", COUNT_OR_NONE)
-    steps: int = option(105, "steps of the Siamese training", COUNT)
+    steps: int = option(180, "steps of the Siamese training", COUNT)
     batch_size: int = option(
         4, "pairs a training step; the rest is in training/recipes/small_base.toml", COUNT
     )

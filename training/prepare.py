@@ -294,7 +294,7 @@ def _check_settings(settings: PrepareSettings) -> None:
     if (settings.modes == "colour") != (settings.mode_count is not None):
         raise OptionError("--modes colour and --mode-count belong together; give both or neither")
     if settings.keep_empty and settings.crop is None:
-        raise OptionError("--keep-empty is about the tiles of --crop; give that too, or leave it away")
+        raise OptionError("--keep-empty is about the tiles of --crop; give that too, or leave it out")
 
 
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, PrepareSettings]:

@@ -3,7 +3,7 @@
     python -m training.regenerate RECORD --pair NAME --checkpoint FILE --masks DIR --output DIR
 
 RECORD is the manifest.jsonl of a dataset and NAME the pair's stem, or RECORD is a PNG that training.generate
-has written and NAME is left away. --masks takes what training.generate took: a folder of masks, one of pairs,
+has written and NAME is left out. --masks takes what training.generate took: a folder of masks, one of pairs,
 or a single mask file. Written: OUTPUT/images and OUTPUT/masks. Same bytes need the same versions, device and
 threads as in the record; the command says where yours differ. --backgrounds DIR is needed for a pair that was
 generated into a real frame.

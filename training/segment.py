@@ -125,7 +125,7 @@ def _plan(args: argparse.Namespace, settings: SegmentSettings, table: Mapping[st
     by_table = bool({"experiment", "variant", "test"} & set(table))
     if by_flags and by_table:
         raise OptionError(
-            f"{args.config} names the sets; leave --train, --real, --synthetic and --test away, or that file"
+            f"{args.config} names the sets; leave out --train, --real, --synthetic and --test, or that file"
         )
     if by_table:
         found = experiments_of_table(table, args.config, args.network)

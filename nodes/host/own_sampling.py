@@ -38,10 +38,20 @@ def tell_of_training(file: ModelFile) -> None:
     ordered = sorted(shares.items(), key=lambda item: (-item[1], item[0]))
     lines += [f"{share:.0%}: {prompt}" for prompt, share in ordered[:_SHOWN_PROMPTS]]
     if own.needs_image:
-        warnings = [*warnings, "samples with mask and image: see the template mask_and_image_prior"]
+        warnings = [*warnings, f"samples with {hints_in_words(own)}: see the template mask_and_image_prior"]
     if len(shares) > _SHOWN_PROMPTS:
         lines.append(f"and {len(shares) - _SHOWN_PROMPTS} more prompts")
     show("\n".join(lines), warnings)
+
+
+def hints_in_words(own: OwnSampling) -> str:
+    """The hints of a model that masks alone are none for, with the strength of each."""
+    mask, image = own.hint_weights
+    return (
+        f"its mask at strength {mask:g} and its image at {image:g}"
+        if mask
+        else f"the image at strength {image:g}"
+    )
 
 
 def own_sampling_of(model: Any) -> OwnSampling:

@@ -45,7 +45,7 @@ def read_start(base: Path | None, trained: Path | None, hint_block: HintBlock) -
     tokenizer, record = None, {"init": file_digest(trained), "parent": model.run_id}
     if model.kind == "full":
         if base is not None:
-            raise BaseError(f"{trained}: a whole model, which holds its base; leave --base away")
+            raise BaseError(f"{trained}: a whole model, which holds its base; leave out --base")
         record["base"] = record["init"]
     elif model.kind == "adapter":
         if base is None:

@@ -22,13 +22,18 @@ _LARGEST_GUIDANCE = 30.0
 class OwnSampling:
     """The side in pixels and the guidance scale of a model; ``recorded``: its file tells the side.
 
-    ``needs_image``: its hint is made of mask and image, as of a baseline of the paper.
+    ``hint_weights``: strengths of the controls of mask and image, (1, 0) but for the paper's baselines.
     """
 
     resolution: int
     guidance: float
     recorded: bool
-    needs_image: bool = False
+    hint_weights: tuple[float, float] = (1.0, 0.0)
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether masks alone are no hint for it."""
+        return self.hint_weights[1] > 0
 
 
 def own_sampling(training: Mapping[str, Any], architecture: Architecture) -> OwnSampling:
@@ -46,8 +51,8 @@ def own_sampling(training: Mapping[str, Any], architecture: Architecture) -> Own
         value: Any = training.get(key)
         if type(value) in (int, float) and 1 <= value <= _LARGEST_GUIDANCE:
             guidance = float(value)
-    needs_image = recorded_hint_weights(training)[1] > 0
-    return OwnSampling(side or PAPER_RESOLUTION, guidance, side is not None, needs_image)
+    hint_weights = recorded_hint_weights(training)
+    return OwnSampling(side or PAPER_RESOLUTION, guidance, side is not None, hint_weights)
 
 
 def recorded_hint_weights(training: Mapping[str, Any]) -> tuple[float, float]:
@@ -68,7 +73,7 @@ def recorded_side(training: Mapping[str, Any]) -> int | None:
         return None
     if type(side) is not int or not 0 < side <= _LARGEST_SIDE or side % _SIDE_STEP:
         raise CheckpointError(
-            f"its record tells of the resolution {str(side)[:40]}, which is no positive multiple of "
+            f"its record gives the resolution {str(side)[:40]}, which is no positive multiple of "
             f"{_SIDE_STEP} up to {_LARGEST_SIDE}; give one yourself"
         )
     return side

@@ -72,13 +72,20 @@ def test_a_dataset_takes_size_and_guidance_of_the_model(host: Host) -> None:
     assert "128 x 128 pixels, cfg 3" in told
 
 
-@pytest.mark.parametrize("branches", ["joint", "image"])
-def test_a_model_that_needs_images_is_not_sampled_with_masks_alone(host: Host, branches: str) -> None:
-    name = put_with_record(host, f"{branches}.safetensors", branches=branches)
+@pytest.mark.parametrize(
+    ("branches", "hints"),
+    [("joint", "its mask at strength 0.5 and its image at 1"), ("image", "the image at strength 1")],
+)
+def test_a_model_that_needs_images_is_not_sampled_with_masks_alone(
+    host: Host, branches: str, hints: str
+) -> None:
+    name = put_with_record(host, f"{branches}.safetensors", branches=branches, mask_weight=0.5)
     latents = {"6": graphs.saved_latent(("5", 2), "refused")}
-    with pytest.raises(HostError, match=r"trained with images in its hint.* two Apply ControlNet nodes"):
+    with pytest.raises(
+        HostError, match=rf"trained with images in its hint.* give it {hints}, through Apply ControlNet"
+    ):
         host.run({**sampled(name, cfg=0.0), **latents})
-    assert "samples with mask and image" in host.text_on("1")
+    assert f"samples with {hints}" in host.text_on("1")
     graph = {**graphs.model(), "7": dataset(f"refused_{branches}")}
     graph["1"]["inputs"]["checkpoint"] = name
     with pytest.raises(HostError, match=r"trained with images in its hint"):

@@ -316,7 +316,7 @@ def test_a_table_runs_by_one_command(tmp_path: Path) -> None:
     assert "synthetic pairs beside 3 real ones" in page
 
     refusal = run_here(segment.main, *flags, "--real", root).refusal
-    assert "names the sets; leave --train, --real, --synthetic and --test away" in refusal
+    assert "names the sets; leave out --train, --real, --synthetic and --test" in refusal
 
 
 @pytest.mark.parametrize(

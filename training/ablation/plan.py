@@ -86,14 +86,14 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def segmentation_sets(title: str, real: Path, painted: Mapping[str, Path], tests: Mapping[str, str]) -> str:
+def segmentation_sets(title: str, real: Path, generated: Mapping[str, Path], tests: Mapping[str, str]) -> str:
     """The TOML file for training.segment that compares ``real`` with ``real`` + each variant's pairs."""
     text = partial(json.dumps, ensure_ascii=False)  # JSON's texts and lists of texts are TOML's too
     own = text([str(real.absolute())])
     lines = [f"title = {text(title)}", "", "[test]"]
     lines += [f"{text(name)} = {text(str(Path(folder).absolute()))}" for name, folder in tests.items()]
     lines += ["", "[[variant]]", 'name = "real"', f"real = {own}"]
-    for name, folder in painted.items():
+    for name, folder in generated.items():
         lines += ["", "[[variant]]", f"name = {text(f'real + {name}')}", f"real = {own}"]
         lines += [f"synthetic = {text([str(folder.absolute())])}"]
     return "\n".join(lines) + "\n"
@@ -114,7 +114,7 @@ def _settings(value: Any, stage: str, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise AblationError(f"{where}: {stage} = {value!r} must be a table of settings of training.{stage}")
     if own := sorted(set(value) & _OWN_FLAGS[stage]):
-        raise AblationError(f"{where}: {stage}.{own[0]} is set by training.ablate itself; leave it away")
+        raise AblationError(f"{where}: {stage}.{own[0]} is set by training.ablate itself; leave it out")
     return value
 
 

@@ -109,7 +109,7 @@ def find_sets(
         if train and images.pairs is None:
             raise OptionError(
                 f"{compared.synthetic[name]}: holds no masks, and mask adherence compares with them; give "
-                "pairs, or leave --segmenter-train away"
+                "pairs, or leave out --segmenter-train"
             )
     return Found(compared, RealSets(real, *pairs), checked, notes)
 

@@ -49,7 +49,7 @@ def _of_stems(folder: Path, masks: Sequence[Path]) -> list[Path]:
     if missing:
         raise OptionError(
             f"{folder}: no image with the stem of {missing[0]} ({len(missing)} of {len(masks)} masks have "
-            "none); leave --images away to sample with the masks alone"
+            "none); leave out --images to sample with the masks alone"
         )
     return [by_stem[path.stem] for path in masks]
 

@@ -75,4 +75,4 @@ def test_only_models_of_baselines_are_sampled_with_images(
     training: dict[str, Any], weights: tuple[float, float]
 ) -> None:
     assert recorded_hint_weights(training) == weights
-    assert own_sampling(training, TINY).needs_image == (weights[1] > 0)
+    assert own_sampling(training, TINY).hint_weights == weights

@@ -107,7 +107,7 @@ def test_what_does_not_go_together_is_refused(
     def alone(*more: object) -> str:
         return run_here(train_command.main, *without_base(pairs, run, *more)).refusal
 
-    assert "holds its base; leave --base away" in train(run, "--init", full_model).refusal
+    assert "holds its base; leave out --base" in train(run, "--init", full_model).refusal
     assert "--base gives the base that it was trained on" in alone("--init", adapter)
     assert "--init takes a whole model or an adapter" in alone("--init", single_base)
     sparse = alone("--init", full_model, "--hint-block", "sparse")

@@ -110,7 +110,7 @@ def build_network(
     if name not in NETWORKS:
         raise NetworkError(f"there is no network {name!r}; take one of {', '.join(NETWORKS)}")
     if pretrained and not NETWORKS[name].has_backbone:
-        raise NetworkError(f"{name} has no backbone that could be pretrained; leave --pretrained away for it")
+        raise NetworkError(f"{name} has no backbone that could be pretrained; leave out --pretrained for it")
     if pretrained and weights is not None:
         raise NetworkError(f"give either pretrained weights or the file {weights}, not both")
     # Initialisers draw from the global CPU generator; torch.manual_seed would reseed CUDA's as well.
