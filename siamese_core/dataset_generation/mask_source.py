@@ -20,7 +20,7 @@ from ..masks.plausibility import MaskSurvey
 from ..masks.random_transforms import TransformError, TransformSettings, transform_mask, variant_seed
 from ..masks.resizing import ResizeMode, Size, resize_mask
 from ..pairs.pair_writer import pair_stem
-from ..pairs.written_masks import read_mask_by_origin, rule_by_origin
+from ..pairs.written_masks import read_mask_as_known, rule_by_origin
 
 PairSize = Literal["model", "source"]
 
@@ -97,10 +97,12 @@ class MaskSource:
         self._total = len(files) * per_mask if total is None else total
         self.per_mask = -(-self._total // len(files))
         self._digests: list[bytes] = []
+        self._rules: list[ForegroundRule] = []
         survey = MaskSurvey(use.rule, use.size, use.resize_mode)
         for path in files:
             self._digests.append(bytes.fromhex(file_digest(path)))
-            reading = read_mask_by_origin(path, use.rule)
+            self._rules.append(rule_by_origin(path, use.rule))
+            reading = read_mask_as_known(path, self._rules[-1], use.rule)
             survey.add(path, reading)
             on_mask(path, reading.note)
         survey.refuse_implausible(needs_foreground=use.transforms is not None)
@@ -143,8 +145,7 @@ class MaskSource:
         number, variant = self._variant(index)
         path, digest = self.files[number], self._digests[number].hex()
         seed = variant_seed(self.seed, number, variant)
-        mask, rule = self._read(number)
-        written, for_model = self.use.apply(mask, seed)
+        written, for_model = self.use.apply(self._read(number), seed)
         transforms = self.use.transforms
         return PairMask(
             stem=self.stem(index),
@@ -153,17 +154,16 @@ class MaskSource:
             written=written,
             for_model=for_model,
             transform=None if transforms is None else {"seed": seed, **asdict(transforms)},
-            rule=rule,
+            rule=self._rules[number],
         )
 
-    def _read_again(self, number: int) -> tuple[NDArray[np.bool_], ForegroundRule]:
+    def _read_again(self, number: int) -> NDArray[np.bool_]:
         path = self.files[number]
         # Read first: whatever is digested afterwards is as new as what was used, or newer.
-        rule = rule_by_origin(path, self.use.rule)
-        mask = read_mask(path, rule).mask
+        mask = read_mask(path, self._rules[number]).mask
         if file_digest(path) != self._digests[number].hex():
             raise UserError(
                 f"{path}: the mask has changed since the run began; put the old file back and resume, or "
                 "start a new dataset in another folder"
             )
-        return mask, rule
+        return mask

@@ -41,11 +41,16 @@ def read_mask_by_origin(path: Path, rule: ForegroundRule = PLAIN_MASKS) -> MaskR
     :func:`~siamese_core.masks.mask_files.read_mask` does, and JsonLinesError or PairError for a list of ours
     that cannot be read.
     """
-    own = rule_by_origin(path, rule)
+    return read_mask_as_known(path, rule_by_origin(path, rule), rule)
+
+
+def read_mask_as_known(path: Path, own: ForegroundRule, given: ForegroundRule) -> MaskReading:
+    """Read ``path`` by its ``own`` rule, that of :func:`rule_by_origin` for the ``given`` one; as above."""
     reading = read_mask(path, own)
-    if own == rule:
+    if own == given:
         return reading
-    return replace(reading.noted(_NOTE), changed=_CHANGE)
+    changes = (reading.changed, _CHANGE)
+    return replace(reading.noted(_NOTE), changed="; ".join(filter(None, changes)))
 
 
 def rule_by_origin(path: Path, rule: ForegroundRule) -> ForegroundRule:
