@@ -230,7 +230,9 @@ _WIDE_STYLE = """
 .methods { overflow-x: auto; }
 .methods td { white-space: pre-line; }
 .methods td.number { white-space: pre; }
-.methods th { vertical-align: bottom; min-width: 6.5rem; white-space: normal; }
+.methods table { font-size: 0.82rem; }
+.methods th, .methods td { padding-right: 0.7rem; }
+.methods th { vertical-align: bottom; min-width: 5.2rem; white-space: normal; }
 .methods td:first-child { position: sticky; left: 0; background: var(--page); color: var(--text);
   font-size: inherit; font-weight: 600; min-width: 7rem; }
 .methods td:last-child { color: var(--text); font-size: inherit; }
