@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +83,18 @@ class LoadSiameseCheckpoint(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str, heads: int = 0) -> io.NodeOutput:
+        warnings = []
         if checkpoint in _EARLIER:
-            replaced = (
+            warnings = [
                 f"'{checkpoint}' no longer comes with the pack; '{_EARLIER[checkpoint]}' takes its place. It "
                 "knows nuclei, not polyps: give it a prompt such as 'a fluorescence image of nuclei'."
-            )
-            warn([replaced])
-        return cls._load(checkpoint=_EARLIER.get(checkpoint, checkpoint), heads=heads)
+            ]
+            warn(warnings)
+        return cls._load(checkpoint=_EARLIER.get(checkpoint, checkpoint), heads=heads, warnings=warnings)
 
     @classmethod
     @refusing
-    def _load(cls, checkpoint: str, heads: int) -> io.NodeOutput:
+    def _load(cls, checkpoint: str, heads: int, warnings: Sequence[str]) -> io.NodeOutput:
         path = _path(checkpoint)
         state = FileState.of(path)
         model = load_model(path, num_heads=heads or None)
@@ -101,7 +103,7 @@ class LoadSiameseCheckpoint(io.ComfyNode):
                 f"'{path.name}' is {KIND_NAMES[model.kind]}, not a full model; choose one. Adapters "
                 "go into models/controlnet and through Apply Siamese Adapter."
             )
-        tell_of_training(model)
+        tell_of_training(model, warnings)
         embeddings = folder_paths.get_folder_paths("embeddings")
         unet = build_model(model)
         unet.set_attachments(FILE, state)

@@ -275,9 +275,8 @@ class TrainSiamese(io.ComfyNode):
             finished = train(base, clip, vae, found, settings, place, record)
             _write(paths, finished, base, place)
         path = paths["adapter"]
-        show(
-            f"{settings.steps} steps, loss {finished.losses[-1]:.4f}: {path.name} is in {path.parent}", notes
-        )
+        place_told = f"models/{path.parent.name}"  # its whole path would fill the node
+        show(f"{settings.steps} steps, loss {finished.losses[-1]:.4f}: {path.name} is in {place_told}", notes)
         return _outputs(cls, model, finished, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ...siamese_core.errors import CheckpointError, UserError
@@ -21,11 +22,14 @@ _SHOWN_PROMPTS = 4
 _PAPER = OwnSampling(PAPER_RESOLUTION, PAPER_GUIDANCE, recorded=False)
 
 
-def tell_of_training(file: ModelFile) -> None:
-    """Write on the running node how the model of ``file`` was trained, as far as it is recorded."""
+def tell_of_training(file: ModelFile, warnings: Sequence[str] = ()) -> None:
+    """Write on the running node how the model of ``file`` was trained, as far as it is recorded.
+
+    ``warnings`` stand before that: what a node wrote earlier, this takes the place of.
+    """
     own = own_sampling(file.training, file.architecture)
     size = f"trained at {own.resolution} x {own.resolution} pixels" if own.recorded else "size not recorded"
-    lines, warnings = [f"{size}, own cfg {own.guidance:g}"], []
+    lines, warnings = [f"{size}, own cfg {own.guidance:g}"], [*warnings]
     try:
         recorded_side(file.training)
     except CheckpointError as error:

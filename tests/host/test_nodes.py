@@ -99,6 +99,7 @@ def test_a_graph_with_the_earlier_bundled_model_runs_on_the_present_one_and_says
     earlier = {**graphs.model(), "4": graphs.masks(count=1), "5": graphs.sampler(("4", 0), steps=1)}
     earlier["1"]["inputs"]["checkpoint"] = "tiny-siamese.safetensors (bundled)"
     host.run({**earlier, "6": graphs.saved_latent(("5", 2), "earlier")})
+    assert "'nuclei-siamese.safetensors (bundled)' takes its place" in host.text_on("1")
     present = {**earlier, "1": graphs.model()["1"]}
     host.run({**present, "6": graphs.saved_latent(("5", 2), "present")})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -130,12 +131,13 @@ def refusals(node: Node, language: str) -> list[list[str]]:
     return [re.findall(r"\*(.+?)\*", re.split(r"(?<=\*)[:\uff1a]", item)[0]) for item in items]
 
 
-def first_column(table: str) -> list[str]:
-    """The first cell of every row beneath the head of the only table in ``table``."""
-    rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
-    # Two cells a row: a third would lie beyond the edge of the host's help panel.
-    assert {len(row) for row in rows} == {4}
-    return [row[1].strip() for row in rows[2:]]
+def listed_names(text: str) -> list[str]:
+    """What stands before the colon of every item of the first list in ``text``."""
+    # No table: of one with names as long as ours the host's help panel cuts the second column, too.
+    assert not [line for line in text.splitlines() if line.startswith("|")]
+    lines = itertools.dropwhile(lambda line: not line.startswith("- "), text.splitlines())
+    items = itertools.takewhile(lambda line: line.startswith("- "), lines)
+    return [re.split(": |\uff1a", item.removeprefix("- "))[0] for item in items]
 
 
 def locale(language: str) -> dict[str, Any]:
@@ -231,7 +233,7 @@ def test_a_page_lists_the_inputs_and_outputs_and_no_others(node: Node, language:
     for kind, pairs in names.items():
         # A page in another language adds the name that the node shows.
         cells = [f"`{name}`" if shown == name else f"`{name}` {shown}" for name, shown in pairs]
-        assert first_column(section(node, language, kind)) == cells
+        assert listed_names(section(node, language, kind)) == cells
 
     assert page(node, language).startswith(f"# {entry['display_name']}\n")
 
