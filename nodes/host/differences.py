@@ -10,6 +10,8 @@ from ...siamese_core.resume_check import Difference
 
 _SHOWN, _LONGEST = 4, 80
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_WHEN_ABSENT: Mapping[str, Any] = {"mask_label": 0, "mask_invert": False}
+"""What a widget shows where a record says nothing, or None."""
 
 
 def told_changes(parts: Sequence[str]) -> str:
@@ -19,7 +21,8 @@ def told_changes(parts: Sequence[str]) -> str:
 
 
 def told_change(name: str, one: Difference) -> str:
-    return f"{name} was {told_value(one.old)} and is now {told_value(one.new)}"
+    old, new = (_WHEN_ABSENT.get(one.key) if value is None else value for value in (one.old, one.new))
+    return f"{name} was {told_value(old)} and is now {told_value(new)}"
 
 
 def told_value(value: Any) -> str:
