@@ -15,7 +15,7 @@ from ..host.notices import show
 
 _LONGEST_SIDE = 1024  # of the sheet on the node, in pixels
 _SECONDS_BETWEEN_TEXTS = 0.5
-_TERMS = ("loss", "mask", "image", "consistency", "augmentation")
+_TERMS = ("loss", "mask", "image")  # as many as a line of the node holds; the log has all
 
 
 class TrainingProgress:
