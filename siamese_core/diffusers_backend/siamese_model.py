@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from ..errors import UserError
 from ..weights.key_layouts import to_diffusers
 from ..weights.model_file import KIND_NAMES, ModelFile
 from .base_model import Base, BaseError, base_from_file, finite
@@ -21,6 +23,10 @@ DTYPES: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
+
+
+class CompileError(UserError):
+    """What torch needs to compile the networks is not on this machine; the message says so."""
 
 
 @dataclass
@@ -47,11 +53,32 @@ class SiameseModel:
         )
 
     def compile(self) -> None:
-        """Have torch compile what runs at every step, at its first call for each size; after :meth:`to`."""
+        """Have torch compile what runs at every step, at its first call for each size; after :meth:`to`.
+
+        That call raises CompileError where torch cannot.
+        """
         networks: Any = self.networks
-        networks.control.control = torch.compile(networks.control.control)
+        networks.control.control = _compiled(networks.control.control)
         for module in (networks.encoder, networks.decoder):
-            module.forward = torch.compile(module.forward)
+            module.forward = _compiled(module.forward)
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    from torch._dynamo.exc import TorchDynamoException  # takes seconds, and is needed only here
+
+    compiled = torch.compile(function)
+
+    def call(*args: Any) -> Any:
+        try:
+            return compiled(*args)
+        except TorchDynamoException as error:
+            reason = str(error).partition("\n")[0]
+            raise CompileError(
+                f"torch cannot compile the networks here ({reason}); leave out --compile, or install what "
+                "it needs: a C++ compiler for a CPU, also Triton for a GPU"
+            ) from error
+
+    return call
 
 
 def model_from_file(model: ModelFile) -> SiameseModel:
