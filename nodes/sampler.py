@@ -15,11 +15,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..siamese_core.architecture import LATENT_STRIDE
-from ..siamese_core.dataset_generation.background_frames import find_frames, frame_of_pair
+from ..siamese_core.dataset_generation.background_frames import frame_of_pair
 from ..siamese_core.errors import UserError
 from ..siamese_core.method.background_blending import DEFAULT_BLEND
 from ..siamese_core.seeds import sample_seed, starting_noise
-from .host.background import Background, chosen_frames, frames_path, without_noise_of_its_own
+from .host.background import Background, chosen_frames, frames_at, without_noise_of_its_own
 from .host.control import ControlError, empty_mask_warnings, refuse_dummy
 from .host.file_state import files_fingerprint, never_equal
 from .host.host_models import RUN_ID
@@ -73,13 +73,13 @@ class MaskDiffusionSampler(io.ComfyNode):
         return searchable(schema, ("ksampler", "mask to image"), rare=("strength",))
 
     @classmethod
-    def fingerprint_inputs(cls, background_folder: str | None = None, **_: object) -> str | float:
+    def fingerprint_inputs(cls, background_folder: str | None = "", **_: object) -> str | float:
         if background_folder is None:  # it comes from another node, whose value the host does not tell here
             return never_equal()
         if not background_folder.strip():
             return ""
         try:
-            return files_fingerprint(find_frames(frames_path(background_folder)))
+            return files_fingerprint(frames_at(background_folder))
         except (UserError, OSError) as error:
             return f"unreadable: {error}"
 

@@ -25,7 +25,7 @@ from ...siamese_core.method.background_blending import (
     generated_latents,
     over_frame,
 )
-from .folders import input_path
+from .folders import input_path, is_nameless
 from .mask_tensors import image_arrays
 
 BUNDLED_FRAMES = "(bundled frames)"
@@ -62,12 +62,30 @@ def chosen_frames(image: Tensor | None, folder: str) -> Frames | None:
         return None if image is None else ImageFrames(image)
     if image is not None:
         raise UserError("There are frames in 'background' and in 'background_folder'; use one of the two.")
-    return FrameFiles(find_frames(frames_path(folder)), _on_frame)
+    return FrameFiles(frames_at(folder), _on_frame)
 
 
-def frames_path(folder: str) -> Path:
-    """The folder that a widget's text names. Raises UserError for one outside of the allowed ones."""
-    return shipped.FRAMES if folder.strip() == BUNDLED_FRAMES else input_path(folder)
+def frames_at(folder: str) -> dict[Path, Path | None]:
+    """The frames of the folder that a widget's text names, each with its own mask where there is one.
+
+    Raises UserError for a folder without a name or outside of the allowed ones, and as :func:`find_frames`.
+    """
+    if folder.strip() == BUNDLED_FRAMES:
+        return find_frames(shipped.FRAMES)
+    if is_nameless(folder):
+        raise UserError(
+            "The folder of frames has no name; give that of a folder in ComfyUI's input folder, or "
+            f"'{BUNDLED_FRAMES}'."
+        )
+    return find_frames(input_path(folder), _may_read)
+
+
+def _may_read(path: Path) -> bool:
+    try:
+        input_path(str(path.absolute()))
+    except UserError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +21,7 @@ from ..masks.resizing import ResizeMode, Size, resize_image
 from ..pairs.captions import stem_key
 from ..pairs.image_files import ImageSurvey, read_image
 from ..pairs.pair_files import IMAGE_FOLDERS, PROMPT_FILE, mask_stem
-from ..pairs.prompt_file import pairs_of_prompt_file
+from ..pairs.prompt_file import names_in_prompt_file
 from ..seeds import stream_seed
 
 _ANY_FOREGROUND = ForegroundRule(threshold=0)
@@ -122,12 +123,14 @@ def frame_folder(folder: Path) -> Path:
     return first_subfolder(folder, IMAGE_FOLDERS) or folder
 
 
-def find_frames(source: Path) -> dict[Path, Path | None]:
+def find_frames(
+    source: Path, may_read: Callable[[Path], bool] = lambda path: True
+) -> dict[Path, Path | None]:
     """The frames of the folder ``source``, in natural order, each with its own mask where there is one.
 
     A mask of its own lies in ``masks/`` or ``mask/``, or is named by a ``prompt.json``, in the folder or, of
-    frames in ``images/``, around it. Raises FrameError when there is no frame, and for one that is the mask
-    of another.
+    frames in ``images/``, around it; what ``may_read`` says no to is left alone. Raises FrameError when there
+    is no frame, and for one that is the mask of another.
     """
     if not source.is_dir():
         raise FrameError(f"The folder of frames '{source}' does not exist; check the path.")
@@ -142,10 +145,12 @@ def find_frames(source: Path) -> dict[Path, Path | None]:
                 f"'{path}' looks like the mask of the frame '{by_stem[stem].name}', and would be taken for a "
                 "frame itself; move it to a folder of its own."
             )
+    places = [folder, folder.parent] if folder.name in IMAGE_FOLDERS else [folder]
     masks: dict[Path, Path] = {}
-    for place in (folder, folder.parent) if folder.name in IMAGE_FOLDERS else (folder,):
-        masks |= _masks_beside(place, by_stem) | _listed_masks(place)
-    return {path: masks.get(path.resolve()) for path in frames}
+    for place in filter(may_read, places):
+        masks |= _masks_beside(place, by_stem) | _listed_masks(place, {path.resolve() for path in frames})
+    found = {path: masks.get(path.resolve()) for path in frames}
+    return {path: mask if mask is not None and may_read(mask) else None for path, mask in found.items()}
 
 
 def _masks_beside(place: Path, by_stem: Mapping[str, Path]) -> dict[Path, Path]:
@@ -156,8 +161,14 @@ def _masks_beside(place: Path, by_stem: Mapping[str, Path]) -> dict[Path, Path]:
     return {frame.resolve(): mask for frame, mask in zip(owners, masks, strict=True) if frame is not None}
 
 
-def _listed_masks(place: Path) -> dict[Path, Path]:
-    """The masks that a prompt file in ``place`` names, by their images; an image of itself is none."""
+def _listed_masks(place: Path, frames: Collection[Path]) -> dict[Path, Path]:
+    """The masks that a prompt file in ``place`` names for ``frames``; an image of itself is none."""
     file = place / PROMPT_FILE
-    pairs = pairs_of_prompt_file(file, "") if file.is_file() else []
-    return {pair.image.resolve(): pair.mask for pair in pairs if pair.mask.resolve() != pair.image.resolve()}
+    found = {}
+    for mask, image in names_in_prompt_file(file) if file.is_file() else ():
+        for base in (place, place.parent):
+            with contextlib.suppress(OSError, ValueError):  # of names that no file can have
+                frame, own = (base / image).resolve(), (base / mask).resolve()
+                if frame in frames and own != frame and own.is_file():
+                    found[frame] = own
+    return found

@@ -48,6 +48,10 @@ class BaseError(UserError):
     """A base model that cannot be used; the message names the file or folder and the reason."""
 
 
+class TrainedModelError(BaseError):
+    """A finished model where a base is wanted."""
+
+
 @dataclass
 class Base:
     """The frozen parts of Siamese-Diffusion and the UNet it starts from, all in float32 on the CPU."""
@@ -134,10 +138,10 @@ def load_base(source: Path, prediction: Prediction | None = None) -> Base:
     path = local_base(source)
     model = read_model(path, prediction=prediction)
     if model.kind == "full":
-        raise BaseError(
+        raise TrainedModelError(
             f"{path}: a finished Siamese model, whose trained ControlNet would be thrown away; give the base "
             "that it was trained on. To train the same run further, resume it with more steps (--resume "
-            "--change-steps); to begin another run from it, use --init in place of --base"
+            "--change-steps)"
         )
     try:
         return base_from_file(model, path / "tokenizer" if path.is_dir() else None)

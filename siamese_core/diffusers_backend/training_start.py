@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..architecture import HintBlock
+from ..errors import CheckpointError
 from ..files import file_digest
 from ..weights.diffusers_folder import read_model, weight_files
 from ..weights.model_file import KIND_NAMES, load_model
-from .base_model import Base, BaseError, base_from_file, load_base, local_base
+from .base_model import Base, BaseError, TrainedModelError, base_from_file, load_base, local_base
 from .networks import DHIControlNet
 from .siamese_model import control_from_file
 from .whole_model import on_base
@@ -40,7 +41,12 @@ def read_start(base: Path | None, trained: Path | None, hint_block: HintBlock) -
         if base is None:
             raise BaseError("--base is needed")
         path = local_base(base)
-        return Start(load_base(path), None, {"base": _digest(path)})
+        try:
+            return Start(load_base(path), None, {"base": _digest(path)})
+        except TrainedModelError as error:
+            raise BaseError(
+                f"{error}; to begin another run from it, use --init in place of --base"
+            ) from error
     model = load_model(trained)
     tokenizer, record = None, {"init": file_digest(trained), "parent": model.run_id}
     if model.kind == "full":
@@ -51,7 +57,10 @@ def read_start(base: Path | None, trained: Path | None, hint_block: HintBlock) -
         if base is None:
             raise BaseError(f"{trained}: an adapter; --base gives the base that it was trained on")
         path = local_base(base)
-        model = on_base(model, read_model(path))
+        try:
+            model = on_base(model, read_model(path))
+        except CheckpointError as error:
+            raise BaseError(f"{trained} on {path}: {error}") from error
         tokenizer = path / "tokenizer" if path.is_dir() else None
         record["base"] = _digest(path)
     else:
@@ -61,7 +70,10 @@ def read_start(base: Path | None, trained: Path | None, hint_block: HintBlock) -
     if model.architecture.hint_block != hint_block:
         own = model.architecture.hint_block
         raise BaseError(f"{trained}: its hint block is {own}; give --hint-block {own}")
-    return Start(base_from_file(model, tokenizer), control_from_file(model), record)
+    try:
+        return Start(base_from_file(model, tokenizer), control_from_file(model), record)
+    except BaseError as error:
+        raise BaseError(f"{trained}: {error}") from error
 
 
 def _digest(path: Path) -> str:

@@ -50,6 +50,20 @@ def read_prompt_file(path: Path) -> list[tuple[int, Pair]]:
     return pairs
 
 
+def names_in_prompt_file(path: Path) -> list[tuple[str, str]]:
+    """The mask and the image of every entry of a prompt file, as it names them, there or not.
+
+    Entries that lack one of them are left out. Raises PairError for a file that is no JSON.
+    """
+    entries = [entry for _, entry in _prompt_entries(path) if isinstance(entry, dict)]
+    named = [(entry.get("source"), entry.get("target")) for entry in entries]
+    return [
+        (mask.replace("\\", "/"), image.replace("\\", "/"))
+        for mask, image in named
+        if isinstance(mask, str) and isinstance(image, str)
+    ]
+
+
 def _prompt_entries(path: Path) -> Iterator[tuple[int, Any]]:
     """The entries of a prompt file, each with the number of the line it begins on."""
     if what := foreign_file(path):

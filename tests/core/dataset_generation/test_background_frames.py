@@ -93,6 +93,33 @@ def test_a_mask_that_a_prompt_file_names_is_the_frames_own(tmp_path: Path) -> No
     assert len(FrameFiles(find_frames(tmp_path))) == 3
 
 
+def test_a_prompt_file_of_other_images_does_not_matter(tmp_path: Path) -> None:
+    files = write_frames(tmp_path)
+    entries = [
+        {"source": "gone/mask.png", "target": "gone/image.png"},
+        {"target": 3},
+        {"source": "a\0b", "target": "c"},
+    ]
+    (tmp_path / "prompt.json").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    assert find_frames(tmp_path) == dict.fromkeys(files)
+
+
+def test_what_must_not_be_read_is_left_alone(tmp_path: Path) -> None:
+    """A graph's frames lie in a folder that it may read, in a parent that it may not."""
+    files = write_frames(tmp_path / "images")
+    save_mask(tmp_path / "masks" / "frame_0.png", foreground=True)
+    outside = save_mask(tmp_path / "elsewhere" / "mask.png", foreground=True)
+    entry = {"source": str(outside), "target": "frame_1.png", "prompt": ""}
+    (tmp_path / "images" / "prompt.json").write_text(json.dumps(entry))
+    (tmp_path / "prompt.json").write_text(json.dumps({**entry, "target": "images/frame_2.png"}))
+
+    all_of_them = find_frames(tmp_path / "images")
+    assert [mask is not None for mask in all_of_them.values()] == [True, True, True]
+    readable = tmp_path / "images"
+    inside = find_frames(readable, lambda path: path == readable or readable in path.parents)
+    assert inside == dict.fromkeys(files)
+
+
 def test_a_mask_among_the_frames_is_not_taken_for_a_frame(tmp_path: Path) -> None:
     write_frames(tmp_path)
     save_mask(tmp_path / "frame_2_mask.png", foreground=False)

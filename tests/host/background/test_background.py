@@ -132,6 +132,17 @@ def test_a_folder_of_frames_is_read_again_when_it_changes(host: Host, frames: li
     assert np.array_equal(after[around(example(1))], read(frames[1])[around(example(1))])
 
 
+@pytest.mark.parametrize("given", [{}, {"background_folder": ""}])
+def test_a_graph_without_frames_is_not_run_again(given: dict[str, Any], host: Host) -> None:
+    """Neither one that was saved before there were such inputs."""
+    sampler = graphs.sampler(("4", 0), steps=1, seed=3 + len(given), **given)
+    prompt = {**graphs.model(), "4": graphs.masks(count=1), "5": sampler}
+    prompt["6"] = graphs.saved_latent(("5", 2), f"kept_{len(given)}")
+    host.run(prompt)
+    messages = dict(host.run(prompt)["status"]["messages"])
+    assert "5" in messages["execution_cached"]["nodes"]
+
+
 def dataset(folder: str, **changes: Any) -> graphs.Graph:
     return graph(folder, **{"background_folder": "frames", "blend": BLEND, "per_mask": 2, **changes})
 
@@ -197,6 +208,7 @@ def test_a_killed_and_a_cancelled_dataset_over_frames_end_as_the_uninterrupted_o
     [
         ({"background_folder": "frames", "background": ("8", 0)}, "use one of the two"),
         ({"background_folder": "own_masks"}, "has a mask of its own"),
+        ({"background_folder": "."}, "The folder of frames has no name"),
         ({"background_folder": "not_there"}, "does not exist; check the path"),
         ({"background_folder": "../outside"}, "leads outside of the folder"),
         ({"background_folder": "/etc"}, "lies outside of ComfyUI's input folder"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from siamese_core.files import file_digest
 from siamese_core.weights.key_names import is_decoder_key
-from siamese_core.weights.model_file import load_model
+from siamese_core.weights.model_file import load_model, save_model
 from tests.support.commands import run_here
 from tests.support.learning.train_runs import Train, flags
 from training import convert
@@ -113,6 +114,11 @@ def test_what_does_not_go_together_is_refused(
     sparse = alone("--init", full_model, "--hint-block", "sparse")
     assert sparse.endswith("its hint block is dense; give --hint-block dense")
     assert "nowhere" in alone("--init", tmp_path / "nowhere.safetensors")
+    damaged = tmp_path / "adapter_of_another.safetensors"
+    file = load_model(adapter)
+    other = replace(file.architecture, prediction="v_prediction")
+    save_model(damaged, replace(file, architecture=other))
+    assert f"{damaged} on {single_base}: --base does not fit" in train(run, "--init", damaged).refusal
     assert not run.exists()
 
 
