@@ -106,7 +106,7 @@ def test_what_does_not_change_the_images_may_change(host: Host) -> None:
         ({"cfg": 4.0}, "'cfg' was 3.0 and is now 4.0"),
         ({"sampler_name": "euler"}, "'sampler_name' was 'ddim' and is now 'euler'"),
         ({"invert": True}, "'invert' was False and is now True"),
-        ({"label": 2}, "'label' was 0 and is now 2"),
+        ({"label": 255}, "'label' was 0 and is now 255"),
         ({"seed": 12}, "'seed' was 11 and is now 12"),
         ({"prompt": "b"}, "'prompt' was 'a fluorescence image of nuclei' and is now 'b'"),
         ({"batch_size": 2}, "'batch_size' was 3 and is now 2"),
