@@ -227,6 +227,7 @@ def _cell(interval: Sequence[float | None]) -> str:
 def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
     """Draw distance over speed, a line for each sampler and a panel for each guidance scale."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     scales = list(rows[0]["distance"])
     figure = Figure(figsize=(4.2 * len(scales), 3.2), layout="constrained")
@@ -242,6 +243,10 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
                 steps = row["solver"].split()[1]
                 panel.annotate(steps, place, (4, 4), textcoords="offset points", fontsize=8)
         panel.set(title=f"guidance {scale}", xlabel="images a second", xscale="log", yscale="log")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
     panels[0].set_ylabel("distance from the exact images, of 255")
     panels[0].legend()
     figure.savefig(file, dpi=80)
