@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks.many_pairs import SIDE
@@ -58,6 +59,7 @@ def test_compiled_networks_make_the_same_images_within_rounding_and_make_them_ag
 def test_without_a_compiler_compiling_is_refused_with_what_to_do(
     full_model: Path, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    torch.compiler.reset()  # what another test has compiled needs no compiler any more
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     refusal = generated(full_model, masks, tmp_path / "pairs", "--compile").refusal
