@@ -149,6 +149,7 @@ def test_sharded_weights_are_refused_with_what_to_do(kind: DistributedType) -> N
         accelerator.state.distributed_type = DistributedType.NO
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_set_of_pairs(full_model: Path, pairs: Path, tmp_path: Path) -> None:
     places = ("--checkpoint", full_model, "--masks", pairs / "masks")
     numbers = ("--steps", 1, "--threads", 1, "--batch-size", 2, "--chunk-size", 2, "--per-mask", 2)
