@@ -23,7 +23,7 @@ from ..siamese_core.pairs.pair_files import Pair, find_pairs
 from ..siamese_core.weights.model_file import ModelFile, load_model, save_model
 from ..siamese_core.weights.recorded_sampling import own_sampling
 from .host.control import build_control
-from .host.file_state import FileState
+from .host.file_state import FileState, files_fingerprint
 from .host.folders import ROOTS_VARIABLE, input_path, output_path
 from .host.host_models import FILE, OWN_SAMPLING, apply_decoder
 from .host.notices import show
@@ -208,10 +208,10 @@ class TrainSiamese(io.ComfyNode):
     def fingerprint_inputs(cls, pairs: str | None = None, prompt: str | None = None, **_: object) -> str:
         try:
             found = _find_pairs(pairs or "", prompt or "")
-            stats = [path.stat() for pair in found for path in (pair.image, pair.mask)]
+            files = files_fingerprint(path for pair in found for path in (pair.image, pair.mask))
         except (UserError, OSError) as error:
             return f"unreadable: {error}"
-        facts = [(pair.stem, pair.prompt) for pair in found], [(s.st_size, s.st_mtime_ns) for s in stats]
+        facts = [(pair.stem, pair.prompt) for pair in found], files
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     @classmethod

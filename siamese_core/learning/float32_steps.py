@@ -70,7 +70,7 @@ class Float32Steps:
         return self._optimizer.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a ``state`` of such an optimiser, with these weights' copies or without copies."""
+        """Continue from a ``state`` of such an optimiser, with these weights' copies or without copies."""
         self._optimizer.load_state_dict(dict(state))
         self._take_settings()
 
@@ -80,12 +80,15 @@ class Float32Steps:
 
     def _buckets(self) -> Iterator[list[nn.Parameter]]:
         bucket: list[nn.Parameter] = []
+        size = 0
         for weight in self._copies:
-            if weight.grad is not None:
-                bucket.append(weight)
-            if sum(one.numel() * 4 for one in bucket) >= _BUCKET_BYTES:
+            if weight.grad is None:
+                continue
+            bucket.append(weight)
+            size += weight.numel() * 4
+            if size >= _BUCKET_BYTES:
                 yield bucket
-                bucket = []
+                bucket, size = [], 0
         if bucket:
             yield bucket
 
