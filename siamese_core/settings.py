@@ -60,6 +60,8 @@ WEIGHT = Range(0)
 """Of a term in a sum; 0 leaves it out."""
 RATE = Range(0, open_low=True)
 """An optimiser's."""
+RATE_OR_NONE = Range(0)
+"""An optimiser's, where 0 may leave the weights as they are."""
 SHARE = Range(0, 1)
 DECAY = Range(0, 1, open_high=True)
 """Of a moving average."""

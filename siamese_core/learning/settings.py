@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..settings import COUNT, COUNT_OR_NONE, DECAY, RATE, SHARE, WEIGHT, option
+from ..settings import COUNT, COUNT_OR_NONE, DECAY, RATE_OR_NONE, SHARE, WEIGHT, option
 from .learning_rate import cosine_rate
 
 Precision = Literal["no", "fp16", "bf16"]
@@ -35,11 +35,13 @@ class BatchSettings:
 class OptimiserSettings:
     """AdamW; the defaults are the paper's."""
 
-    learning_rate: float = option(1e-5, "AdamW's rate, or its peak when it decays", RATE)
+    learning_rate: float = option(
+        1e-5, "AdamW's rate, or its peak when it decays; 0 leaves the weights", RATE_OR_NONE
+    )
     hint_learning_rate: float | None = option(
         None,
         "rate of the hint block, when another; its wide convolutions die at rates that suit small bases",
-        RATE,
+        RATE_OR_NONE,
     )
     rate_decay: Literal["none", "cosine"] = option(
         "none", "down to 0 along a half cosine; the paper has none"

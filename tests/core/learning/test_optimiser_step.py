@@ -55,6 +55,17 @@ def test_the_hint_block_can_have_a_rate_of_its_own() -> None:
             assert group["lr"] == (1e-4 if id(weight) in hint else 1e-3)
 
 
+def test_a_rate_of_zero_leaves_its_weights_as_they_are() -> None:
+    settings = OptimiserSettings(learning_rate=1e-3, hint_learning_rate=0.0)
+    made = trainer(settings)
+    hint = made.networks.control.controlnet_cond_embedding.state_dict()
+    before, all_before = {name: weight.clone() for name, weight in hint.items()}, weights_of(made)
+    step_of(made, small_data(), settings)(0)
+
+    assert all(torch.equal(weight, before[name]) for name, weight in hint.items())
+    assert not all(torch.equal(*both) for both in zip(weights_of(made), all_before, strict=True))
+
+
 def test_rates_rise_in_the_warmup_and_then_stay_or_fall() -> None:
     constant = OptimiserSettings(warmup=4)
     falling = OptimiserSettings(warmup=4, rate_decay="cosine")
