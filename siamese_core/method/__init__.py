@@ -1,1 +1,1 @@
-"""The method: hint blocks, noise schedule, training objective and DDIM, on tensors alone."""
+"""The method: hint blocks, noise schedule, training objective and DDIM, written on plain tensors."""

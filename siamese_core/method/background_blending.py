@@ -1,6 +1,6 @@
-"""A real frame around what is generated: where it shows, and latents that stay the frame's in sampling.
+"""Sampling into a real frame: blend weights, and latents that are kept from the frame while sampling.
 
-Within the mask and a rim around it the image is generated; everywhere else it is the frame.
+The mask and a rim around it are generated; every other pixel is taken from the frame.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ Pool = Callable[[Tensor, tuple[int, int], int, tuple[int, int]], Tensor]
 """``(planes (B, 1, H, W), kernel, stride, padding) -> (B, 1, H, W)``."""
 
 DEFAULT_BLEND = 8
-"""Width of the rim in pixels: that of one latent."""
+"""Width of the rim in pixels: one latent pixel."""
 MOST_BLEND = 256
 
 _mean_inside: Pool = partial(avg_pool2d, count_include_pad=False)
-"""Without the zeros beyond the border, or a mask that touches it would fade there."""
+"""Padding is not counted, or a mask that touches the border would fade there."""
 
 
 def blend_weights(mask: Tensor, blend: int) -> Tensor:
-    """How much of a pixel is generated, (B, H, W) float32 in 0..1, of bool ``mask`` (B, H, W).
+    """The generated share of each pixel, (B, H, W) float32 in 0..1, for a bool ``mask`` (B, H, W).
 
-    All of it in the mask, none more than ``blend`` pixels away from it, counted along rows and columns alike:
-    the mask is grown by one half of ``blend``, and feathered over the other.
+    It is 1 inside the mask and 0 farther than ``blend`` pixels from it (Chebyshev distance): the mask is
+    grown by half of ``blend`` and feathered over the other half.
     """
     feather = blend // 2
     grown = _over_squares(max_pool2d, mask.float(), blend - feather)
@@ -39,25 +39,24 @@ def blend_weights(mask: Tensor, blend: int) -> Tensor:
 
 
 def generated_latents(weights: Tensor, size: tuple[int, int]) -> Tensor:
-    """Which of the latents (h, w) of ``size`` are generated, bool (B, 1, h, w): those with any such pixel.
+    """Latent pixels that cover any generated pixel, bool (B, 1, h, w), for a latent of ``size`` (h, w).
 
-    ``weights`` (B, H, W) are those of the image, whose sides need not be multiples of the latents'.
+    ``weights`` (B, H, W) come from :func:`blend_weights`; H and W need not be multiples of h and w.
     """
     return adaptive_max_pool2d(weights[:, None], size) > 0
 
 
 @dataclass(frozen=True)
 class KeptLatents:
-    """The latents of frames (B, 4, h, w), scaled, which stay outside of ``generated`` (B, 1, h, w) bool."""
+    """Scaled latents of frames, (B, 4, h, w), kept wherever ``generated``, bool (B, 1, h, w), is False."""
 
     latents: Tensor
     generated: Tensor
 
     def around(self, predict_noise: NoisePredictor) -> NoisePredictor:
-        """``predict_noise`` where latents are generated; elsewhere the noise that leads to the frames'.
+        """Wrap ``predict_noise``: outside ``generated``, return the noise that leads to the frame's latents.
 
-        Nothing is drawn anew, so that no sample depends on its batch: the frame's latents are seen under the
-        noise that the sample has begun with.
+        That noise is computed from the current latent, not drawn, so a sample does not depend on its batch.
         """
         alphas = alphas_cumprod().double()
 
@@ -69,14 +68,17 @@ class KeptLatents:
         return predict
 
     def restored_in(self, latents: Tensor) -> Tensor:
-        """``latents`` that were sampled, with the frames' own: samplers end at a low noise, not at none."""
+        """Sampled ``latents`` (B, 4, h, w) with the frame's exact ones outside ``generated``.
+
+        Needed because samplers stop at a low noise level, not at zero.
+        """
         return torch.where(self.generated, latents, self.latents)
 
 
 def over_frame(image: Tensor, frame: Tensor, weights: Tensor) -> Tensor:
-    """``image`` over ``frame``, both (..., H, W, 3) of one type; exactly the frame where ``weights`` are 0.
+    """Blend ``image`` over ``frame``, both (..., H, W, 3) of one dtype, by ``weights`` (..., H, W) in 0..1.
 
-    ``weights`` (..., H, W) as of :func:`blend_weights`. Integers are rounded.
+    Where a weight is 0 the result is exactly the frame. Integer images are rounded.
     """
     share = weights[..., None]
     mixed = share * image + (1.0 - share) * frame
@@ -86,7 +88,7 @@ def over_frame(image: Tensor, frame: Tensor, weights: Tensor) -> Tensor:
 
 
 def _over_squares(pool: Pool, planes: Tensor, radius: int) -> Tensor:
-    """``pool`` of each pixel's square of 2 * ``radius`` + 1, of (B, H, W): first along columns, then rows."""
+    """Pool (B, H, W) over squares of side 2 * ``radius`` + 1, separably: along columns, then rows."""
     side = 2 * radius + 1
     along_columns = pool(planes[:, None], (side, 1), 1, (radius, 0))
     return pool(along_columns, (1, side), 1, (0, radius))[:, 0]

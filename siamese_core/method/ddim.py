@@ -1,4 +1,4 @@
-"""DDIM sampling (eta 0) as the published implementation does it, free of any network library."""
+"""DDIM sampling (Song et al. 2021, arXiv 2010.02502) with eta 0, as in the published implementation."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def ddim_sample(
     steps: int = 50,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Denoise ``latent`` (B, 4, h, w), standard normal, along ``ddim_timesteps(steps)``.
+    """Denoise ``latent`` (B, 4, h, w), drawn from a standard normal, along ``ddim_timesteps(steps)``.
 
     The last step goes to alphas_cumprod[0], not to 1. ``on_step(i, latent)`` is called after each step.
+    Raises ValueError when ``steps`` is outside 1..999.
     """
     alphas = alphas_cumprod().double()
     timesteps = ddim_timesteps(steps)
@@ -39,9 +40,9 @@ def ddim_sample(
 
 
 def guided(predictions: Tensor, guidance_scale: float) -> Tensor:
-    """Classifier-free guidance, ``eps_u + scale (eps_c - eps_u)``, of a doubled batch (2B, 4, h, w).
+    """Classifier-free guidance ``eps_u + scale (eps_c - eps_u)`` (Ho and Salimans 2022, arXiv 2207.12598).
 
-    The conditional predictions come first; the result is (B, 4, h, w).
+    ``predictions`` (2B, 4, h, w) holds the conditional half first; the result is (B, 4, h, w).
     """
     conditional, unconditional = predictions.chunk(2)
     return unconditional + guidance_scale * (conditional - unconditional)

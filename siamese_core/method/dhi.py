@@ -1,8 +1,8 @@
-"""Hint blocks: Dense Hint Input (paper, section 3.3) and the sparse block it replaces.
+"""Hint blocks: Dense Hint Input (paper, section 3.3) and the sparse block that it replaces.
 
-Both map a hint ``(B, 3, H, W)`` in [0, 1] to ``(B, model_channels, H/8, W/8)``. They are built from
-injected ``operations`` (``torch.nn`` in training, ComfyUI's own classes inside the host), so that one
-definition serves both. Attribute names are those of the published checkpoints.
+Both map a hint ``(B, 3, H, W)`` in [0, 1] to ``(B, model_channels, H/8, W/8)``. Their layers come from the
+``operations`` argument (``torch.nn`` in training, ComfyUI's layer classes inside the host), so both use one
+definition. Attribute names match the published checkpoints.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HINT_STRIDE = 8
 
 
 class ResidualBlock(nn.Module):
-    """conv3x3 - SiLU - conv3x3 plus the identity, SiLU after the sum. ``(B, C, H, W)`` in and out."""
+    """``SiLU(x + conv3x3(SiLU(conv3x3(x))))``, ``(B, C, H, W)`` in and out."""
 
     def __init__(self, channels: int, operations: Any = nn, **factory: Any) -> None:
         super().__init__()
@@ -33,10 +33,10 @@ class ResidualBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Halve the resolution: ``(B, C, H, W)`` -> ``(B, 2C, H/2, W/2)``.
+    """Halve the resolution: ``(B, C, H, W)`` -> ``(B, 2C, H/2, W/2)`` for even H and W.
 
-    2x2 neighbours are concatenated in the (row, column) order (0,0), (1,0), (0,1), (1,1), normalised over
-    4C and projected to 2C.
+    Each 2x2 neighbourhood is concatenated in (row, column) order (0,0), (1,0), (0,1), (1,1), layer-normalised
+    over the 4C channels and projected to 2C.
     """
 
     def __init__(self, channels: int, operations: Any = nn, **factory: Any) -> None:
@@ -84,7 +84,10 @@ class DHI(nn.Module):
 def dense_hint_block(
     model_channels: int, operations: Any = nn, hint_channels: int = 3, **factory: Any
 ) -> list[nn.Module]:
-    """The modules of ``input_hint_block`` with DHI: trunk, then a zero convolution to the model width."""
+    """The modules of ``input_hint_block`` with DHI: the trunk, then a zero convolution to ``model_channels``.
+
+    Hints are (B, ``hint_channels``, H, W) with H and W multiples of 8.
+    """
     out = operations.Conv2d(STAGE_CHANNELS[-1], model_channels, 3, padding=1, **factory)
     return [DHI(operations, hint_channels, **factory), zero_module(out)]
 
@@ -92,7 +95,7 @@ def dense_hint_block(
 def sparse_hint_block(
     model_channels: int, operations: Any = nn, hint_channels: int = 3, **factory: Any
 ) -> list[nn.Module]:
-    """The modules of ControlNet's own ``input_hint_block``, for the paper's ablation (Table 5)."""
+    """The modules of the original ControlNet ``input_hint_block``, for the paper's ablation (Table 5)."""
     c1, c2, c3, c4 = SPARSE_CHANNELS
     plan = [
         (hint_channels, c1, 1),
@@ -119,10 +122,10 @@ def zero_module(module: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def draw_hint_block(block: nn.Module, seed: int) -> None:
-    """Draw the initial weights of a hint block from a stream of ``seed`` that is theirs alone.
+    """Initialise a hint block in place from a random stream of ``seed`` used for nothing else.
 
-    As torch initialises such layers: uniform within 1 / sqrt(fan-in), normalisations 1 and 0. The last
-    convolution stays zero. The same seed gives the same weights whatever classes the layers are of.
+    The distribution is torch's default: uniform within +-1 / sqrt(fan-in), layer norms with weight 1 and
+    bias 0. The last convolution is zeroed. A seed gives the same weights for any layer classes.
     """
     rng = generator(stream_seed(seed, "hint block"))
     *layers, last = [

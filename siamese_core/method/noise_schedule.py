@@ -1,4 +1,4 @@
-"""The noise schedule of Stable Diffusion 1.x and the closed forms that training and sampling share."""
+"""The noise schedule of Stable Diffusion 1.x and the closed forms shared by training and sampling."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ BETA_SCHEDULE = "scaled_linear"
 
 @lru_cache(maxsize=1)
 def alphas_cumprod() -> Tensor:
-    """Cumulative products of 1 - beta, float32 ``(1000,)``: betas are linear in square-root space.
+    """abar_t, the cumulative products of 1 - beta_t, float32 ``(1000,)``, on the CPU.
 
-    The products are taken in float64 and rounded once, as the published implementation does.
+    sqrt(beta) is linear in t. The products are computed in float64 and rounded once, as in the published
+    implementation.
     """
     betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TRAIN_TIMESTEPS, dtype=torch.float64) ** 2
     return torch.cumprod(1.0 - betas, dim=0).float()
 
 
 def _alphas_on(device: torch.device) -> Tensor:
-    """``alphas_cumprod`` on ``device``, copied there once: the host waits for a device that it copies to."""
+    """``alphas_cumprod`` on ``device``, cached because each copy would synchronise host and device."""
     return alphas_cumprod() if device.type == "cpu" else _copied_alphas(device)
 
 
@@ -48,19 +49,19 @@ def signal_to_noise(timesteps: Tensor) -> Tensor:
 
 
 def snr_weights(timesteps: Tensor, exponent: float) -> Tensor:
-    """Weights of squared errors, ``(B,)`` float32: ``(SNR + k) ** -exponent`` for ``timesteps`` (B,).
+    """Loss weights ``(SNR + k) ** -exponent`` for ``timesteps`` (B,): ``(B,)`` float32.
 
-    On small latents, what an image shows where is settled at high timesteps, where the plain loss is least.
-    This is P2 weighting (Choi et al. 2022, arXiv 2204.00227, eq. 8) with another k; an exponent of 0 weighs
-    all alike.
+    This is P2 weighting (Choi et al. 2022, arXiv 2204.00227, eq. 8) with a different k. On small latents the
+    layout of an image is decided at high timesteps, where the unweighted loss is smallest. An exponent of 0
+    gives every sample the weight 1.
     """
     return (signal_to_noise(timesteps) + _WEIGHT_OFFSET) ** -exponent
 
 
 def min_snr_weights(timesteps: Tensor, gamma: float, prediction: Prediction = "epsilon") -> Tensor:
-    """Weights of squared errors, ``(B,)`` float32, for ``timesteps`` (B,).
+    """Min-SNR loss weights for ``timesteps`` (B,): ``(B,)`` float32.
 
-    ``min(SNR, gamma) / SNR`` for errors of the noise, ``min(SNR, gamma) / (SNR + 1)`` for those of v.
+    ``min(SNR, gamma) / SNR`` for noise predictions, ``min(SNR, gamma) / (SNR + 1)`` for v predictions.
     Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", arXiv 2303.09556.
     """
     snr = signal_to_noise(timesteps)
@@ -68,10 +69,10 @@ def min_snr_weights(timesteps: Tensor, gamma: float, prediction: Prediction = "e
 
 
 def stratified_timesteps(count: int, rng: torch.Generator) -> Tensor:
-    """``(count,)`` timesteps, one in each of ``count`` equal bins of 0..999, in random order.
+    """``(count,)`` int64 timesteps, one in each of ``count`` equal bins of 0..999, in random order.
 
-    One shift shared by all of them keeps each one uniform (Kingma et al. 2021, "Variational Diffusion
-    Models", appendix I.1), so that expectations stay what they are and only their noise is less.
+    All share one random shift, which leaves each of them uniform (Kingma et al. 2021, "Variational Diffusion
+    Models", appendix I.1): the expected loss is unchanged and its variance is lower.
     """
     shift = torch.rand(1, generator=rng)
     places = (shift + torch.randperm(count, generator=rng) / count) % 1.0
@@ -85,10 +86,10 @@ def add_noise(latent: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
 
 
 def training_target(noisy_latent: Tensor, noise: Tensor, timesteps: Tensor, prediction: Prediction) -> Tensor:
-    """What a network should give for ``noisy_latent`` (B, 4, h, w), which holds ``noise``: that, or its v.
+    """The regression target (B, 4, h, w) for ``noisy_latent`` z_t made with ``noise``: that noise, or v.
 
-    v = sqrt(abar_t) noise - sqrt(1 - abar_t) z_0 (Salimans and Ho 2022, arXiv 2202.00512, appendix D), here
-    written in z_t, which is all that the re-noised latents of the augmentation have.
+    v = sqrt(abar_t) noise - sqrt(1 - abar_t) z_0 (Salimans and Ho 2022, arXiv 2202.00512, appendix D). It is
+    computed from z_t because the re-noised latents of the online augmentation come without a z_0.
     """
     if prediction == "epsilon":
         return noise
@@ -99,7 +100,7 @@ def training_target(noisy_latent: Tensor, noise: Tensor, timesteps: Tensor, pred
 def predicted_noise(
     output: Tensor, noisy_latent: Tensor, timesteps: Tensor, prediction: Prediction
 ) -> Tensor:
-    """The noise (B, 4, h, w) that a network's ``output`` for ``noisy_latent`` implies."""
+    """The noise (B, 4, h, w) implied by a network's ``output`` (noise or v) for ``noisy_latent`` z_t."""
     if prediction == "epsilon":
         return output
     signal, sigma = signal_and_noise_scale(timesteps)
@@ -107,9 +108,10 @@ def predicted_noise(
 
 
 def renoise(noisy_latent: Tensor, noise: Tensor, noise_prediction: Tensor, timesteps: Tensor) -> Tensor:
-    """z_t of the clean latent that ``noise_prediction`` implies, under the same noise (paper, section 3.4).
+    """z_t' of the online augmentation (paper, section 3.4), (B, 4, h, w).
 
-    Predicting z_0 and adding ``noise`` again collapses to ``z_t + sqrt(1 - abar_t) (noise - prediction)``.
+    Predicting z_0' from ``noise_prediction`` and adding the same ``noise`` to it again simplifies to
+    ``z_t + sqrt(1 - abar_t) (noise - noise_prediction)``.
     """
     _, sigma = signal_and_noise_scale(timesteps)
     return noisy_latent + sigma * (noise - noise_prediction)

@@ -1,4 +1,8 @@
-"""The Siamese objective (paper, sections 3.2 to 3.4): four terms, their gates and their gradients."""
+"""The Siamese objective (paper, sections 3.2 to 3.4): its four loss terms, their gates and gradients.
+
+Notation: c_m and c_i are the ControlNet's outputs for the mask and the image, sg() stops gradients, k is the
+training step and N the number of steps.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +30,12 @@ from .noise_schedule import (
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """Weights and gates; the defaults are the paper's.
+    """Weights and gates of the loss terms; the defaults are the paper's.
 
-    Three baselines keep the first term alone and differ in its control: ``branches="mask"`` trains with c_m,
-    ``"image"`` with c_i, and ``"joint"`` (the paper's mask + image, theta_i of Fig. 3) with w_m c_m + c_i.
-    A weight of 0 for consistency or augmentation removes that term and its work. ``snr_exponent`` weighs
-    all terms of a sample as :func:`noise_schedule.snr_weights` says.
+    Besides ``"siamese"``, ``branches`` selects a baseline that trains on the first term alone, with another
+    control: ``"mask"`` with c_m, ``"image"`` with c_i, ``"joint"`` (the paper's mask + image, theta_i of
+    Fig. 3) with w_m c_m + c_i. An ``augmentation_weight`` of 0 also skips that term's forward pass.
+    ``snr_exponent`` and ``min_snr_gamma`` weigh all terms of a sample; see :meth:`sample_weights`.
     """
 
     branches: Literal["siamese", "mask", "image", "joint"] = option(
@@ -62,29 +66,29 @@ class ObjectiveSettings:
     )
 
     def image_weight(self, step: int, total_steps: int) -> float:
-        """w_i = k / N, weight of the image's control in the mix."""
+        """w_i = k / N, the weight of c_i in c_mix at step k of N."""
         return step / total_steps
 
     @property
     def hint_weights(self) -> tuple[float, float]:
-        """Weights of c_m and c_i in the control that the finished model is sampled with."""
+        """Weights of c_m and c_i in the control used to sample from the finished model."""
         if self.branches == "joint":
             return self.mask_weight, 1.0
         return (0.0, 1.0) if self.branches == "image" else (1.0, 0.0)
 
     def sample_weights(self, timesteps: Tensor, prediction: Prediction = "epsilon") -> Tensor:
-        """Weight of each sample's terms, (B,) float32, for ``timesteps`` (B,)."""
+        """Loss weights (B,) float32 for ``timesteps`` (B,): the product of the SNR and min-SNR weights."""
         weights = snr_weights(timesteps, self.snr_exponent)
         if not self.min_snr_gamma:
             return weights
         return weights * min_snr_weights(timesteps, self.min_snr_gamma, prediction)
 
     def pixel_weights(self, mask_hint: Tensor) -> Tensor | None:
-        """Weights of squared errors by latent pixel, (P, 1, h, w), for hints (P, 3, 8h, 8w); None: all alike.
+        """Loss weights per latent pixel, (P, 1, h, w), for hints (P, 3, 8h, 8w) in [0, 1]; None when uniform.
 
-        Their mean over an image is 1. At a balance of 1 lesion and background have half of it each, whatever
-        their areas (after the lesion/background ratio of arXiv 2507.23652); an image without a lesion, or of
-        nothing else, weighs all pixels alike.
+        Their mean over an image is 1. At ``lesion_balance`` 1, lesion and background each carry half of the
+        weight whatever their areas (after the lesion/background ratio of arXiv 2507.23652). An image that is
+        all lesion or all background gets uniform weights.
         """
         if not self.lesion_balance:
             return None
@@ -95,19 +99,18 @@ class ObjectiveSettings:
         return 1.0 + self.lesion_balance * (balanced - 1.0)
 
     def augments(self, step: int, total_steps: int) -> bool:
-        """Whether step k is past the gate: ``k > K_tau``, strictly."""
+        """Whether step k runs the online augmentation, which starts at ``k > K_tau`` (strictly)."""
         past_gate = step > total_steps * self.augmentation_start
         return self.branches == "siamese" and self.augmentation_weight != 0 and past_gate
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """One batch, all tensors on the networks' device.
+    """One batch: P pairs with B / P consecutive samples each, all on the networks' device.
 
-    ``latent`` and ``noise`` (B, 4, h, w), latents scaled; ``timesteps`` (B,) in 0..999; ``context``
-    (B, tokens, width); ``mask_hint`` and ``image_hint`` (P, 3, 8h, 8w) in [0, 1]: P pairs with B / P
-    samples each, those of a pair one after the other. ``host_timesteps``: ``timesteps`` on the CPU, if they
-    are there already.
+    ``latent`` (scaled) and ``noise`` (B, 4, h, w); ``timesteps`` (B,) int64 in 0..999; ``context``
+    (B, tokens, width); ``mask_hint`` and ``image_hint`` (P, 3, 8h, 8w) in [0, 1]. ``host_timesteps``, if
+    given, is a copy of ``timesteps`` on the CPU.
     """
 
     latent: Tensor
@@ -119,18 +122,18 @@ class TrainingBatch:
     host_timesteps: Tensor | None = None
 
     def up_to(self, timestep: int) -> Tensor:
-        """Indices (n,) of the samples up to ``timestep``, chosen on the CPU.
+        """Indices (n,) of the samples with timesteps up to and including ``timestep``.
 
-        With ``host_timesteps`` nothing waits for the networks' device: how many qualify is known at once.
+        With ``host_timesteps`` they are selected on the CPU, without a device synchronisation.
         """
         known = self.timesteps if self.host_timesteps is None else self.host_timesteps
         chosen = (known <= timestep).nonzero().flatten()
         if self.timesteps.is_cuda and not chosen.is_cuda:
-            chosen = chosen.pin_memory()  # without it, the copy waits
+            chosen = chosen.pin_memory()  # or the copy would be synchronous
         return chosen.to(self.timesteps.device, non_blocking=True)
 
     def parts(self, count: int) -> list[TrainingBatch]:
-        """The batch in at most ``count`` parts of whole pairs, in order."""
+        """Split the batch, in order, into at most ``count`` parts without dividing a pair."""
         pairs = len(self.mask_hint)
         per_pair = len(self.timesteps) // pairs
         bounds = pairwise(pairs * part // count for part in range(count + 1))
@@ -153,10 +156,10 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class StepTerms:
-    """Detached per-sample means of the squared errors, each (B,), unweighted; and the batch loss (0-d).
+    """Detached results of a step: the weighted batch loss (0-d) and the unweighted terms, each (B,).
 
-    ``augmentation`` is 0 where a sample does not take part. ``noise_mask`` and ``noise_image`` are the
-    predictions of the two branches: of the noise, or of v.
+    A term is a sample's mean squared error; ``augmentation`` is 0 for samples above T_tau. ``noise_mask`` and
+    ``noise_image`` (B, 4, h, w) are the predictions (noise or v) of the two branches.
     """
 
     loss: Tensor
@@ -168,13 +171,13 @@ class StepTerms:
     noise_image: Tensor
 
     def means(self) -> dict[str, Tensor]:
-        """Batch means of loss and terms, as logged."""
+        """The loss and the batch means of the terms (0-d), under the names used in the log."""
         names = ("mask", "image", "consistency", "augmentation")
         return {"loss": self.loss, **{name: getattr(self, name).mean() for name in names}}
 
 
 class Networks(Protocol):
-    """What the objective needs of the networks; see ``networks.SiameseNetworks``."""
+    """What the objective needs of the networks; see ``diffusers_backend.networks.SiameseNetworks``."""
 
     control: Any
     decoder: Any
@@ -193,14 +196,13 @@ def siamese_step(
     total_steps: int,
     backward: Callable[[Tensor], None],
 ) -> StepTerms:
-    """Losses of training step k of N; gradients are accumulated by calling ``backward`` on their parts.
+    """Compute the losses of step k of N (paper, sections 3.2 to 3.4) and accumulate their gradients.
 
-    Each branch is back-propagated and freed before the next one is built. The parts sum up to
-    ``loss = mean over B of L_m + L_i + w_c L_c + w_a [t <= T_tau] L_m'``, each sample's terms times its
-    weight (1 in the paper). The image branch reaches the control network only, through c_i. The frozen
-    encoder runs once for both branches, c_m once, and the online augmentation on the qualifying samples only.
-    Where the networks predict v, all terms compare v, which their base was trained on, in place of the noise.
-    Of a baseline only the first term remains, L_m with the control that ``settings.branches`` names.
+    ``loss = mean over B of L_m + L_i + w_c L_c + w_a [t <= T_tau] L_m'``, where each sample is multiplied by
+    its weight (1 in the paper). ``backward`` is called once per branch with its part of the sum, so that a
+    branch's graph is freed before the next one is built. The image branch sends gradients to the control
+    network only, through c_i. The frozen encoder and c_m are computed once for both branches; the online
+    augmentation runs only on samples with t <= T_tau. Networks that predict v are compared in v throughout.
     """
     z_t = add_noise(batch.latent, batch.noise, batch.timesteps)
     target = training_target(z_t, batch.noise, batch.timesteps, networks.prediction)
@@ -225,7 +227,7 @@ def siamese_step(
             networks, batch, settings, z_t, target, encoded, control_mask, image_weight, pixels, backward
         )
 
-    # Converted once, so that under autocast the gradients of both losses meet in float32.
+    # Cast once, so that under autocast the gradients of both losses are summed in float32.
     noise_mask = networks.decoder(encoded, batch.context, control_mask).float()
     del control_mask
     mask_loss = per_sample_error(noise_mask, target, pixels)
@@ -262,7 +264,10 @@ def siamese_step(
 
 
 def per_sample_error(prediction: Tensor, target: Tensor, pixel_weights: Tensor | None = None) -> Tensor:
-    """Mean squared error of each sample, (B,), in float32; ``pixel_weights`` (B, 1, h, w) of mean 1."""
+    """Mean squared error of each sample, (B,) float32, for (B, 4, h, w) inputs.
+
+    ``pixel_weights`` (B, 1, h, w) should have mean 1 over each sample.
+    """
     squares = (prediction.float() - target.float()).square()
     if pixel_weights is not None:
         squares = pixel_weights * squares
@@ -270,16 +275,16 @@ def per_sample_error(prediction: Tensor, target: Tensor, pixel_weights: Tensor |
 
 
 def _per_sample(values: Tensor, samples: int) -> Tensor:
-    """Values of P pairs, (P, ...), repeated for the samples of each pair: (samples, ...)."""
+    """Repeat the values of P pairs, (P, ...), for the samples of each pair: (samples, ...)."""
     return values.repeat_interleave(samples // len(values), dim=0)
 
 
 class _HintFeatures:
-    """The features of ``hint`` (P, 3, H, W), and the way of their gradients back through the hint block.
+    """Hint block features of ``hint`` (P, 3, H, W), computed once and back-propagated once.
 
-    Branches read ``per_sample`` (B, C, h, w), a leaf: whatever gradients they leave there go through the
-    block once, in :meth:`backward`. With ``networks.checkpointing`` the block's graph is not kept, which at
-    full resolution is the largest of all, but built again pair by pair.
+    Branches read ``per_sample`` (B, C, h, w), a leaf that collects their gradients; :meth:`backward` sends
+    the sum through the hint block. The block works at full resolution, so its graph is the largest of all:
+    with ``networks.checkpointing`` it is not kept but rebuilt pair by pair.
     """
 
     def __init__(self, networks: Networks, hint: Tensor, samples: int) -> None:
@@ -289,7 +294,7 @@ class _HintFeatures:
         self.per_sample = _per_sample(self._features, samples).detach().requires_grad_()
 
     def backward(self) -> None:
-        """Accumulate the hint block's gradients; no branch may use the features any more."""
+        """Accumulate the hint block's gradients; call it after the last branch that reads the features."""
         if self.per_sample.grad is None:
             return
         gradient = self.per_sample.grad.unflatten(0, (len(self._hint), -1)).sum(dim=1)
@@ -308,7 +313,7 @@ def _joint_control(
     control_mask: list[Tensor],
     image_features: _HintFeatures,
 ) -> list[Tensor]:
-    """w_m c_m + w_i c_i of the joint baseline: nothing is detached, and w_i is 1 in every step."""
+    """w_m c_m + c_i of the joint baseline, with gradients through both."""
     control_image = networks.control.control(z_t, batch.timesteps, batch.context, image_features.per_sample)
     mask_weight, image_weight = settings.hint_weights
     return [
@@ -329,9 +334,9 @@ def _image_branch(
     pixels: Tensor | None,
     backward: Callable[[Tensor], None],
 ) -> tuple[Tensor, Tensor]:
-    """eps_mix and L_i (B,), both detached, of c_mix = w_m sg(c_m) + w_i c_i."""
+    """Back-propagate L_i for c_mix = w_m sg(c_m) + w_i c_i; return eps_mix and L_i (B,), detached."""
     mix = [settings.mask_weight * part.detach() for part in control_mask]
-    if not image_weight:  # at k = 0 the image has no say and gets no gradient
+    if not image_weight:  # at k = 0 the image neither contributes nor receives gradients
         with torch.no_grad():
             prediction = networks.shadow(encoded, batch.context, mix)
         return prediction, per_sample_error(prediction, target, pixels)
@@ -357,7 +362,7 @@ def _augmentation_branch(
     pixels: Tensor | None,
     backward: Callable[[Tensor], None],
 ) -> Tensor:
-    """L_m' (B,), detached: the mask branch on latents re-noised from the image branch's clean prediction."""
+    """Back-propagate L_m', the mask branch on z_t' (see :func:`renoise`); return L_m' (B,), detached."""
     chosen = batch.up_to(settings.augmentation_max_timestep)
     result = torch.zeros_like(batch.timesteps, dtype=torch.float32)
     if not len(chosen):
