@@ -11,11 +11,10 @@ from torch import Tensor
 
 
 class AveragedWeights:
-    """The moving average of ``parameters``, which start it.
+    """The moving average of ``parameters``, initialised from them and kept in float32 whatever their dtype.
 
-    Averages are float32, whatever the parameters are. That of few updates forgets the start sooner: after n
-    of them its decay is at most n / (9 + n), or with ``warmup_power`` 1 - n ** -power. Numbers and
-    ``state_dict`` are those of diffusers' ``EMAModel``.
+    The decay warms up: update n > 1 uses at most n / (9 + n), or 1 - n ** -``warmup_power`` if that is given,
+    and the first one 0. Values and ``state_dict`` match diffusers' ``EMAModel``.
     """
 
     def __init__(self, parameters: Iterable[Tensor], decay: float, warmup_power: float | None = None) -> None:
@@ -27,7 +26,7 @@ class AveragedWeights:
         self.updates = 0
 
     def current_decay(self) -> float:
-        """The share of the old average in the latest update."""
+        """The decay of the latest update: the share of the old average in the new one."""
         before = self.updates - 1
         if before <= 0:
             return 0.0
@@ -37,7 +36,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the parameters as they are now into the average."""
+        """Move the average towards the current parameters."""
         self.updates += 1
         share = 1 - self.current_decay()
         for average, parameter in zip(self.averages, self.parameters, strict=True):
@@ -50,7 +49,7 @@ class AveragedWeights:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within the block the parameters are their averages; the others wait on the CPU."""
+        """Within the block the parameters hold the averages; their own values are kept on the CPU."""
         kept = [parameter.detach().to("cpu", copy=True) for parameter in self.parameters]
         self.copy_to_parameters()
         try:
@@ -74,9 +73,9 @@ class AveragedWeights:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from the averages of ``state``; how fast they decay is not read, a run's settings say it.
+        """Continue from the averages and update count of ``state``, keeping this object's decay settings.
 
-        Raises ValueError when they are not averages of such parameters; nothing is changed then.
+        Raises ValueError, before anything is changed, when the shapes differ from the parameters'.
         """
         found = state["shadow_params"]
         if [average.shape for average in found] != [average.shape for average in self.averages]:

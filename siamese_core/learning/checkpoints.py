@@ -1,8 +1,8 @@
-"""Checkpoints of a training run: written whole or not at all, read back exactly.
+"""Checkpoints of a training run: written atomically, restored exactly.
 
-Every random draw of a step comes from the run's seed and the step's number (``seeds``), so a checkpoint is
-the state of networks and optimisers plus the number of steps done. The names of its files are accelerate's,
-which wrote them first; random states, which it wrote too, are not needed.
+A checkpoint is the state of networks and optimisers plus the number of steps done. Random states are not
+saved, because every draw of a step depends only on the run's seed and the step number (see ``seeds``). File
+names follow accelerate, which wrote the first checkpoints.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _UNREADABLE = (
 
 
 class Optimiser(Protocol):
-    """What a checkpoint asks of an optimiser, torch's or one that wraps it."""
+    """What a checkpoint needs of an optimiser: torch's own, or a wrapper around one."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -45,7 +45,7 @@ class Optimiser(Protocol):
 
 @dataclass(frozen=True)
 class TrainedState:
-    """What a run's steps change, and a checkpoint holds.
+    """The state that training steps change and a checkpoint stores.
 
     ``networks`` -> ``model.safetensors``, ``model_1.safetensors`` ...; ``optimizers`` -> ``optimizer.bin``,
     ``optimizer_1.bin`` ...; ``scaler`` (fp16) -> ``scaler.pt``; ``average`` -> ``custom_checkpoint_0.pkl``.
@@ -68,11 +68,11 @@ class TrainedState:
             torch.save(part.state_dict(), path)
 
     def read(self, folder: Path, had_scaler: bool = True) -> Callable[[], None]:
-        """Read what :meth:`write` wrote, and return the function that makes it the present state.
+        """Read what :meth:`write` wrote; the returned function makes it the current state.
 
-        Nothing changes before that is called. Without ``had_scaler`` the run was in another precision until
-        now, and starts with a fresh scale. Raises one of ``_UNREADABLE`` when any part is damaged, missing
-        or of other networks.
+        Nothing changes until that function is called. Without ``had_scaler`` the checkpoint comes from
+        another precision, and the scaler keeps its initial scale. Raises one of ``_UNREADABLE`` when any part
+        is damaged, missing or belongs to other networks.
         """
         weights = []
         for index, network in enumerate(self.networks):
@@ -97,7 +97,7 @@ class TrainedState:
         return apply
 
     def _pickled(self, folder: Path) -> list[tuple[Path, Any]]:
-        """The parts that torch writes, with the file of each."""
+        """The parts stored with ``torch.save``, each with its file."""
         parts: list[tuple[Path, Any]] = [
             (_numbered(folder, "optimizer", index, ".bin"), optimizer)
             for index, optimizer in enumerate(self.optimizers)
@@ -117,8 +117,8 @@ def _numbered(folder: Path, name: str, index: int, suffix: str) -> Path:
 class CheckpointStore:
     """Checkpoints of one run: ``folder/step-00000500/``, the newest ``keep`` of them.
 
-    A checkpoint is written under a temporary name, synced and renamed; older ones go only after that.
-    ``record`` identifies the run (kind, settings, data); a checkpoint with another record is foreign.
+    A checkpoint is written under a temporary name, synced and renamed; only then are older ones deleted.
+    ``record`` identifies the run (kind, settings, data); checkpoints with another record are rejected.
     """
 
     folder: Path
@@ -126,13 +126,13 @@ class CheckpointStore:
     keep: int = 2
 
     def save(self, state: TrainedState, step: int, engine: Engine) -> None:
-        """Write the checkpoint of ``step`` done steps; to be called by all processes, of which one writes.
+        """Write the checkpoint after ``step`` steps. Every process must call this; the main one writes.
 
-        Raises ResumeError when it cannot be written, on a full disk for instance; older ones are unharmed.
+        Raises ResumeError when it cannot be written (a full disk, for instance); older ones are left intact.
         """
         if is_main(engine):
             self._write(state, step)
-        engine.wait_for_all()  # a process that ended early would have the launcher end the others
+        engine.wait_for_all()  # if another process exited first, the launcher would kill this one
 
     def _write(self, state: TrainedState, step: int) -> None:
         target = self.folder / f"step-{step:08d}"
@@ -144,7 +144,7 @@ class CheckpointStore:
             state.write(temporary)
             write_text_atomic(temporary / RECORD_NAME, json.dumps({**self.record, "step": step}, indent=1))
             replace_folder(temporary, target)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have their own
+        except (OSError, RuntimeError, SafetensorError) as error:  # the latter two: torch and safetensors
             shutil.rmtree(temporary, ignore_errors=True)
             kept = self._finished()
             rest = f"{advice.CONTINUES} {kept[-1].name}" if kept else "there is no earlier checkpoint"
@@ -161,10 +161,10 @@ class CheckpointStore:
         may_differ: tuple[str, ...] = (),
         note: Callable[[str], None] = lambda text: None,
     ) -> int:
-        """Bring ``state`` to the newest whole checkpoint and return its step.
+        """Restore ``state`` from the newest intact checkpoint and return its step.
 
-        ``note`` is told of newer ones that are damaged. Raises ResumeError when there is none, and when the
-        newest that tells what it is of differs from the run in a key not in ``may_differ``.
+        Damaged newer ones are reported through ``note``. Raises ResumeError when no checkpoint can be read,
+        and when the newest readable record differs from the run's in a key not in ``may_differ``.
         """
         damaged = []
         for path in reversed(self._finished() or [self.latest()]):
@@ -187,7 +187,7 @@ class CheckpointStore:
         )
 
     def record_of(self, step: int) -> dict[str, Any]:
-        """The record of the checkpoint of ``step``, which is whole."""
+        """The record of the checkpoint of ``step``, which must exist and be intact."""
         text = (self.folder / f"step-{step:08d}" / RECORD_NAME).read_text("utf-8")
         return dict(json.loads(text))
 
@@ -206,7 +206,7 @@ class CheckpointStore:
 
 
 def _reason(error: BaseException) -> str:
-    """What ``error`` says, in one line; of a missing file its name."""
+    """The message of ``error`` in one line; for an OSError, its file name and reason."""
     if isinstance(error, OSError) and error.filename:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

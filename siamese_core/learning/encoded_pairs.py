@@ -1,4 +1,4 @@
-"""The training set on disk: images, masks and what the frozen networks make of them, encoded once a run."""
+"""The encoded training set on disk: images, masks, VAE moments and prompt conditioning, made once a run."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _POLL_SECONDS = 1.0
 
 
 class PairEncoder(Protocol):
-    """The frozen networks of a base, which turn pairs into what training reads. Results lie on the CPU."""
+    """The frozen encoders of a base model. Results are on the CPU."""
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """uint8 ``(N, 3, R, R)`` -> mean and standard deviation, unscaled: ``(N, 2, 4, R/8, R/8)``."""
+        """uint8 ``(N, 3, R, R)`` -> posterior means and deviations, unscaled ``(N, 2, 4, R/8, R/8)``."""
         ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """The conditioning of ``prompts``: ``(N, 77, width)``."""
+        """Text conditioning of N ``prompts``: ``(N, 77, width)``."""
         ...
 
 
@@ -49,11 +49,10 @@ def encode_pairs(
     rule: ForegroundRule = PLAIN_MASKS,
     default_prompt: str = "",
 ) -> None:
-    """Read, resize and encode ``pairs`` into ``folder`` with ``encoder``, a few at a time.
+    """Read, resize to ``resolution`` pixels square and encode ``pairs`` into ``folder``, a few at a time.
 
-    ``key`` says what the set was made from; an
-    older set in ``folder`` is replaced when the new one is whole. Raises PairError for a pair that cannot be
-    read and OSError when the set cannot be written.
+    ``key`` identifies what the set was made from. An older set in ``folder`` is replaced once the new one is
+    complete. Raises PairError for a pair that cannot be read and OSError when the set cannot be written.
     """
     prompts = [pair.prompt if pair.prompt is not None else default_prompt for pair in pairs]
     distinct = [*sorted(set(prompts)), ""]
@@ -84,24 +83,24 @@ def encode_pairs(
                 moments.append(encoder.encode_images(torch.from_numpy(pixels)).numpy())
     except OSError as error:
         if error.filename is None:
-            error.filename = str(folder)  # writing to an open file does not say which
+            error.filename = str(folder)  # an OSError from writing to an open file names none
         raise
 
 
 class _Rows:
-    """A ``.npy`` file of ``count`` rows, written a few at a time; complete when the block ends."""
+    """A ``.npy`` file of ``count`` rows, appended a few at a time; a context manager that closes it."""
 
     def __init__(self, path: Path, count: int) -> None:
         self._file = path.open("wb")
         self._count = count
 
     def append(self, rows: NDArray[Any]) -> None:
-        """Add ``rows`` (n, ...); all of a file have the shape and type of the first."""
+        """Add ``rows`` (n, ...), of the row shape and dtype of the first call."""
         if not self._file.tell():
             shape = (self._count, *rows.shape[1:])
             header = {"descr": format.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": shape}
             format.write_array_header_2_0(self._file, header)
-        # Not through a memory map: on a full disk that would kill the process instead of raising.
+        # Not through a memory map: on a full disk, writing to one kills the process instead of raising.
         self._file.write(np.ascontiguousarray(rows).data)
 
     def __enter__(self) -> _Rows:
@@ -114,13 +113,13 @@ class _Rows:
 def load_training_set(folder: Path, key: str) -> TrainingSet | None:
     """The encoded set in ``folder``, memory-mapped, or None when there is none made from ``key``.
 
-    A set that is damaged or of another kind counts as none, because it can be made again.
+    A damaged set also gives None, because it can be made again.
     """
     try:
         if (folder / _KEY_FILE).read_text("utf-8") != key:
             return None
         names = [field.name for field in fields(TrainingSet)]
-        # Copy on write: nothing is ever written, but tensors on read-only memory bring a warning.
+        # Copy on write: nothing is written, but torch warns about tensors over read-only memory.
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in names}
     except (OSError, ValueError, EOFError):
         return None
@@ -128,9 +127,9 @@ def load_training_set(folder: Path, key: str) -> TrainingSet | None:
 
 
 def wait_for_training_set(folder: Path, key: str) -> TrainingSet:
-    """The encoded set in ``folder`` once it is there: another process makes it.
+    """Poll ``folder`` until another process has encoded the set there, and load it.
 
-    That may take hours, which no barrier would outlast.
+    Polling, because encoding may take hours and a distributed barrier would time out.
     """
     while (found := load_training_set(folder, key)) is None:
         time.sleep(_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""What training needs of whoever runs it: a device, and what several processes agree on."""
+"""What training needs of its launcher: a device, and communication between processes."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from torch import Tensor
 
 
 class Engine(Protocol):
-    """One process of a training run; each holds all weights and works through its own share of a batch."""
+    """One process of data-parallel training: it holds all weights and computes its share of each batch."""
 
     device: torch.device
     process: int
     processes: int
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace ``tensors``, of one device, by their means over all processes.
+        """Replace ``tensors``, all on one device, in place by their means over all processes.
 
-        Every process calls this once a step however many backward passes its samples needed, so that none
-        waits for one that another does not make.
+        A collective call: every process makes it once a step, however many backward passes its samples
+        needed, so that the processes cannot deadlock.
         """
         ...
 
     def highest(self, number: int) -> int:
-        """The highest of the numbers that the processes call this with; no synchronisation with a GPU."""
+        """The maximum of ``number`` over all processes, without a GPU synchronisation."""
         ...
 
     def wait_for_all(self) -> None:
-        """Return when every process has come here."""
+        """A barrier: return when every process has reached it."""
         ...
 
 
 class SingleProcess:
-    """The engine of a run that nothing shares."""
+    """The engine of a run in a single process."""
 
     process = 0
     processes = 1
@@ -53,5 +53,5 @@ class SingleProcess:
 
 
 def is_main(engine: Engine) -> bool:
-    """Whether this is the process that writes files and speaks."""
+    """Whether this is the process that writes files and prints messages."""
     return engine.process == 0

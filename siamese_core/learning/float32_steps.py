@@ -1,4 +1,4 @@
-"""An optimiser's steps on float32 copies of weights that are bfloat16, or that it must not replace."""
+"""Optimiser steps on temporary float32 copies of the weights, for bfloat16 weights and 8-bit optimisers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import torch
 from torch import Tensor, nn
 
 _BUCKET_BYTES = 64 << 20
-"""Of the weights that have copies at a time: few calls of the optimiser, little memory."""
+"""Size of the float32 copies made at a time: a compromise between optimiser calls and memory."""
 
 
 class Float32Steps:
-    """An optimiser that is shown contiguous float32 copies of its weights, some at a time.
+    """Wraps an optimiser so that it steps contiguous float32 copies of the weights, one bucket at a time.
 
-    The weights keep storage, number format and memory layout, which not every optimiser sees to: that of
-    bitsandbytes gives a weight in ``channels_last`` a new storage, and whoever shares the old one is left
-    behind. What a step makes of a bfloat16 weight is rounded stochastically (:func:`to_bfloat16`), with
-    random numbers of ``seed``, which whoever steps has to set for each step. Gradients are used up.
+    The weights themselves keep their storage, dtype and memory format. Not every optimiser preserves these:
+    bitsandbytes gives a ``channels_last`` weight new storage, which breaks modules that share the old one.
+    Results for bfloat16 weights are rounded stochastically (:func:`to_bfloat16`) from ``seed``, which the
+    caller sets before each step. A step consumes the gradients.
 
-    ``param_groups`` and ``state_dict`` are those of the optimiser, which ``make`` builds from groups.
+    ``make`` builds the wrapped optimiser from groups; ``param_groups`` holds the weights and its settings,
+    ``state_dict`` is its own.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Float32Steps:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Change every weight that has a gradient."""
+        """Update every weight that has a gradient, and drop the gradients."""
         for group, own in zip(self.param_groups, self._optimizer.param_groups, strict=True):
             own.update(_without_weights(group))
         draws: dict[torch.device, torch.Generator] = {}
@@ -57,12 +58,12 @@ class Float32Steps:
                     if weight.device not in draws:
                         draws[weight.device] = torch.Generator(weight.device).manual_seed(self.seed)
                     weight.copy_(to_bfloat16(copy.data, draws[weight.device]))
-                elif not weight.is_contiguous():  # else the copy is the weight itself
+                elif not weight.is_contiguous():  # otherwise the copy shares the weight's storage
                     weight.copy_(copy.data)
                 copy.data = _nothing(weight)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop the gradients; they are never set to zero."""
+        """Drop the gradients, whatever ``set_to_none`` says."""
         for weight in self._copies:
             weight.grad = None
 
@@ -70,7 +71,7 @@ class Float32Steps:
         return self._optimizer.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a ``state`` of such an optimiser, with these weights' copies or without copies."""
+        """Continue from a state of the wrapped optimiser, saved with this wrapper or without it."""
         self._optimizer.load_state_dict(dict(state))
         self._take_settings()
 
@@ -94,21 +95,24 @@ class Float32Steps:
 
 
 def to_bfloat16(values: Tensor, draws: torch.Generator) -> Tensor:
-    """Finite float32 ``values``, each rounded to one of its two bfloat16 neighbours, as float32.
+    """Round finite float32 ``values`` (any shape) stochastically to bfloat16 values, returned as float32.
 
-    The nearer one is the more probable, so that the mean is the value itself and changes below the spacing of
-    bfloat16 numbers, 1/128 to 1/256 of a value, add up (Gupta et al. 2015, arXiv 1502.02551).
+    Each goes to one of its two bfloat16 neighbours, with probabilities that preserve the value in expectation
+    (Gupta et al. 2015, arXiv 1502.02551). Updates below the spacing of bfloat16 numbers, 1/256 to 1/128 of a
+    value, therefore add up instead of being lost.
     """
-    # The lower half of a float32's bits is what bfloat16 leaves out: adding to it carries over now and then.
+    # bfloat16 drops the lower 16 bits of a float32; random bits added there carry into the upper half with
+    # the right probability.
     shape, device = values.shape, values.device
     noise = torch.randint(0, 1 << 16, shape, dtype=torch.int32, device=device, generator=draws)
     return noise.add_(values.view(torch.int32)).bitwise_and_(-1 << 16).view(torch.float32)
 
 
 def hold_in_bfloat16(network: nn.Module) -> None:
-    """Turn the weights of ``network``'s convolutions and linear layers into bfloat16, in place.
+    """Convert the weights of ``network``'s convolutions and linear layers to bfloat16, in place.
 
-    They are nearly all of it. Biases and normalisations stay float32; autocast brings both together.
+    These are nearly all of its parameters. Biases and normalisation layers stay float32; autocast reconciles
+    the dtypes in the forward pass.
     """
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -117,7 +121,7 @@ def hold_in_bfloat16(network: nn.Module) -> None:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """``tensor`` itself where it is float32 and contiguous, else a copy that is."""
+    """``tensor`` itself if it is float32 and contiguous, else a contiguous float32 copy."""
     return tensor.to(torch.float32).contiguous()
 
 

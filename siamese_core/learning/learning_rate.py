@@ -1,4 +1,4 @@
-"""The learning rate of a step, and how an optimiser is told."""
+"""Learning rate schedule."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def cosine_rate(peak: float, step: int, steps: int, warmup: int = 0) -> float:
-    """Learning rate of ``step``: linear warm-up over ``warmup`` steps, then a half cosine down to 0."""
+    """Learning rate of ``step`` (from 0): linear over ``warmup`` steps to ``peak``, then a half cosine to 0."""
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

@@ -1,4 +1,4 @@
-"""One optimiser step of Siamese training, and what it changes: weights, their optimiser, their average."""
+"""One optimiser step of Siamese training and the state it changes: weights, optimiser, moving average."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .settings import BatchSettings, OptimiserSettings, Precision
 from .training_set import TrainingSet
 
 MOST_SKIPPED = 8
-"""Steps in a row that may lack finite values; fp16's scale finds its place in fewer."""
+"""Consecutive non-finite steps that count as divergence; fp16 loss scaling settles in fewer."""
 
 
 class Diverged(UserError):
-    """Losses or gradients were not finite for too many steps in a row, up to ``step``."""
+    """Losses or gradients were not finite for too many consecutive steps, the last of them ``step``."""
 
     def __init__(self, step: int, message: str) -> None:
         super().__init__(message)
@@ -36,20 +36,20 @@ class Diverged(UserError):
 
 
 class TrainedNetworks(Networks, Protocol):
-    """What training needs of the networks besides the objective: which of their weights it trains."""
+    """The networks of the objective, plus access to the weights that training changes."""
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Control network (with hint block) and decoder, in an order that never changes."""
+        """Parameters of the control network (with hint block) and the decoder, always in the same order."""
         ...
 
     def hint_parameters(self) -> list[nn.Parameter]:
-        """Those of them that are the hint block's."""
+        """The subset of :meth:`trained_parameters` that belongs to the hint block."""
         ...
 
 
 @dataclass
 class Trainer:
-    """What a training run changes: networks and optimiser, on the engine's device."""
+    """Networks, optimiser and their companions (average, loss scaler), on the engine's device."""
 
     networks: TrainedNetworks
     optimizer: Any
@@ -67,9 +67,9 @@ class Trainer:
         engine: Engine,
         precision: Precision = "no",
     ) -> Trainer:
-        """A trainer of ``networks``, which lie on the engine's device and are not moved any more.
+        """A trainer for ``networks``, which must be on the engine's device already and stay there.
 
-        Raises UserError when an optimiser's package is missing.
+        Raises UserError when the package of the chosen optimiser is missing.
         """
         average = None
         if settings.ema_decay:
@@ -80,12 +80,12 @@ class Trainer:
 
     @property
     def state(self) -> TrainedState:
-        """What a checkpoint holds."""
+        """The state that checkpoints store."""
         networks = (self.networks.control, self.networks.decoder)
         return TrainedState(networks, [self.optimizer], self.average, self.scaler)
 
     def use_rates(self, settings: OptimiserSettings) -> None:
-        """Make rates and weight decay those of ``settings``: a checkpoint brings back its own."""
+        """Set learning rates and weight decay from ``settings``, because a checkpoint restores old ones."""
         for group, new in zip(
             self.optimizer.param_groups, _parameter_groups(self.networks, settings), strict=True
         ):
@@ -93,14 +93,14 @@ class Trainer:
             group["weight_decay"] = settings.weight_decay
 
     def averaged_weights(self) -> AbstractContextManager[None]:
-        """Within the block the trained weights are their moving average, where one is kept."""
+        """Within the block the trained weights hold their moving average, if one is kept."""
         return contextlib.nullcontext() if self.average is None else self.average.in_place()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of forward passes."""
+        """The autocast context of forward passes."""
         if self.precision == "no":
             return contextlib.nullcontext()
-        # With checkpointing, casts of weights are not kept: they would take the memory that it saves.
+        # With gradient checkpointing, cached casts of the weights would use up the memory that it saves.
         keep_casts = not self.networks.checkpointing
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.engine.device.type, dtype, cache_enabled=keep_casts)
@@ -115,15 +115,15 @@ class Trainer:
         seed: int,
         micro_batches: int = 1,
     ) -> Callable[[int], dict[str, Tensor]]:
-        """The optimiser step as a function of k, for :func:`run_steps`; returns loss and terms.
+        """One optimiser step as a function of k, for :func:`run_steps`; it returns the loss and its terms.
 
-        A step whose loss or gradients are not finite changes nothing, and says ``skipped`` 1; too many in a
-        row raise Diverged. A step that an exception ends has changed nothing either.
+        A step with a non-finite loss or gradient changes nothing and returns ``skipped`` 1;
+        :data:`MOST_SKIPPED` of them in a row raise Diverged. A step ended by an exception changes nothing.
         """
         engine = self.engine
 
         def step(k: int) -> dict[str, Tensor]:
-            self.optimizer.zero_grad(set_to_none=True)  # of a step that an exception ended
+            self.optimizer.zero_grad(set_to_none=True)  # left over from a step that an exception ended
             batch = data.batch(seed, k, batches, engine.device, engine.process, engine.processes)
             means: dict[str, Tensor] = {}
             for part in batch.parts(micro_batches):
@@ -147,7 +147,7 @@ class Trainer:
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def _update(self, step: int, rate_factor: float, loss: Tensor) -> bool:
-        """Average the gradients over all processes and step the optimiser; whether the step was left out."""
+        """Average the gradients over all processes and step the optimiser; return whether it was skipped."""
         gradients = [
             parameter.grad for parameter in self.networks.trained_parameters() if parameter.grad is not None
         ]
@@ -155,11 +155,11 @@ class Trainer:
         self.engine.average([*gradients, loss])
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate_factor
-        # With fp16 the loss is scaled so far that gradients overflow now and then: the scaler sees to it.
+        # With fp16 the scaled gradients overflow now and then, which the scaler detects itself.
         checked = [loss] if self.scaler is not None else [*gradients, loss]
         norms = torch.stack([torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in checked])
-        # The step's one wait for its device: to leave a step out without asking takes an optimiser and an
-        # average that can be told so on the device, which only some optimisers can.
+        # The only device synchronisation of a step. Avoiding it would take an optimiser and an average that
+        # can skip a step on the device, which only some optimisers can.
         skipped = not bool(norms.isfinite().all())
         if not skipped:
             skipped = not self._step_optimizer()
@@ -176,18 +176,18 @@ class Trainer:
         return skipped
 
     def _step_optimizer(self) -> bool:
-        """Step the optimiser; whether the gradients, where they are scaled, were finite."""
+        """Step the optimiser; return False when the loss scaler found an overflow and skipped the step."""
         if self.scaler is None:
             self.optimizer.step()
             return True
         before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return self.scaler.get_scale() >= before  # it backs off after an overflow, and only then
+        return self.scaler.get_scale() >= before  # the scale shrinks only after an overflow
 
 
 def _parameter_groups(networks: TrainedNetworks, settings: OptimiserSettings) -> list[dict[str, Any]]:
-    """AdamW's groups: the trained weights but for the hint block's, and those."""
+    """AdamW's parameter groups: all trained weights except the hint block's, then the hint block's."""
     hint = networks.hint_parameters()
     known = {id(parameter) for parameter in hint}
     others = [parameter for parameter in networks.trained_parameters() if id(parameter) not in known]

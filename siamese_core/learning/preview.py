@@ -1,4 +1,4 @@
-"""What a run shows of itself while it trains: images sampled for the same few masks, again and again."""
+"""Previews during training: images sampled for the same few masks each time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from .training_set import TrainingSet
 
 
 def preview_pairs(data: TrainingSet, count: int) -> list[int]:
-    """Indices of at most ``count`` pairs, evenly spaced."""
+    """Indices of at most ``count`` pairs, evenly spaced over ``data``."""
     chosen: list[int] = np.unique(np.linspace(0, len(data) - 1, count).round().astype(int)).tolist()
     return chosen
 
 
 def preview_sheet(data: TrainingSet, chosen: Sequence[int], images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Four rows: masks, real images, ``images`` (B, H, W, 3) sampled for them, and those with outlines."""
+    """A contact sheet of four rows: masks, real images, sampled images, sampled images with mask outlines.
+
+    ``images`` (B, H, W, 3) uint8 are the samples for the pairs ``chosen``.
+    """
     masks = data.masks[list(chosen)].numpy()
     real = data.images[list(chosen)].permute(0, 2, 3, 1).numpy()
     over = [outlined(image, mask) for image, mask in zip(images, masks, strict=True)]

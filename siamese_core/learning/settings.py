@@ -1,4 +1,4 @@
-"""Settings of a training run, but for what it is made of: batches, optimiser, execution."""
+"""Settings of a training run other than its data and objective: batches, optimiser, execution."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..settings import COUNT, COUNT_OR_NONE, DECAY, RATE_OR_NONE, SHARE, WEIGHT,
 from .learning_rate import cosine_rate
 
 Precision = Literal["no", "fp16", "bf16"]
-"""Type of the autocast of a step; weights and optimiser are not touched by it."""
+"""Autocast dtype of a step; weights and optimiser state keep theirs."""
 
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """What one step trains on; the defaults are the paper's, per device."""
+    """What each step trains on; the defaults are the paper's, per device."""
 
     batch_size: int = option(6, "pairs a step (the paper's global batch is 48 = 8 x 6)", COUNT)
     draws_per_pair: int = option(
@@ -64,7 +64,7 @@ class OptimiserSettings:
     )
 
     def rate_factor(self, step: int, total_steps: int) -> float:
-        """What the rates are multiplied by in training step k of N, in (0, 1]."""
+        """Factor on the learning rates at step k of N, in (0, 1]."""
         if self.rate_decay == "cosine":
             return cosine_rate(1.0, step, total_steps, self.warmup)
         return min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
@@ -72,7 +72,7 @@ class OptimiserSettings:
 
 @dataclass(frozen=True)
 class ExecutionSettings:
-    """How a step is computed; the result is the same within rounding."""
+    """How a step is computed; results differ only by rounding."""
 
     micro_batches: int = option(
         1, "parts in which a process works through its batch, one after the other: less memory", COUNT

@@ -1,4 +1,4 @@
-"""A resumable loop over steps: progress, a log of losses, checkpoints, clean stops."""
+"""A resumable loop over training steps: progress bar, loss log, checkpoints, clean interruption."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .checkpoints import CheckpointStore, TrainedState
 from .engine import Engine, is_main
 
 Report = Callable[[int, Mapping[str, float]], None]
-"""Told of step k's losses, means over all processes, whenever they are read."""
+"""``(k, losses)``: called with step k's losses, averaged over all processes, whenever they are read."""
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How long a loop runs and how often it saves and reports, in optimiser steps.
+    """Length of a loop and its intervals of saving and logging, in optimiser steps.
 
-    ``is_last`` tells that the work ends with this loop, so that a stop in its last step is no interruption.
+    ``is_last``: no work follows this loop, so a stop request during its last step is not an interruption.
     """
 
     steps: int
@@ -50,12 +50,13 @@ def run_steps(
 ) -> None:
     """Call ``step_function(k)`` for k in ``first .. steps - 1`` and log the scalars it returns.
 
-    ``step_function`` changes ``state`` and returns detached 0-d tensors; they are read (one device
-    synchronisation) only every ``log_every`` steps, as means over all processes. Then ``report(k, values)``
-    gets those of the latest step, in the main process. ``after_step(k + 1)`` runs after each step, on every
-    process. On SIGINT or SIGTERM to any process the step is finished, a checkpoint saved and Interrupted
-    raised in all of them. An exception of ``stopped_by`` drops the step that it ends, saves those before it
-    and is raised on.
+    ``step_function`` changes ``state`` and returns detached 0-d tensors. They are read only every
+    ``log_every`` steps (one device synchronisation), as means over all processes; the main process then calls
+    ``report(k, values)`` with those of the latest step. ``after_step(k + 1)`` runs after each step, in every
+    process.
+
+    On SIGINT or SIGTERM to any process, all of them finish the step, save a checkpoint and raise Interrupted.
+    An exception of type ``stopped_by`` discards the step it ends, saves the steps before it and propagates.
     """
     log = _StepLog(log_path, first) if is_main(engine) else None
     pending: list[tuple[int, Mapping[str, Tensor]]] = []
@@ -67,7 +68,7 @@ def run_steps(
         names = list(pending[0][1])
         table = torch.stack([torch.stack([row[name].float() for name in names]) for _, row in pending])
         engine.average([table])
-        values = [dict(zip(names, line, strict=True)) for line in table.tolist()]  # the one read of a device
+        values = [dict(zip(names, line, strict=True)) for line in table.tolist()]  # the only device read
         steps = [k for k, _ in pending]
         pending.clear()
         if log is None:
@@ -85,7 +86,7 @@ def run_steps(
                 progress.update()
                 stop = engine.highest(requests[0] if requests else 0)
                 saving = done % settings.save_every == 0 or done == settings.steps or stop > 0
-                if done % settings.log_every == 0 or saving:  # a checkpoint never knows more than the log
+                if done % settings.log_every == 0 or saving:  # the log is never behind a checkpoint
                     flush()
                 after_step(done)
                 if saving:
@@ -102,10 +103,10 @@ def run_steps(
 
 @contextlib.contextmanager
 def _flushed_denormals() -> Iterator[None]:
-    """Within the block a CPU takes denormal numbers for 0.
+    """Within the block the CPU flushes denormal numbers to 0.
 
-    Gradients through convolutions that start at zero are tiny; arithmetic with denormal numbers made such
-    steps three times as slow. What a host computes afterwards is not to change.
+    Gradients through convolutions that start at zero are tiny, and denormal arithmetic made such steps three
+    times slower. Reset afterwards, so that the host's own computations are unaffected.
     """
     torch.set_flush_denormal(True)
     try:
@@ -115,7 +116,7 @@ def _flushed_denormals() -> Iterator[None]:
 
 
 class _StepLog:
-    """A JSONL file, one line per step; lines of steps about to be repeated are dropped on opening."""
+    """A JSONL file with one line per step; opening it drops lines of steps from ``first`` on."""
 
     def __init__(self, path: Path, first: int) -> None:
         self.path = path

@@ -1,7 +1,7 @@
-"""The folder of a training run: begun or resumed, held by one process at a time, and trained in.
+"""The folder of a training run: created or resumed, and locked while a process trains in it.
 
-``run.json`` holds the run's id and record; ``checkpoints/`` and ``log.jsonl`` are its training's, or, where
-it trains one network after another, ``checkpoints/<part>/`` and ``<part>.jsonl`` are those of each part.
+``run.json`` holds the run's id and record, ``checkpoints/`` and ``log.jsonl`` its checkpoints and losses. A
+run that trains several networks in turn has ``checkpoints/<part>/`` and ``<part>.jsonl`` for each.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _RUN_FILE, _LOCK_FILE = "run.json", "run.lock"
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run in ``folder``, new or with ``resume`` the one that is there, of one process of it.
+    """One process's view of the run in ``folder``: a new run or, with ``resume``, the existing one.
 
-    ``record`` says what decides the result; a run is resumed only with an equal one, but for the keys in
-    ``may_differ``. ``note`` is told, in the main process, what a user should know.
+    ``record`` holds everything that determines the result; resuming requires an equal record except for the
+    keys in ``may_differ``. ``note`` receives messages for the user, in the main process.
     """
 
     folder: Path
@@ -44,14 +44,14 @@ class TrainingRun:
     keep_checkpoints: int = 2
     note: Callable[[str], None] = print
     changes: list[dict[str, Any]] = field(default_factory=list)
-    """What was changed on resuming, after :meth:`restored`: ``{"step": done, setting: [old, new], ...}``."""
+    """Settings changed on resuming, set by :meth:`restored`: ``{"step": done, setting: [old, new], ...}``."""
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[str]:
-        """Hold the folder until the block ends, or the process; gives the run's id ("" but in the main one).
+        """Lock the folder for the block and yield the run's id ("" outside the main process).
 
-        A new run's folder is empty or not there. Raises ResumeError when another process trains in it, and
-        when there is nothing to resume, or another run.
+        The folder of a new run should be empty or missing. Raises ResumeError when another process trains
+        there, when there is nothing to resume, and when the folder belongs to a different run.
         """
         if not is_main(self.engine):
             yield ""
@@ -70,10 +70,10 @@ class TrainingRun:
             ) from error
 
     def restored(self, state: TrainedState, steps: int, part: str = "") -> int:
-        """Bring ``state`` to where the run to ``steps`` stopped; the number of steps that are done.
+        """Restore ``state`` from the latest checkpoint, if any, and return the number of steps done.
 
-        0 for a new run, and for one that was stopped before its first checkpoint. Raises ResumeError when no
-        checkpoint can be read, and when more steps are done already.
+        That is 0 for a new run and for one stopped before its first checkpoint. Raises ResumeError when no
+        checkpoint can be read, and when more than ``steps`` steps are done already.
         """
         store = self.checkpoints(part)
         if not (self.resume and store.exists()):
@@ -104,7 +104,8 @@ class TrainingRun:
     ) -> None:
         """:func:`run_steps` from step ``first``, with checkpoints and log in the run's folder.
 
-        A state that has diverged is kept apart from the checkpoints, in ``diverged/``.
+        When training diverges, its last state is saved to ``diverged/``, apart from the checkpoints, and
+        Diverged is raised.
         """
         try:
             run_steps(
@@ -147,7 +148,7 @@ class TrainingRun:
                 ) from error
             self.note(f"{path} is damaged or missing; it is written anew, with a new run id")
             return self._begun()
-        if not self._saved():  # killed before its first checkpoint: it begins again
+        if not self._saved():  # killed before its first checkpoint, so it starts over
             check_record(path, found, self.record, self.may_differ)
         return run_id
 

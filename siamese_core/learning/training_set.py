@@ -1,4 +1,4 @@
-"""The training data of Siamese-Diffusion in the form a step needs: everything frozen encoded once."""
+"""The training data in the form that a step needs, with all outputs of frozen networks precomputed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TrainingSet:
 
     ``images`` (N, 3, R, R) uint8; ``masks`` (N, R, R) bool; ``moments`` (N, 2, 4, R/8, R/8): mean and
     standard deviation of the VAE's posterior, unscaled; ``contexts`` (P, 77, width): conditioning of the
-    distinct prompts, the last one that of ""; ``prompt_index`` (N,) into it.
+    distinct prompts, then of ""; ``prompt_index`` (N,): each pair's row of ``contexts``.
     """
 
     images: Tensor
@@ -42,11 +42,11 @@ class TrainingSet:
         process: int = 0,
         processes: int = 1,
     ) -> TrainingBatch:
-        """The batch of step k, a pure function of the set and the arguments; of it, the part of a process.
+        """The part of step k's batch that belongs to ``process``, as a pure function of set and arguments.
 
-        Everything is drawn for the batch of all processes together, so that a step's samples are the same
-        however many share them. Latents are drawn from the cached posterior anew each step; a share
-        ``prompt_dropout`` of the samples gets the empty prompt.
+        All draws are made for the global batch, so that a step's samples do not depend on how many processes
+        share it. Latents are drawn from the cached posterior at every step; a share ``prompt_dropout`` of the
+        samples gets the empty prompt.
         """
         pairs = self.places(seed, step, settings, processes)
         own_pairs = slice(process * settings.batch_size, (process + 1) * settings.batch_size)
@@ -72,15 +72,16 @@ class TrainingSet:
             noise=noise.to(device),
             timesteps=timesteps.to(device),
             context=self.contexts[prompts].to(device),
-            mask_hint=mask_hint(self.masks[pairs].to(device)),  # bytes travel, floats are made there
+            mask_hint=mask_hint(self.masks[pairs].to(device)),  # transfer bytes, convert on the device
             image_hint=image_hint(self.images[pairs].to(device)),
             host_timesteps=timesteps,
         )
 
     def places(self, seed: int, step: int, settings: BatchSettings, processes: int = 1) -> list[int]:
-        """The pairs of step k, of all processes together.
+        """Indices of the pairs in step k's global batch.
 
-        All pairs are drawn equally often; with ``balance_prompts`` all prompts are, and of each its pairs.
+        Every pair is drawn equally often; with ``balance_prompts``, every prompt is, and within a prompt
+        every pair.
         """
         count = settings.batch_size * processes
         if not settings.balance_prompts:
@@ -89,14 +90,14 @@ class TrainingSet:
 
     @cached_property
     def _places_by_prompt(self) -> list[Tensor]:
-        """The pairs of each prompt that has any, in order."""
+        """The pair indices of each prompt that occurs, in ascending order."""
         order = self.prompt_index.argsort(stable=True)
         return list(order.split(self.prompt_index.unique(return_counts=True)[1].tolist()))
 
     def _balanced_place(self, seed: int, position: int) -> int:
-        """The pair at ``position`` of an endless order in which all prompts take turns, shuffled every round.
+        """The pair at ``position`` of an endless order in which every round visits all prompts, shuffled.
 
-        In round r each prompt shows the r-th pair of its own endless order.
+        In round r each prompt contributes the r-th pair of its own endless shuffled order.
         """
         groups = self._places_by_prompt
         turn = position // len(groups)
@@ -106,10 +107,10 @@ class TrainingSet:
 
 
 def mask_hint(masks: Tensor) -> Tensor:
-    """``(B, H, W)`` bool -> hint ``(B, 3, H, W)`` of 0 and 1, float32."""
+    """``(B, H, W)`` bool -> hint ``(B, 3, H, W)`` float32 of 0 and 1."""
     return masks[:, None].expand(-1, 3, -1, -1).float()
 
 
 def image_hint(images: Tensor) -> Tensor:
-    """``(B, 3, H, W)`` uint8 -> hint in [0, 1], float32: (x + 1) / 2 of the image in [-1, 1]."""
+    """``(B, 3, H, W)`` uint8 -> hint of that shape, float32 in [0, 1]: (x + 1) / 2 of the scaled image x."""
     return images.float() / 255.0
