@@ -1,1 +1,1 @@
-"""Files of weights: reading, writing and naming what is in them, whoever wrote them."""
+"""Model files: reading and writing them, and translating weight names between layouts."""

@@ -1,4 +1,4 @@
-"""DeepSpeed checkpoints: folders in which every process keeps its own piece of the weights."""
+"""DeepSpeed checkpoints: folders in which every process has saved its own shard of the weights."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ _SCRIPT = "zero_to_fp32.py"
 
 
 def refuse_deepspeed(folder: Path) -> None:
-    """Raise CheckpointError with the merging command when ``folder`` is a DeepSpeed checkpoint.
+    """Raise CheckpointError, naming the merge command, when ``folder`` is a DeepSpeed checkpoint.
 
-    DeepSpeed leaves a script of its own beside the pieces, which puts them together. It is code of the
-    folder's author, so it is named and not run.
+    DeepSpeed puts its merge script beside the shards. That script comes with somebody else's files, so it is
+    only named here, never run.
     """
     script = folder / _SCRIPT
     pieces = any(folder.glob("*_model_states.pt")) or any(folder.glob("*/*_model_states.pt"))
     if not script.exists() and not pieces:
         return
-    # The folder of one step lies below the one that the script wants; it has no script of its own.
+    # The script expects the parent of a step's folder, which has no script of its own.
     root = folder if script.exists() or any(folder.glob("*/*_model_states.pt")) else folder.parent
     command = (
         f"python {root / _SCRIPT}" if (root / _SCRIPT).exists() else "python -m deepspeed.utils.zero_to_fp32"

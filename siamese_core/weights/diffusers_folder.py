@@ -1,4 +1,4 @@
-"""A diffusers folder read as a model file: its weights under ldm names, nothing built and nothing copied."""
+"""Reading a diffusers folder as a model file: weights under ldm names, no modules built, nothing copied."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ FOLDERS: Mapping[Literal["unet", "control", "vae", "text"], str] = {
     "vae": "vae",
     "text": "text_encoder",
 }
-"""Where each part lies in a diffusers folder."""
+"""Subfolder of each part in a diffusers folder."""
 
 _CONTROL_CLASSES = ("DHIControlNet", "ControlNetModel")
 _STEMS = {"text": "model"}
 STEM = "diffusion_pytorch_model"
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-_SHOWN = 300  # characters of somebody else's text in messages
+_SHOWN = 300  # most characters of foreign text quoted in a message
 _CONSISTENCY_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 
 
 def read_model(
     path: Path, *, num_heads: int | None = None, prediction: Prediction | None = None
 ) -> ModelFile:
-    """The model in a single file, as :func:`load_model` reads it, or in a diffusers folder.
+    """Read a model from a single file, as :func:`load_model` does, or from a diffusers folder.
 
-    A folder may hold a whole pipeline or a ControlNet alone; what its configurations say of heads and
-    prediction takes precedence. Raises CheckpointError, naming file or folder, for what cannot be used
-    here: damaged or incomplete, another family of models, a DeepSpeed checkpoint (with the command that
-    merges it). Raises FileNotFoundError when there is nothing at ``path``.
+    A folder may hold a whole pipeline or a ControlNet alone; its configurations take precedence over
+    ``num_heads`` and ``prediction``. Raises CheckpointError, naming file or folder, when the model is
+    damaged, incomplete or of another family, or a DeepSpeed checkpoint (with the merge command). Raises
+    FileNotFoundError when ``path`` does not exist.
     """
     if not path.is_dir():
         return load_model(path, num_heads=num_heads, prediction=prediction)
@@ -80,10 +80,10 @@ def _read_folder(path: Path) -> ModelFile:
 
 
 def _architecture(path: Path, configs: Mapping[Any, Mapping[str, Any]]) -> Architecture:
-    """What the configurations say, checked before anything counts up to their numbers."""
+    """The architecture in the configurations, validated before any loop runs up to its numbers."""
     main = "unet" if "unet" in configs else "control"
     with _config_named(path, main):
-        side = configs.get("unet", {}).get("sample_size")  # a ControlNet's own tells nothing
+        side = configs.get("unet", {}).get("sample_size")  # a ControlNet's sample_size is meaningless
         found = Architecture(
             unet=_unet_architecture(configs[main]),
             hint_block=_hint_block(configs.get("control", {})),
@@ -104,7 +104,7 @@ def _architecture(path: Path, configs: Mapping[Any, Mapping[str, Any]]) -> Archi
 
 @contextmanager
 def _config_named(path: Path, part: str) -> Iterator[None]:
-    """Turn what a hostile or damaged configuration of ``part`` raises into an error that names its file."""
+    """Turn errors from a hostile or damaged configuration of ``part`` into one that names its file."""
     try:
         yield
     except UserError:
@@ -122,7 +122,7 @@ def _part_folder(path: Path, part: str) -> Path:
 
 
 def _configs(path: Path) -> dict[Any, dict[str, Any]]:
-    """The configurations of the parts that the folder has."""
+    """The configurations of the parts present in the folder, by part."""
     if (path / "config.json").exists():
         config = _read_json(path / "config.json")
         kind = config.get("_class_name", "unknown")
@@ -154,7 +154,7 @@ def _refuse_other_models(path: Path, configs: Mapping[Any, Mapping[str, Any]]) -
 
 
 def _read_part(folder: Path, part: Part, architecture: Architecture) -> dict[str, Tensor]:
-    """The weights in ``folder`` under prefix-free ldm names."""
+    """The weights of ``part`` in ``folder``, under prefix-free ldm names."""
     tensors: dict[str, Tensor] = {}
     for file in weight_files(folder, _STEMS.get(part, STEM)):
         tensors.update(read_weights(file).tensors)
@@ -177,9 +177,9 @@ def _read_part(folder: Path, part: Part, architecture: Architecture) -> dict[str
 
 
 def weight_files(folder: Path, stem: str = STEM) -> list[Path]:
-    """The file of weights in a part's ``folder``, or its shards: the safest and most precise variant.
+    """The weight file in a part's ``folder``, or its shards.
 
-    Raises CheckpointError when there is none.
+    Prefers ``.safetensors`` to ``.bin`` and fp32 to fp16. Raises CheckpointError when there is none.
     """
     for suffix in (".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin"):
         head, _, kind = suffix.rpartition(".")
@@ -201,7 +201,7 @@ def _new_attention(key: str) -> str:
 
 
 def _record(path: Path, part: str) -> tuple[dict[str, Any], str]:
-    """Training record and run id, where :mod:`training.convert` has left them in the metadata."""
+    """Training record and run id from the metadata that :mod:`training.convert` writes; empty without it."""
     folder = _part_folder(path, part)
     file = weight_files(folder)[0]
     metadata = read_metadata(file) if file.suffix == SAFETENSORS else {}

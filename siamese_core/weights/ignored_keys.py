@@ -1,4 +1,4 @@
-"""Keys of a model file that are no weights of ours, such as moving averages (EMA): why each is ignored."""
+"""Keys of a foreign model file that are not read, such as moving averages (EMA), and the reason for each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REASONS = (
 
 
 def explain_dropped(keys: Iterable[str]) -> list[str]:
-    """A line for each reason why a file's ``keys`` are not read, with their number and the first of them."""
+    """One line for each reason why ``keys`` of a file are not read, with their count and the first two."""
     groups: dict[str, list[str]] = {}
     for key in keys:
         reasons = (why for pattern, why in _REASONS if re.match(pattern, key))

@@ -1,7 +1,7 @@
-"""Lossless, strict renaming of weights between files (ldm) and training (diffusers, transformers).
+"""Lossless, strict renaming of weights between model files (ldm) and modules (diffusers, transformers).
 
-No module is built, nothing is cast, and nothing copied but what OpenCLIP stacks: names and shapes follow from
-the architecture alone, and a state dict that does not match them exactly is refused.
+Names and shapes follow from the architecture alone; a state dict that does not match them exactly is refused.
+No module is built, nothing is cast, and only the tensors that OpenCLIP stacks are copied.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PREFIXES: Mapping[str, str] = {
     "vae": "first_stage_model.",
     "text": "cond_stage_model.",
 }
-"""Where each part lies in a merged file."""
+"""Key prefix of each part in a merged file."""
 
 POSITION_IDS = "transformer.text_model.embeddings.position_ids"
 """A constant (0, 1, 2, ...) that older files store among the text weights."""
@@ -47,8 +47,8 @@ _UNUSED_TEXT = (
 )
 _SD2_HEAD_CHANNELS = 64
 _NAMED = 5
-_MOST_DIGITS = 9  # Python refuses to read numbers of thousands of them
-_LONGEST_NAME = 200  # somebody else's file may name its weights at any length
+_MOST_DIGITS = 9  # int() raises on numbers of thousands of digits
+_LONGEST_NAME = 200  # names in foreign files may be of any length
 
 
 def to_ldm(part: Part, state_dict: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ def to_diffusers(
 
 
 def check_ldm(part: Part, shapes: Mapping[str, Shape], architecture: Architecture) -> None:
-    """Raise :class:`LayoutError` unless ``shapes`` by prefix-free ldm name are exactly those of ``part``."""
+    """Raise :class:`LayoutError` unless ``shapes``, by prefix-free ldm key, are exactly those of ``part``."""
     if part == "text":
         unused = set(unused_text_keys(shapes, architecture))
         shapes = {key: shape for key, shape in shapes.items() if key not in unused}
@@ -90,9 +90,9 @@ def check_ldm(part: Part, shapes: Mapping[str, Shape], architecture: Architectur
 
 
 def unused_text_keys(keys: Iterable[str], architecture: Architecture) -> list[str]:
-    """Names in a file's text part that no prompt's encoding depends on: allowed there, and dropped.
+    """Keys of a file's text part that prompt encoding does not use: allowed in files, and dropped.
 
-    Constants, CLIP's projection for images, and the last block of OpenCLIP, which SD 2.x leaves out.
+    They are constants, CLIP's text projection, and the last block of OpenCLIP, which SD 2.x leaves out.
     """
     last = str(architecture.text.num_layers)
     found = []
@@ -108,14 +108,14 @@ def shapes_of(state_dict: Mapping[str, Tensor]) -> dict[str, Shape]:
 
 
 def decoder_keys(unet_ldm_keys: Iterable[str]) -> list[str]:
-    """Those of the UNet's prefix-free ldm names that Siamese training changes, in their order."""
+    """The subset of the UNet's prefix-free ldm keys that Siamese training changes, in the given order."""
     return [key for key in unet_ldm_keys if is_decoder_key(key)]
 
 
 def split_parts(merged: Mapping[str, T]) -> tuple[dict[str, dict[str, T]], tuple[str, ...]]:
-    """Sort a merged file's items into parts, prefixes removed; also the keys that belong to none of them.
+    """Split a merged file's items by part, with prefixes removed, and list the keys that belong to no part.
 
-    A part without keys is absent from the result.
+    Parts without keys are absent from the result.
     """
     parts: dict[str, dict[str, T]] = {}
     others: list[str] = []
@@ -137,19 +137,19 @@ def merge_parts(parts: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
 def detect_architecture(
     shapes: Mapping[str, Shape], *, num_heads: int = 8, resolution: int = 512
 ) -> Architecture:
-    """Read widths, depths and sizes from the shapes of a merged file in the ldm layout.
+    """Infer widths, depths and sizes from the shapes of a merged file in the ldm layout.
 
-    What shapes cannot say is given (``num_heads``, ``resolution`` in pixels) or, for the text encoder,
-    assumed: CLIP's heads of 64 channels, 4 heads where the hidden size is below that. An absent part
-    gets Stable Diffusion 1.5's values, and ``prediction`` "epsilon", which shapes cannot tell. Raises
-    :class:`LayoutError` when a part is there but is not laid out like Stable Diffusion 1.x or 2.x, in words
-    of their own for the families that :mod:`unsupported_models` knows; only :func:`check_ldm` finds every
-    difference.
+    Shapes do not determine ``num_heads`` and ``resolution`` (pixels), which are arguments, the heads of the
+    text encoder, assumed to have 64 channels (4 heads below a hidden size of 64), and ``prediction``, set to
+    "epsilon". Absent parts get the values of Stable Diffusion 1.5.
+
+    Raises :class:`LayoutError` when a part is not laid out like Stable Diffusion 1.x or 2.x, with a specific
+    message for the families in :mod:`unsupported_models`. Only :func:`check_ldm` finds every difference.
     """
     refuse_other_families(shapes)
     parts, _ = split_parts(shapes)
     control = parts.get("control", {})
-    # An adapter carries no UNet encoder; its control part is a copy of one.
+    # An adapter has no UNet encoder, but its ControlNet contains a copy.
     encoder = next((p for p in (parts.get("unet", {}), control) if "input_blocks.0.0.weight" in p), None)
     architecture = Architecture(
         unet=_detect_unet(encoder, num_heads) if encoder else UNetArchitecture(num_heads=num_heads),
@@ -169,7 +169,7 @@ def _detect_unet(shapes: Mapping[str, Shape], num_heads: int) -> UNetArchitectur
     blocks = _indices(shapes, r"input_blocks\.(\d+)\.")
     downsamplers = _indices(shapes, r"input_blocks\.(\d+)\.0\.op\.weight")
     stride = max(1, min(downsamplers, default=len(blocks)))
-    # At least one block is asked for, so that a file without any is refused by the first missing key.
+    # At least one block is read, so that a file without any is refused for its first missing key.
     first_blocks = range(1, max(2, len(blocks)), stride)
     projection = shapes.get("middle_block.1.proj_in.weight", ())
     return UNetArchitecture(
@@ -178,7 +178,7 @@ def _detect_unet(shapes: Mapping[str, Shape], num_heads: int) -> UNetArchitectur
         num_heads=num_heads,
         context_dim=_size(shapes, "middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1),
         latent_channels=_size(shapes, "input_blocks.0.0.weight", 1),
-        # The two came together, with SD 2.0.
+        # Linear projections and fixed head sizes both came with SD 2.0.
         head_channels=_SD2_HEAD_CHANNELS if len(projection) == 2 else 0,
         linear_projection=len(projection) == 2,
     )
@@ -215,8 +215,8 @@ def _detect_open_clip(shapes: Mapping[str, Shape]) -> TextArchitecture:
     return TextArchitecture(
         hidden_size=hidden_size,
         intermediate_size=_size(shapes, f"{root}.0.mlp.c_fc.weight", 0),
-        # A whole OpenCLIP has its projection and a last block that SD 2.x does not use; what comes from
-        # diffusers has neither.
+        # A complete OpenCLIP has the text projection and a last block that SD 2.x does not use; one
+        # converted from diffusers has neither.
         num_layers=layers - ("model.text_projection" in shapes),
         num_heads=_text_heads(hidden_size),
         vocab_size=_size(shapes, "model.token_embedding.weight", 0),
@@ -234,7 +234,7 @@ def _detect_hint_block(control: Mapping[str, Shape]) -> HintBlock:
 
 
 def _indices(keys: Iterable[str], pattern: str) -> set[int]:
-    """The numbers that ``pattern`` captures at the start of the keys; absurdly long ones are none."""
+    """The numbers that ``pattern`` captures at the start of the keys, ignoring absurdly long ones."""
     found = (match[1] for key in keys if (match := re.match(pattern, key)))
     return {int(digits) for digits in found if len(digits) <= _MOST_DIGITS}
 

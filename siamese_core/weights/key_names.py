@@ -1,7 +1,7 @@
-"""Every weight of the four networks under its two names, with the shapes an architecture gives it.
+"""The two names of every weight of the four networks, with its shapes for a given architecture.
 
-The ldm layout (Stable Diffusion's and ControlNet's own, without the prefixes of a merged file) is what
-files and ComfyUI use; the other is that of the diffusers and transformers modules used in training.
+Model files and ComfyUI use the ldm layout (of the original Stable Diffusion and ControlNet; here without the
+prefixes of a merged file). Training uses that of the diffusers and transformers modules.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _DECODER_STARTS = ("output_blocks.", "out.")
 
 @dataclass(frozen=True)
 class Entry:
-    """One parameter of diffusers. The two shapes hold the same values in the same order.
+    """One parameter of a diffusers or transformers module. Both shapes hold the same values in one order.
 
-    ``place``: where the ldm layout stacks several parameters in one tensor of ``ldm_shape``, which of those
-    equal shares of its rows this one is.
+    ``place``: if the ldm layout stacks several parameters along the rows of one tensor of ``ldm_shape``, the
+    index of this one in that tensor.
     """
 
     ldm: str
@@ -38,7 +38,7 @@ class Entry:
 
 
 def entries(part: Part, architecture: Architecture) -> list[Entry]:
-    """The exhaustive list of parameters of ``part``; text names of diffusers are those of transformers 5."""
+    """All parameters of ``part``. The module names of the text encoder are those of transformers 5."""
     unet = architecture.unet
     if part == "unet":
         return [*_encoder(unet), *_decoder(unet)]
@@ -57,7 +57,7 @@ def is_decoder_key(ldm_name: str) -> bool:
 
 
 def _layer(ldm: str, diffusers: str, *shape: int) -> Iterator[Entry]:
-    """A weight of ``shape`` and a bias as long as its first axis: convolution, linear or norm."""
+    """A weight of ``shape`` and a bias of ``shape[:1]``: a convolution, linear or normalisation layer."""
     yield _weight(ldm, diffusers, *shape)
     yield Entry(f"{ldm}.bias", f"{diffusers}.bias", shape[:1], shape[:1])
 
@@ -70,7 +70,7 @@ def _weight(ldm: str, diffusers: str, *shape: int) -> Entry:
 
 
 def _encoder(unet: UNetArchitecture) -> Iterator[Entry]:
-    """Time embedding, input blocks and middle block: shared by the UNet and its control copy."""
+    """Time embedding, input blocks and middle block, which UNet and ControlNet have in common."""
     first, deepest = unet.widths[0], len(unet.widths) - 1
     embedding = 4 * first
     yield from _layer("time_embed.0", "time_embedding.linear_1", embedding, first)
@@ -109,7 +109,7 @@ def _decoder(unet: UNetArchitecture) -> Iterator[Entry]:
                 yield from _attention(f"{ldm}.1", f"{block}.attentions.{layer}", width, unet)
             index, channels = index + 1, width
         if level != 0:
-            # The upsampler closes the level's last output block, after the attention where there is one.
+            # The upsampler is the last module of the level's last output block, after any attention.
             slot = 1 if level == deepest else 2
             ldm = f"output_blocks.{index - 1}.{slot}.conv"
             yield from _layer(ldm, f"{block}.upsamplers.0.conv", width, width, 3, 3)
@@ -212,7 +212,7 @@ def _vae_middle(side: str, width: int) -> Iterator[Entry]:
     ldm, diffusers = f"{ldm}.attn_1", f"{diffusers}.attentions.0"
     yield from _layer(f"{ldm}.norm", f"{diffusers}.group_norm", width)
     for theirs, ours in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")):
-        # A 1x1 convolution on one side, a linear layer on the other.
+        # A 1x1 convolution in the ldm layout, a linear layer in diffusers.
         name, other = f"{ldm}.{theirs}", f"{diffusers}.{ours}"
         yield Entry(f"{name}.weight", f"{other}.weight", (width, width, 1, 1), (width, width))
         yield Entry(f"{name}.bias", f"{other}.bias", (width,), (width,))

@@ -1,4 +1,4 @@
-"""A finished model as one ``.safetensors`` file in the merged ldm layout; others read as weights only."""
+"""A finished model as one ``.safetensors`` file in the merged ldm layout; pickled files can be read, too."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .tensor_files import SAFETENSORS, read_weights, require_floating, write_saf
 from .unsupported_models import LayoutError, refuse_other_files
 
 FileKind = Literal["full", "adapter", "control", "base"]
-"""``full``: a whole model. ``adapter``: what training changes, the ControlNet and the UNet's decoder.
+"""``full``: a whole model. ``adapter``: the networks that training changes, ControlNet and UNet decoder.
 ``control``: the ControlNet alone. ``base``: a model before training, without a ControlNet."""
 
 KIND_NAMES: Mapping[FileKind, str] = {
@@ -51,18 +51,18 @@ _PARTS: Mapping[FileKind, Mapping[str, Part]] = {
     "base": {"unet": "unet", "vae": "vae", "text": "text"},
 }
 _V_PREDICTION_SPREAD = 0.09
-_SHOWN = 300  # characters of somebody else's text in messages
+_SHOWN = 300  # most characters of foreign text quoted in a message
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What a model file holds.
+    """The content of a model file.
 
-    ``parts`` maps ``unet``, ``control``, ``vae`` and ``text`` (as far as ``kind`` has them) to weights by
-    prefix-free ldm name; the ``unet`` of an adapter is its decoder alone. ``training`` is anything JSON can
-    hold: settings, steps, prompt, fingerprint of the data. ``run_id`` names the training run, so that two
-    halves of different runs can be told apart. ``ignored`` lists keys of a foreign file that were not read.
-    ``heads_recorded``: the file says how many heads it has, which its shapes do not.
+    ``parts`` maps ``unet``, ``control``, ``vae`` and ``text`` (those that ``kind`` includes) to weights by
+    prefix-free ldm name; the ``unet`` of an adapter is its decoder alone. ``training`` is a JSON object:
+    settings, steps, prompts, fingerprint of the data. ``run_id`` identifies the training run, so that files
+    of different runs are not combined. ``ignored`` lists keys of a foreign file that were not read.
+    ``heads_recorded``: the number of heads comes from the file, not from an assumption.
     """
 
     kind: FileKind
@@ -75,10 +75,10 @@ class ModelFile:
 
 
 def save_model(path: Path, model: ModelFile, *, dtype: torch.dtype | None = torch.float16) -> None:
-    """Write ``model``, its weights as ``dtype`` (None: as they are); ``path`` is replaced, or unchanged.
+    """Write ``model`` to ``path`` atomically, its weights cast to ``dtype`` (None: unchanged).
 
     A missing folder is created. Raises :class:`CheckpointError` when the name does not end in
-    ``.safetensors``, when the weights do not fit kind and architecture, or are not finite as ``dtype``, and
+    ``.safetensors``, when the weights do not fit kind and architecture or are not finite after the cast, and
     OSError when the file cannot be written.
     """
     require_safetensors(path)
@@ -89,7 +89,7 @@ def save_model(path: Path, model: ModelFile, *, dtype: torch.dtype | None = torc
 
 
 def model_metadata(model: ModelFile) -> dict[str, str]:
-    """What a file of ``model`` says besides its weights."""
+    """The safetensors metadata of ``model``: kind, architecture, training record and run id."""
     return {
         "format": "pt",
         "siamese.kind": model.kind,
@@ -100,7 +100,7 @@ def model_metadata(model: ModelFile) -> dict[str, str]:
 
 
 def used_parts(model: ModelFile) -> dict[str, dict[str, Tensor]]:
-    """The weights of ``model`` without what its text encoder carries and does not use."""
+    """The parts of ``model`` without the text encoder's unused weights."""
     unused = set(unused_text_keys(model.parts.get("text", {}), model.architecture))
     return {
         part: {key: value for key, value in weights.items() if part != "text" or key not in unused}
@@ -115,10 +115,10 @@ def write_weights(
     dtype: torch.dtype | None,
     constants: Mapping[str, Tensor] = {},
 ) -> None:
-    """Write ``tensors`` as ``dtype`` (None: as they are), one at a time, and ``constants`` as they are.
+    """Write ``tensors`` as ``dtype`` (None: unchanged), one at a time, and ``constants`` unchanged.
 
-    Every value must be finite: raises :class:`CheckpointError` when one is not, and OSError when the file
-    cannot be written; ``path`` is then unchanged.
+    Raises :class:`CheckpointError` when a value is not finite and OSError when the file cannot be written;
+    ``path`` is then left as it was.
     """
 
     def check(key: str, tensor: Tensor, cast: Tensor) -> None:
@@ -134,16 +134,15 @@ def load_model(
 ) -> ModelFile:
     """Read a model file; weights keep the file's dtype and are views of the mapped file on the CPU.
 
-    A file that :func:`save_model` wrote must hold exactly the weights of its architecture. Any other
-    (``.safetensors``, or ``.pth``, ``.ckpt``, ``.pt``, ``.bin`` as :func:`read_pickled` reads them) is taken
-    for a Stable Diffusion 1.x or 2.x model in the ldm layout, with or without a ControlNet, as the published
-    implementation writes it: its architecture is read from the shapes, with ``num_heads`` attention heads
-    where these cannot tell (8 unless given), and what is outside of the four networks is ignored.
-    ``prediction`` is taken from the weights of an SD 2.x decoder unless given, as ComfyUI does. What a file
-    records takes precedence.
+    A file written by :func:`save_model` must hold exactly the weights of its architecture. Any other file
+    (``.safetensors``, or ``.pth``, ``.ckpt``, ``.pt``, ``.bin`` through :func:`read_pickled`) is taken for a
+    Stable Diffusion 1.x or 2.x model in the ldm layout, with or without a ControlNet, as the published
+    implementation writes it. Its architecture is inferred from the shapes, with ``num_heads`` (default 8)
+    for SD 1.x; weights outside the four networks are ignored. ``prediction``, if not given, is guessed from
+    an SD 2.x decoder as in ComfyUI. Values recorded in a file take precedence over both arguments.
 
-    Raises :class:`CheckpointError` when the file is damaged, is not read, or does not hold such a model, and
-    OSError when it cannot be opened.
+    Raises :class:`CheckpointError` when the file is damaged, has an unknown suffix or does not hold such a
+    model, and OSError when it cannot be opened.
     """
     if path.is_dir():
         refuse_deepspeed(path)
@@ -161,11 +160,11 @@ def load_model(
             parts, ignored = split_parts(tensors)
             refuse_other_files(tensors, parts)
             kind = infer_kind(parts)
-            if kind == "adapter":  # its encoder, where it is there, is its base's: nothing has changed it
+            if kind == "adapter":  # a UNet encoder in the file is the base's, which training leaves unchanged
                 unet = parts["unet"]
                 parts["unet"] = {key: unet[key] for key in decoder_keys(unet)}
                 ignored += tuple(PREFIXES["unet"] + key for key in unet if key not in parts["unet"])
-            if recorded:  # training.convert wrote it, in the published layout
+            if recorded:  # written by training.convert in the published layout
                 _, architecture, training = _read_record({**file.metadata, "siamese.kind": kind})
             else:
                 training = {}
@@ -175,7 +174,7 @@ def load_model(
         run_id = file.metadata.get("siamese.run_id", "")
         model = ModelFile(kind, architecture, training, run_id, parts, heads_recorded=recorded)
         used = used_parts(model)
-        # Before the names and shapes, of which a quantised file has its own: they would hide what it is.
+        # Before names and shapes: those of a quantised file differ, and their message would hide the cause.
         require_floating(path, merge_parts(used))
         _check_parts(kind, {part: shapes_of(weights) for part, weights in parts.items()}, architecture)
     unused = unused_text_keys(parts.get("text", {}), architecture)
@@ -184,7 +183,7 @@ def load_model(
 
 
 def detect_prediction(unet: Mapping[str, Tensor], architecture: Architecture) -> Prediction:
-    """What the UNet gives, as ComfyUI tells it: a bias of SD 2.x is wider spread when it predicts v."""
+    """What the UNet predicts, by ComfyUI's heuristic: in SD 2.x one bias has a larger spread if it is v."""
     last = (architecture.unet.layers_per_block + 1) * len(architecture.unet.widths) - 1
     bias = unet.get(f"output_blocks.{last}.1.transformer_blocks.0.norm1.bias")
     if not architecture.unet.linear_projection or bias is None:
@@ -194,7 +193,7 @@ def detect_prediction(unet: Mapping[str, Tensor], architecture: Architecture) ->
 
 @contextmanager
 def _explained(start: str) -> Iterator[None]:
-    """Turn a :class:`LayoutError` into the rest of a sentence that begins with ``start``."""
+    """Turn a :class:`LayoutError` into a :class:`CheckpointError` that begins with ``start``."""
     try:
         yield
     except LayoutError as error:
@@ -202,7 +201,7 @@ def _explained(start: str) -> Iterator[None]:
 
 
 def require_safetensors(path: Path) -> None:
-    """Raise :class:`CheckpointError` unless ``path`` names a ``.safetensors`` file, as all written ones."""
+    """Raise :class:`CheckpointError` unless ``path`` ends in ``.safetensors``, the only format written."""
     if path.suffix.lower() != SAFETENSORS:
         raise CheckpointError(
             f"'{path}' does not end in {SAFETENSORS}, the only format that is written, because pickled files "
@@ -221,7 +220,7 @@ def _check_parts(
 
 
 def _read_record(metadata: Mapping[str, str]) -> tuple[FileKind, Architecture, dict[str, Any]]:
-    """Kind, architecture and training record of our own metadata."""
+    """Kind, architecture and training record from the metadata of :func:`model_metadata`."""
     kinds: dict[str, FileKind] = {kind: kind for kind in get_args(FileKind)}
     try:
         kind = kinds[metadata["siamese.kind"]]
@@ -234,7 +233,7 @@ def _read_record(metadata: Mapping[str, str]) -> tuple[FileKind, Architecture, d
 
 
 def training_record(text: str) -> dict[str, Any]:
-    """The ``siamese.training`` of a file's metadata. Raises ValueError when it is no JSON object."""
+    """Parse ``siamese.training`` of a file's metadata. Raises ValueError when it is not a JSON object."""
     training = parse_json(text)
     if not isinstance(training, dict):
         raise ValueError("siamese.training is no JSON object")
@@ -242,7 +241,7 @@ def training_record(text: str) -> dict[str, Any]:
 
 
 def infer_kind(parts: Mapping[str, object]) -> FileKind:
-    """The kind of a file that has these ``parts``. Raises LayoutError when it has none."""
+    """The kind of a file with these ``parts``. Raises LayoutError when there are none."""
     if not parts:
         raise LayoutError(f"no key starts with {', '.join(PREFIXES.values())}")
     if "control" not in parts:

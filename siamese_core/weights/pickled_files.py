@@ -1,8 +1,8 @@
-"""Weights of ``.pth``, ``.ckpt``, ``.pt`` and ``.bin`` files, memory-mapped, read as weights alone.
+"""Safe, memory-mapped reading of ``.pth``, ``.ckpt``, ``.pt`` and ``.bin`` files.
 
-A pickle can run code. PyTorch's weights-only reader runs none: it knows tensors, containers and numbers, and
-stops at any other name. On top of those the few names are known that ordinary training programs leave beside
-the weights, the same that ComfyUI allows; here they stand for nothing at all.
+A pickle can run code. PyTorch's weights-only reader runs none: it allows tensors, containers and numbers, and
+stops at any other name. The few names that ordinary training programs save beside the weights, the same that
+ComfyUI allows, are admitted in addition and replaced by empty stand-ins.
 """
 
 from __future__ import annotations
@@ -30,18 +30,20 @@ _HARMLESS = (
     "numpy.dtypes.Float64DType",
     "_codecs.encode",
 )
-_LARGEST_PICKLE = 64 << 20  # bytes; that of a full checkpoint with its optimiser has less than 1 MB
-_SHOWN = 300  # characters of a reason in messages
+_LARGEST_PICKLE = 64 << 20  # bytes; the pickle of a full checkpoint with its optimiser has less than 1 MB
+_SHOWN = 300  # most characters of a reason quoted in a message
 _ZIP_START = b"PK\x03\x04"
 
 
 def read_pickled(path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors of the file's state dict by name, on the CPU, and the names of what was left aside.
+    """Tensors of the file's state dict by name, on the CPU, and the names of all other entries.
 
-    The state dict is the file's content, what lies there under ``state_dict``, or its only entry. Tensors
-    are views of the mapped file: they take memory when they are read. Raises CheckpointError when the file is
-    damaged, is not what ``torch.save`` writes since PyTorch 1.6, would unpack to more than it is, names
-    anything that is neither a weight nor known to be harmless, or holds no tensor. Nothing is executed.
+    The state dict is the file's content, its entry ``state_dict``, or its only entry. Tensors are views of
+    the mapped file, which take memory only when accessed. Nothing in the file is executed.
+
+    Raises CheckpointError when the file is damaged, is not in the zip format of ``torch.save`` since PyTorch
+    1.6, would unpack to more than its size, names anything that is neither a weight nor known to be harmless,
+    or holds no tensor.
     """
     check_archive(path)
     try:
@@ -53,7 +55,7 @@ def read_pickled(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         raise CheckpointError(
             f"'{path}' asks for more memory than there is; it holds no ordinary weights"
         ) from error
-    except Exception as error:  # a reader of hostile bytes can fail anywhere, and with anything
+    except Exception as error:  # unpickling hostile bytes can raise anything
         raise _damaged(path, error) from error
     entries = _state_dict(content)
     tensors = {str(key): value.detach() for key, value in entries.items() if isinstance(value, Tensor)}
@@ -68,7 +70,7 @@ def read_pickled(path: Path) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def check_archive(path: Path) -> None:
-    """Raise CheckpointError for what cannot be mapped, and for archives that hold more than their size."""
+    """Raise CheckpointError unless ``path`` is an uncompressed zip with a pickle of ordinary size."""
     with path.open("rb") as stream:
         start = stream.read(256)
     if not zipfile.is_zipfile(path):
@@ -105,7 +107,7 @@ def check_archive(path: Path) -> None:
 
 
 class _Nothing:
-    """Stands for an object that is no weight: takes whatever it is made of, and keeps nothing."""
+    """Stand-in for an object that is not a weight: accepts any constructor arguments and keeps nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> _Nothing:
         return super().__new__(cls)
@@ -119,9 +121,9 @@ class _Nothing:
 
 @contextmanager
 def _only_harmless_names() -> Iterator[None]:
-    """Within the block PyTorch's reader knows stand-ins for the harmless names, and no other name.
+    """Within the block PyTorch's reader allows the harmless names, as stand-ins, and no others.
 
-    Libraries and the program around add to its list for files of their own.
+    Its global list of safe names is emptied for that, since other libraries and the host add to it.
     """
     listed = torch.serialization.get_safe_globals()
     stand_ins: list[Any] = []
@@ -138,7 +140,7 @@ def _only_harmless_names() -> Iterator[None]:
 
 
 def _state_dict(content: object) -> Mapping[Any, Any]:
-    """As ComfyUI looks for it: under ``state_dict``, else in the only entry, else the content itself."""
+    """Found as in ComfyUI: the entry ``state_dict``, else the only entry, else the content itself."""
     if not isinstance(content, Mapping):
         return {}
     inner = content.get("state_dict")
@@ -148,7 +150,7 @@ def _state_dict(content: object) -> Mapping[Any, Any]:
 
 
 def _refuse_inflated(path: Path, name: str, tensor: Tensor) -> None:
-    """A few bytes can claim to be a tensor of any size, by being repeated."""
+    """Refuse tensors that claim more values than their storage has, for example through a stride of 0."""
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
         raise CheckpointError(f"'{path}': '{name}' is no plain tensor; save the weights as ordinary ones")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
@@ -159,7 +161,7 @@ def _refuse_inflated(path: Path, name: str, tensor: Tensor) -> None:
 
 
 def _reason(path: Path, error: pickle.UnpicklingError) -> str:
-    # torch's own words go on to advise reading the file with code and all.
+    # torch's own message goes on to advise loading the file with weights_only=False.
     name = re.search(r"GLOBAL ([\w.]+)", str(error))
     found = f"'{name[1]}'" if name else "something"
     return (

@@ -1,4 +1,4 @@
-"""At which size and guidance scale and with which hints a model is sampled: by its record, else its kind."""
+"""Default image size, guidance scale and hint weights of a model, from its training record."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _LARGEST_GUIDANCE = 30.0
 
 @dataclass(frozen=True)
 class OwnSampling:
-    """The side in pixels and the guidance scale of a model; ``recorded``: its file tells the side.
+    """A model's image side in pixels and guidance scale; ``recorded``: the side comes from its file.
 
-    ``hint_weights``: strengths of the controls of mask and image, (1, 0) but for the paper's baselines.
+    ``hint_weights``: weights of the mask's and the image's control, (1, 0) except for the paper's baselines.
     """
 
     resolution: int
@@ -32,14 +32,15 @@ class OwnSampling:
 
     @property
     def needs_image(self) -> bool:
-        """Whether masks alone are no hint for it."""
+        """Whether the model needs images as hints, not masks alone."""
         return self.hint_weights[1] > 0
 
 
 def own_sampling(training: Mapping[str, Any], architecture: Architecture) -> OwnSampling:
-    """How the model of a file with the record ``training`` is sampled; the paper's where it tells nothing.
+    """Sampling defaults from a model's ``training`` record, with the paper's values for anything missing.
 
-    A record comes from anyone's file: a number that cannot be is as good as none.
+    The default guidance scale of narrow (small) models is 3. Records come from untrusted files: impossible
+    values count as missing.
     """
     try:
         side = recorded_side(training)
@@ -56,7 +57,7 @@ def own_sampling(training: Mapping[str, Any], architecture: Architecture) -> Own
 
 
 def recorded_hint_weights(training: Mapping[str, Any]) -> tuple[float, float]:
-    """Weights of the controls of mask and image that a model is sampled with: (1, 0) but for baselines."""
+    """Weights of the mask's and the image's control in sampling: (1, 0) except for the paper's baselines."""
     weight: Any = training.get("mask_weight")
     fits = type(weight) in (int, float) and 0 <= weight < math.inf
     branches: Any = training.get("branches")
@@ -64,9 +65,9 @@ def recorded_hint_weights(training: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def recorded_side(training: Mapping[str, Any]) -> int | None:
-    """The image side in pixels that a model was trained at; None where its record does not tell.
+    """The image side in pixels that a model was trained at; None when it is not recorded.
 
-    Raises CheckpointError for a record that is no side a model can be trained at.
+    Raises CheckpointError when the recorded value is not a multiple of 64 in 64..4096.
     """
     side: Any = training.get("resolution")
     if side is None:

@@ -1,4 +1,4 @@
-"""Keys of other programs' files, brought to those of a merged file."""
+"""Normalising the keys of other programs' files to those of a merged file."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _OLD_TEXT = re.compile(r"(cond_stage_model\.transformer\.)((?:embeddings|encoder
 def familiar_names(tensors: Mapping[str, T], prefixes: Mapping[str, str]) -> dict[str, T]:
     """``tensors`` under the names of a merged file.
 
-    Wrappers that training programs put before every name go; a ControlNet saved by itself gets its prefix;
-    text encoders of the time before transformers 4.31 get the names of today.
+    Removes the wrapper prefixes of training programs, adds the prefix of a ControlNet saved by itself, and
+    updates the text encoder names of transformers before 4.31.
     """
     known = tuple(prefixes.values())
     for wrapper in _WRAPPERS:

@@ -1,4 +1,4 @@
-"""The constants that the published implementation stores beside its weights, and wants to find there."""
+"""Constants that the published implementation stores beside its weights and requires when loading."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .key_layouts import POSITION_IDS, PREFIXES
 
 
 def schedule_buffers() -> dict[str, Tensor]:
-    """The noise schedule as latent diffusion registers it, thirteen float32 ``(1000,)``, by name in a file.
+    """The buffers of latent diffusion's noise schedule, by key: thirteen float32 tensors ``(1000,)``.
 
-    Computed in float64 as ``DDPM.register_schedule`` of CompVis/latent-diffusion does, for a posterior of
-    eta 1 (``v_posterior`` 0) and no learnt variance.
+    Computed in float64 like ``DDPM.register_schedule`` of CompVis/latent-diffusion with ``v_posterior`` 0 and
+    no learnt variance.
     """
     betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TRAIN_TIMESTEPS, dtype=torch.float64) ** 2
     alphas = 1.0 - betas
@@ -39,5 +39,5 @@ def schedule_buffers() -> dict[str, Tensor]:
 
 
 def position_ids(max_tokens: int) -> dict[str, Tensor]:
-    """The places of CLIP's tokens, ``(1, max_tokens)`` int64, by name in a file."""
+    """CLIP's position ids, ``(1, max_tokens)`` int64, by key."""
     return {PREFIXES["text"] + POSITION_IDS: torch.arange(max_tokens)[None]}

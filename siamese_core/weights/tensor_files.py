@@ -1,4 +1,4 @@
-"""Files of weights as tensors by name, memory-mapped on reading and written one tensor at a time."""
+"""Weight files as tensors by name: memory-mapped for reading, written one tensor at a time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .pickled_files import SUFFIXES as PICKLED
 from .pickled_files import read_pickled
 
 SAFETENSORS = ".safetensors"
-_SHOWN = 200  # characters of somebody else's name in messages
+_SHOWN = 200  # most characters of a foreign name quoted in a message
 
 _CODES: Mapping[torch.dtype, str] = {
     torch.float64: "F64",
@@ -33,9 +33,9 @@ _CODES: Mapping[torch.dtype, str] = {
 
 @dataclass(frozen=True)
 class WeightFile:
-    """Tensors by name, on the CPU, views of the mapped file; the metadata of a ``.safetensors`` file.
+    """Tensors by name, on the CPU as views of the mapped file, and the metadata of a ``.safetensors`` file.
 
-    ``others`` names what lay beside the tensors of a pickled file and was not read.
+    ``others`` names the entries of a pickled file that are not tensors of its state dict.
     """
 
     tensors: dict[str, Tensor]
@@ -44,9 +44,9 @@ class WeightFile:
 
 
 def read_weights(path: Path) -> WeightFile:
-    """Read a ``.safetensors`` file, or a pickled one as :func:`read_pickled` does.
+    """Read a ``.safetensors`` file, or a pickled one through :func:`read_pickled`.
 
-    Raises CheckpointError for a file of another kind or a damaged one, and OSError.
+    Raises CheckpointError for a damaged file or an unknown suffix, FileNotFoundError and other OSErrors.
     """
     suffix = path.suffix.lower()
     if suffix not in (SAFETENSORS, *PICKLED):
@@ -67,7 +67,7 @@ def read_weights(path: Path) -> WeightFile:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a ``.safetensors`` file, from its header alone. Errors as :func:`read_weights`."""
+    """The metadata of a ``.safetensors`` file, read from its header. Raises like :func:`read_weights`."""
     if path.suffix.lower() != SAFETENSORS:
         raise CheckpointError(f"'{path}' does not end in {SAFETENSORS}; only such files carry metadata")
     try:
@@ -78,9 +78,9 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def require_floating(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError, naming the first, when any of the weights is of a type that is not written.
+    """Raise CheckpointError, naming the first misfit, unless all dtypes are writable floating-point ones.
 
-    Those are the integers of a quantised model: without its scales, which lie elsewhere, they mean nothing.
+    Integer weights belong to a quantised model and are meaningless without its scales.
     """
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or tensor.dtype not in _CODES:
@@ -104,13 +104,13 @@ def write_safetensors(
     types: Mapping[str, torch.dtype],
     check: Callable[[str, Tensor, Tensor], None] | None = None,
 ) -> None:
-    """Write ``tensors``, each as its type in ``types``, to ``path``, whole or not at all.
+    """Write ``tensors`` to ``path`` atomically, each cast to its dtype in ``types``.
 
-    Only one tensor at a time is in memory besides the given ones: mapped files of any size can be rewritten.
-    ``check(name, tensor, cast)`` sees each before it is written and may raise. A missing folder is created.
-    Raises OSError when the file cannot be written. The format: https://github.com/huggingface/safetensors.
+    Only one cast tensor is in memory at a time, so mapped files of any size can be rewritten.
+    ``check(name, tensor, cast)`` is called before each is written and may raise. A missing folder is created.
+    Raises OSError when the file cannot be written. Format: https://github.com/huggingface/safetensors.
     """
-    # Wide types first, so that every tensor lies at a multiple of its own element size.
+    # Widest dtypes first, so that every tensor is aligned to its element size.
     order = sorted(tensors, key=lambda name: (-types[name].itemsize, name))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
@@ -134,5 +134,5 @@ def write_safetensors(
                 stream.write(cast.flatten().view(torch.uint8).numpy().data)
             stream.flush()
         except OSError as error:
-            error.filename = error.filename or str(path)  # writing to an open file does not say which
+            error.filename = error.filename or str(path)  # an OSError from writing to an open file names none
             raise

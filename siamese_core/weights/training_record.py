@@ -1,4 +1,4 @@
-"""What sampling needs of a model file's record of its training: the prompts and their shares."""
+"""The prompts in a model file's training record, with their shares, as sampling uses them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..errors import CheckpointError
 from ..seeds import stream_seed
 
 PROMPTS_KEY = "prompts"
-"""Of ``siamese.training``: an object of shares by prompt."""
+"""Key in ``siamese.training`` of a JSON object that maps each prompt to its share."""
 
 
 def prompt_shares(prompts: Iterable[str]) -> dict[str, float]:
-    """The share of each of ``prompts``, the most frequent first; {} for none."""
+    """The share of each distinct prompt in 0..1, most frequent first; {} for no prompts."""
     counts = Counter(prompts)
     total = counts.total()
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -23,10 +23,10 @@ def prompt_shares(prompts: Iterable[str]) -> dict[str, float]:
 
 
 def recorded_prompts(training: Mapping[str, Any]) -> dict[str, float]:
-    """The prompts that a model was trained on, with their shares; {} where nothing is recorded.
+    """The prompts that a model was trained on, with their shares; {} when nothing is recorded.
 
-    Files written before shares were recorded name one prompt, which then has all.
-    Raises CheckpointError for a record that is none.
+    Files older than recorded shares name a single prompt, which gets the share 1. Raises CheckpointError for
+    a damaged record.
     """
     shares = training.get(PROMPTS_KEY)
     if shares is None:
@@ -43,9 +43,9 @@ def recorded_prompts(training: Mapping[str, Any]) -> dict[str, float]:
 
 
 def draw_prompt(shares: Mapping[str, float], seed: int, index: int) -> str:
-    """The prompt of pair ``index``, drawn by ``shares``: a pure function of the arguments.
+    """Draw the prompt of pair ``index`` with probabilities ``shares``, as a pure function of the arguments.
 
-    The order of ``shares``, which a file does not keep, plays no part.
+    The result does not depend on the order of ``shares``, which files do not keep.
     """
     prompts = sorted(prompt for prompt, share in shares.items() if share > 0)
     place = stream_seed(seed, "prompt", index) / 2**64 * sum(shares[prompt] for prompt in prompts)

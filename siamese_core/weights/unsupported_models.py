@@ -1,4 +1,4 @@
-"""Models that look like Stable Diffusion 1.x or 2.x and are not: what each is, and why it cannot serve."""
+"""Detecting files that are not usable Stable Diffusion 1.x or 2.x models, with an explanation for each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LATENT_CONSISTENCY = (
 
 
 _OTHER_FILES: Mapping[str, tuple[tuple[str, ...], str]] = {
-    # What shows it: a part of any weight's name.
+    # Kind of file: (substrings of key names that identify it, explanation and remedy).
     "a LoRA": (
         ("lora_up.", "lora_down.", "lora_A.", "lora_B.", "lora.up.", "lora.down.", "hada_w1", "lokr_w"),
         "a small change to a model; merge it into its model with the program it is for, and give that file",
@@ -59,7 +59,7 @@ _OTHER_FILES: Mapping[str, tuple[tuple[str, ...], str]] = {
 
 
 def refuse_other_files(names: Iterable[str], parts: Collection[str]) -> None:
-    """Raise LayoutError for a file that holds something else than a model, or one ``part`` of it alone."""
+    """Raise LayoutError when a file with key ``names`` holds no model, or only one of its ``parts``."""
     if parts and not {"vae"} >= {*parts} and not {"text"} >= {*parts}:
         return
     names = list(names)
@@ -69,12 +69,12 @@ def refuse_other_files(names: Iterable[str], parts: Collection[str]) -> None:
 
 
 def refuse_other_families(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise LayoutError for a merged file whose ``shapes`` (by full ldm name) show another family."""
+    """Raise LayoutError when ``shapes`` of a merged file, by full ldm key, are those of another family."""
     if any(key.startswith("conditioner.embedders.1.") for key in shapes):
         raise LayoutError(SDXL)
     for root in (_UNET, "control_model."):
         if f"{root}label_emb.0.0.weight" in shapes:
-            # SDXL's UNet by itself and SD 2.1 unCLIP: both add a vector to the time embedding.
+            # Both SDXL's UNet and SD 2.1 unCLIP add a vector to the time embedding.
             deep = f"{root}input_blocks.4.1.transformer_blocks.1.norm1.weight" in shapes
             raise LayoutError(SDXL if deep else _UNCLIP)
         if f"{root}time_embed.cond_proj.weight" in shapes:
@@ -82,7 +82,7 @@ def refuse_other_families(shapes: Mapping[str, tuple[int, ...]]) -> None:
     if any(key.startswith((f"{_UNET}joint_blocks.", f"{_UNET}double_blocks.")) for key in shapes):
         raise LayoutError("this is a diffusion transformer (SD 3, Flux); use Stable Diffusion 1.5 or 2.1")
     first = shapes.get(f"{_UNET}input_blocks.0.0.weight", ())
-    if len(first) > 1:  # else it is missing or misshapen, which is somebody else's to say
+    if len(first) > 1:  # a missing or misshapen weight is reported by check_ldm
         refuse_other_channels(first[1])
     whole = any(key.startswith(f"{_UNET}middle_block.") for key in shapes)
     if f"{_UNET}input_blocks.1.1.proj_in.weight" in shapes and not whole:
@@ -93,7 +93,7 @@ def refuse_other_families(shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def refuse_other_channels(taken: int, given: int = _LATENT_CHANNELS) -> None:
-    """Raise LayoutError unless a UNet takes and gives the four channels of a latent."""
+    """Raise LayoutError unless a UNet has the four input and output channels of a latent."""
     if (taken, given) == (_LATENT_CHANNELS, _LATENT_CHANNELS):
         return
     kinds = {
