@@ -1,4 +1,4 @@
-"""Training under accelerate: one process, or several that share every step."""
+"""Training under accelerate, in one process or data-parallel in several."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _REPLICATED = (
 
 
 class ProcessesError(UserError):
-    """A way of sharing the work that Siamese training cannot run under."""
+    """A distributed setup that Siamese training does not support."""
 
 
 class AccelerateEngine:
-    """The :class:`Engine` of a process that accelerate has placed.
+    """The :class:`Engine` of a process launched by accelerate.
 
     Raises ProcessesError unless every process holds all weights (plain data parallelism).
     """
@@ -45,7 +45,7 @@ class AccelerateEngine:
         self.device: torch.device = accelerator.device
         self.process: int = accelerator.process_index
         self.processes: int = accelerator.num_processes
-        # Of the hosts alone: asking costs no synchronisation with a GPU.
+        # A CPU process group, so that `highest` needs no GPU synchronisation.
         self._hosts: Any = distributed.new_group(backend="gloo") if self.processes > 1 else None
 
     def average(self, tensors: Sequence[Tensor]) -> None:
@@ -73,7 +73,7 @@ class AccelerateEngine:
 
 
 def tracked(accelerator: Accelerator, label: str) -> Report:
-    """What :func:`run_steps` reports to, so that ``accelerator``'s trackers show it under ``label``."""
+    """A ``report`` for :func:`run_steps` that logs to ``accelerator``'s trackers under ``label``."""
 
     def report(step: int, values: Mapping[str, float]) -> None:
         accelerator.log({f"{label}/{name}": value for name, value in values.items()}, step=step)

@@ -1,4 +1,4 @@
-"""The base model: VAE, text encoder and UNet as diffusers objects, read from and written to disk."""
+"""The base model (VAE, text encoder, UNet) as diffusers objects, read from and written to disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ..weights.tensor_files import SAFETENSORS
 from .prompt_encoding import load_tokenizer, pad_token
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-# Not every format of the same weights, and no program of the model's author.
+# One format of each weight file, and no code.
 _HUB_FILES = [
     "*.json",
     "*.txt",
@@ -49,12 +49,12 @@ class BaseError(UserError):
 
 
 class TrainedModelError(BaseError):
-    """A finished model where a base is wanted."""
+    """A finished Siamese model was given as the base."""
 
 
 @dataclass
 class Base:
-    """The frozen parts of Siamese-Diffusion and the UNet it starts from, all in float32 on the CPU."""
+    """The frozen networks of Siamese-Diffusion and the UNet that training starts from; float32 on the CPU."""
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
@@ -64,7 +64,7 @@ class Base:
 
 
 def build_unet(arch: UNetArchitecture, sample_size: int = 64) -> UNet2DConditionModel:
-    """A UNet of SD 1.x or 2.x topology with random weights, for latents of ``sample_size``."""
+    """A UNet of SD 1.x or 2.x topology with random weights; ``sample_size`` is the latent side."""
     deep = len(arch.widths) - 1
     return UNet2DConditionModel(
         sample_size=sample_size,
@@ -128,12 +128,12 @@ def build_base(architecture: Architecture, seed: int = 0) -> Base:
 
 
 def load_base(source: Path, prediction: Prediction | None = None) -> Base:
-    """Read a diffusers folder or a single file (ldm layout) of Stable Diffusion 1.x or 2.x.
+    """Read Stable Diffusion 1.x or 2.x from a diffusers folder or a single file in the ldm layout.
 
-    ``source`` that is neither and reads ``owner/name`` is fetched from the Hugging Face hub or its cache;
-    nothing else asks a network. ``prediction`` as :func:`load_model` takes it. Raises BaseError or
-    CheckpointError with the reason when it cannot be read, or is a model that Siamese-Diffusion cannot start
-    from (inpainting, distilled, SDXL).
+    A ``source`` that does not exist and looks like ``owner/name`` is fetched from the Hugging Face hub or its
+    cache; the network is used for nothing else. ``prediction`` is passed to :func:`load_model`. Raises
+    BaseError or CheckpointError when the model cannot be read or cannot be a base (inpainting, distilled,
+    SDXL), and TrainedModelError for a finished Siamese model.
     """
     path = local_base(source)
     model = read_model(path, prediction=prediction)
@@ -150,7 +150,10 @@ def load_base(source: Path, prediction: Prediction | None = None) -> Base:
 
 
 def local_base(source: Path) -> Path:
-    """``source``, or where the hub's model of that name lies on this machine. Raises BaseError."""
+    """``source`` if it exists, else the local copy of the Hugging Face model of that name.
+
+    Downloads the model if needed. Raises BaseError when there is no such model.
+    """
     name = source.as_posix()
     if source.exists():
         return source
@@ -170,7 +173,10 @@ def local_base(source: Path) -> Path:
 
 
 def base_from_file(model: ModelFile, tokenizer: Path | None = None) -> Base:
-    """The base inside a ``base`` or ``full`` model file, with the tokenizer of that folder if it has one."""
+    """Build the base in a ``base`` or ``full`` model file, with the ``tokenizer`` folder's tokenizer if any.
+
+    Raises BaseError for other kinds of files and for weights that are not finite.
+    """
     arch = model.architecture
     if model.kind not in ("base", "full"):
         raise BaseError(
@@ -184,14 +190,14 @@ def base_from_file(model: ModelFile, tokenizer: Path | None = None) -> Base:
     for part, module in modules.items():
         weights = to_diffusers(part, model.parts[part], arch)
         weights = finite(weights)
-        # The text encoder was built for real: it has buffers that no file stores.
+        # The text encoder is not on the meta device: it has buffers that no file stores.
         module.load_state_dict(weights, assign=part != "text", strict=True)
     words = load_tokenizer(tokenizer, pad=pad_token(arch.text))
     return Base(unet.eval(), vae.eval(), text_encoder.eval(), words, arch)
 
 
 def finite(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``weights`` as float32. Raises BaseError for one with values that are not finite."""
+    """``weights`` cast to float32. Raises BaseError, naming the weight, for values that are not finite."""
     cast = {key: value.float() for key, value in weights.items()}
     for key, value in cast.items():
         if not torch.isfinite(value).all():
@@ -222,7 +228,7 @@ def save_base(base: Base, output: Path, training: dict[str, Any], run_id: str) -
 
 
 def pipeline(base: Base) -> StableDiffusionPipeline:
-    """``base`` as a diffusers pipeline whose DDIM takes the steps of our own."""
+    """``base`` as a diffusers pipeline with a DDIM scheduler that matches :func:`method.ddim.ddim_sample`."""
     scheduler = DDIMScheduler(
         num_train_timesteps=TRAIN_TIMESTEPS,
         beta_start=BETA_START,

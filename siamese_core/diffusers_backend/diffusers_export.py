@@ -1,4 +1,4 @@
-"""A model file written as a diffusers folder: configurations by diffusers, weights one at a time."""
+"""Writing a model file as a diffusers folder, weights one at a time."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _KINDS = ("full", "base", "control")
 
 
 def write_folder(path: Path, model: ModelFile, dtype: torch.dtype | None = None) -> None:
-    """Write ``model`` (full, base or a ControlNet alone) to the folder ``path``, replaced as a whole.
+    """Write ``model`` (full, base or a ControlNet alone) to the folder ``path``, replacing it as a whole.
 
-    A full model is a pipeline with its ControlNet in ``controlnet/``; a ControlNet alone is a folder of its
-    own. Weights are ``dtype``, or as they are, and are never all in memory. Raises CheckpointError for an
-    adapter, which lacks half of a UNet, and for values that are not finite, and OSError.
+    A full model becomes a pipeline with its ControlNet in ``controlnet/``; a ControlNet alone is written to
+    ``path`` itself. Weights are cast to ``dtype`` (None: unchanged), one at a time. Raises CheckpointError
+    for an adapter, which lacks half of the UNet, and for values that are not finite, and OSError.
     """
     if model.kind not in _KINDS:
         raise CheckpointError(
@@ -36,7 +36,7 @@ def write_folder(path: Path, model: ModelFile, dtype: torch.dtype | None = None)
         for part, weights in used_parts(model).items():
             folder = temporary if model.kind == "control" else temporary / FOLDERS[part]  # type: ignore[index]
             stem, added = ("model", "text_model.") if part == "text" else ("diffusion_pytorch_model", "")
-            # Readers of any version know a text encoder's names with their old prefix.
+            # Every version of transformers reads text encoder names with the old prefix "text_model.".
             renamed = to_diffusers(part, weights, model.architecture)  # type: ignore[arg-type]
             tensors = {added + key: value for key, value in renamed.items()}
             write_weights(folder / f"{stem}.safetensors", tensors, model_metadata(model), dtype)
@@ -45,7 +45,7 @@ def write_folder(path: Path, model: ModelFile, dtype: torch.dtype | None = None)
 
 def _write_configs(folder: Path, model: ModelFile) -> None:
     arch = model.architecture
-    with torch.device("meta"):  # for their configurations; the weights are written already
+    with torch.device("meta"):  # built only for their configurations
         if "control" in model.parts:
             control = DHIControlNet.build(arch)
             control.save_config(str(folder if model.kind == "control" else folder / FOLDERS["control"]))
@@ -62,7 +62,7 @@ def _write_configs(folder: Path, model: ModelFile) -> None:
     for part, module in parts.items():
         module.save_config(str(folder / FOLDERS[part]))
     base.text_encoder.config.architectures = ["CLIPTextModel"]
-    # Without it transformers loads the type of the file, and diffusers everything else in float32.
+    # Without it transformers would load the file's dtype, while diffusers loads everything else as float32.
     base.text_encoder.config.dtype = torch.float32
     base.text_encoder.config.save_pretrained(str(folder / FOLDERS["text"]))
     whole = pipeline(base)

@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095), by diffusers' scheduler, on Karras noise levels."""
+"""DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095) by diffusers' scheduler, on Karras noise levels."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def dpm_solver_sample(
     prediction: Prediction = "epsilon",
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Denoise ``latent`` (B, 4, h, w), standard normal, along ``steps`` noise levels, the highest first.
+    """Denoise ``latent`` (B, 4, h, w), drawn from a standard normal, along ``steps`` noise levels.
 
-    They are spaced as Karras et al. 2022 (arXiv 2206.00364, eq. 5) do it and end, like the published DDIM, at
-    the noise of timestep 0. ``prediction``: what the networks behind ``predict_noise`` give. The levels lie
-    between whole timesteps, so that noise and v of one timestep mean slightly different clean latents; the
-    solver is given what was learned. ``on_step(i, latent)`` is called after each step.
+    The levels are spaced as in Karras et al. 2022 (arXiv 2206.00364, eq. 5) and end, like the published DDIM,
+    at the noise of timestep 0. They fall between integer timesteps, where noise and v predictions of one
+    timestep imply slightly different clean latents, so the solver works on ``prediction``, the type that the
+    networks behind ``predict_noise`` were trained for. ``on_step(i, latent)`` is called after each step.
     """
     scheduler = DPMSolverMultistepScheduler(
         num_train_timesteps=TRAIN_TIMESTEPS,
@@ -37,8 +37,8 @@ def dpm_solver_sample(
         final_sigmas_type="sigma_min",
     )
     scheduler.set_timesteps(steps)
-    scheduler.set_begin_index(0)  # it would search its timesteps, several of which may be equal
-    # The lowest level is also where the scheduler ends: its last step, from there to there, changes nothing.
+    scheduler.set_begin_index(0)  # or it would look its index up among timesteps that may be equal
+    # The scheduler also ends at the lowest level, so its last step, from that level to itself, is left out.
     timesteps = scheduler.timesteps.tolist()[: max(1, steps - 1)]
     for index, timestep in enumerate(timesteps):
         noise = predict_noise(latent, timestep)

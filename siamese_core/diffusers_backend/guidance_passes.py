@@ -1,8 +1,8 @@
-"""What the passes of classifier-free guidance have in common, computed once.
+"""Sharing computations between the passes of classifier-free guidance.
 
-They see the same latent, timestep and hint and differ in their text alone. It first matters in the encoder's
-first cross-attention: the input convolution, a residual block and the costliest self-attention before it are
-the same for all passes. And where all samples of a pass share one text, its keys and values do.
+The passes have the same latent, timestep and hint and differ only in their text, which first enters in the
+encoder's first cross-attention. The input convolution, a residual block and the costliest self-attention come
+before it and are computed once. If all samples of a pass have the same text, its keys and values are, too.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 class TextAttnProcessor(AttnProcessor2_0):
-    """Scaled dot product attention in which equal shares of the batch may have a text in common.
+    """Scaled dot product attention that also accepts one text for each of P equal shares of the batch.
 
-    ``hidden_states`` (P * B, n, C) attends to ``encoder_hidden_states`` (P, tokens, width): row p is the text
-    of samples p * B to (p + 1) * B. One row a sample works as ever.
+    ``hidden_states`` (P * B, n, C) attends to ``encoder_hidden_states`` (P, tokens, width), whose row p is
+    the text of samples p * B to (p + 1) * B - 1. One row per sample, (P * B, tokens, width), works as usual.
     """
 
     def __call__(
@@ -29,23 +29,23 @@ class TextAttnProcessor(AttnProcessor2_0):
     ) -> Tensor:
         if encoder_hidden_states is None or len(encoder_hidden_states) == len(hidden_states):
             return super().__call__(attn, hidden_states, encoder_hidden_states, **others)
-        # Queries do not see each other: those of samples with one text may stand in one row.
+        # Queries are independent of each other, so samples with the same text can be joined along n.
         rows = hidden_states.reshape(len(encoder_hidden_states), -1, hidden_states.shape[-1])
         return super().__call__(attn, rows, encoder_hidden_states, **others).reshape(hidden_states.shape)
 
 
 def expand_passes(tensor: Tensor, passes: int) -> Tensor:
-    """``(B, ...)`` -> ``(passes * B, ...)``, pass by pass; the tensor itself for a single pass."""
+    """Repeat ``(B, ...)`` to ``(passes * B, ...)``, pass by pass; a single pass returns ``tensor`` itself."""
     return tensor if passes == 1 else tensor.repeat(passes, *(1,) * (tensor.ndim - 1))
 
 
 def first_down_block(
     block: Any, sample: Tensor, embedding: Tensor, context: Tensor, passes: int
 ) -> tuple[Tensor, ...]:
-    """Outputs (P * B, C, h, w) of a diffusers ``CrossAttnDownBlock2D``, the last one downsampled.
+    """Outputs (P * B, C, h, w) of a ``CrossAttnDownBlock2D`` for P ``passes``, the last one downsampled.
 
-    ``sample`` (B, C, h, w) and ``embedding`` (B, E) are those of every pass; ``context``: the passes' texts,
-    P * B or P rows. Equal to what the passes would give one by one.
+    ``sample`` (B, C, h, w) and ``embedding`` (B, E) are common to all passes; ``context`` has P * B or P
+    rows. The result equals that of running each pass separately.
     """
     sample = _first_layer(block, sample, embedding, context, passes)
     outputs = [sample]
@@ -59,7 +59,7 @@ def first_down_block(
 
 
 def _first_layer(block: Any, sample: Tensor, embedding: Tensor, context: Tensor, passes: int) -> Tensor:
-    """The block's first residual block and transformer, split where the text comes in."""
+    """The block's first residual block and transformer; passes are expanded just before cross-attention."""
     sample = block.resnets[0](sample, embedding)
     transformer = block.attentions[0]
     first, *others = transformer.transformer_blocks
@@ -73,14 +73,14 @@ def _first_layer(block: Any, sample: Tensor, embedding: Tensor, context: Tensor,
 
 
 def _to_tokens(transformer: Any, image: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, h * w, C'); the projection is linear in SD 2.x, a 1x1 convolution before."""
+    """(B, C, h, w) -> (B, h * w, C'); the projection is linear in SD 2.x, a 1x1 convolution in SD 1.x."""
     if transformer.use_linear_projection:
         return transformer.proj_in(image.flatten(2).mT)
     return transformer.proj_in(image).flatten(2).mT
 
 
 def _to_image(transformer: Any, tokens: Tensor, shape: Any) -> Tensor:
-    """(P * B, h * w, C') -> (P * B, C, h, w), h and w as in ``shape``: undoes :func:`_to_tokens`."""
+    """(P * B, h * w, C') -> (P * B, C, h, w), with h and w from ``shape``; reverses :func:`_to_tokens`."""
     if transformer.use_linear_projection:
         return transformer.proj_out(tokens).mT.unflatten(2, shape[2:])
     return transformer.proj_out(tokens.mT.unflatten(2, shape[2:]))

@@ -1,4 +1,4 @@
-"""Images from latents, in parts where memory is short and in float32 where another format overflows."""
+"""Decoding latents to images, in smaller batches when memory is short and in float32 after an overflow."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ..method.ddim import to_uint8
 
 
 class NotFiniteError(UserError):
-    """Images that hold values which are no numbers, even when decoded in float32."""
+    """Decoded images contain non-finite values even in float32."""
 
 
 @torch.no_grad()
 def decode_images(vae: Any, latents: Tensor, on_overflow: Callable[[], None]) -> NDArray[np.uint8]:
-    """The images (B, H, W, 3) of ``latents`` (B, 4, H/8, W/8), scaled, by a diffusers ``vae`` of any dtype.
+    """Decode scaled ``latents`` (B, 4, H/8, W/8) to images (B, H, W, 3) uint8 with a diffusers ``vae``.
 
-    Where its own dtype gives values that are not finite they are decoded again in float32, and
-    ``on_overflow`` called. Raises NotFiniteError where that does not help: the latents are to blame.
+    If the VAE's dtype gives non-finite values, ``on_overflow`` is called and the batch decoded again in
+    float32. Raises NotFiniteError when the values are still not finite, because then the latents are not.
     """
     latents = latents / LATENT_SCALE
     pixels = _in_parts(vae, latents)
@@ -44,7 +44,7 @@ def decode_images(vae: Any, latents: Tensor, on_overflow: Callable[[], None]) ->
 
 
 def _in_parts(vae: Any, latents: Tensor) -> Tensor:
-    """``latents`` decoded at once or, where memory does not suffice, half by half."""
+    """Decode ``latents`` (B, 4, h, w) in one batch, or in halves (recursively) when memory runs out."""
     try:
         return vae.decode(latents.to(vae.dtype)).sample
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Sample images for masks with the diffusers-backed networks: hint, control, decoder, guidance, VAE."""
+"""Sampling latents for masks with the diffusers-backed networks: hints, control, decoder, guidance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .dpm_solver import dpm_solver_sample
 from .networks import SiameseNetworks, UNetDecoder, UNetEncoder
 
 Sampler = Literal["ddim", "dpmpp-2m"]
-"""The paper's, and DPM-Solver++(2M), of which fifteen steps do for fifty of the former."""
+"""The paper's DDIM, and DPM-Solver++(2M), which needs about 15 steps in place of DDIM's 50."""
 
 DEFAULT_STEPS: dict[Sampler, int] = {"ddim": 50, "dpmpp-2m": 15}
 
@@ -29,14 +29,16 @@ def controlled_noise_predictor(
     guidance_scale: float,
     shares_text: bool | None = None,
 ) -> NoisePredictor:
-    """Noise prediction under the sum of controls ``weight * ControlNet(hint)``.
+    """Guided noise prediction under the sum of controls ``weight * ControlNet(hint)``.
 
-    ``hints``: pairs of hint (B, 3, H, W) in [0, 1] and weight; one pair (mask, 1.0) is Mask-Diffusion, a
-    second one (image, w_i) adds the image prior. ``context`` and ``unconditional`` (B, tokens, width). The
-    hint blocks run once, here; both passes run as one batch and share what does not depend on the text.
-    Rows of one text share its keys and values too: ``shares_text`` says whether all do, for whom it must not
-    depend on the rows that happen to meet, since it moves the last bits; None looks. Guidance and all that
-    follows keep the latents' number format, whatever the networks' is.
+    ``hints``: pairs of a hint (B, 3, H, W) in [0, 1] and its weight. The single pair (mask, 1.0) is
+    Mask-Diffusion; a second one, (image, w_i), adds the image prior (Image-Diffusion). ``context`` and
+    ``unconditional`` are (B, tokens, width). Hint features are computed once, in this call. Both guidance
+    passes run as one batch and share whatever does not depend on the text.
+
+    ``shares_text``: all rows have the same text, so its keys and values are computed once. None compares the
+    rows, but since sharing changes the last bits, callers whose results must not depend on the composition of
+    the batch should pass it. Guidance is computed in the latents' dtype, whatever the networks' dtype is.
     """
     dtype = networks.control.dtype
     features = [(networks.control.hint_features(hint.to(dtype)), weight) for hint, weight in hints]
@@ -52,7 +54,7 @@ def controlled_noise_predictor(
                 outputs = [weight * part for part in outputs]
             total = outputs if total is None else [a + b for a, b in zip(total, outputs, strict=True)]
         output = networks.decoder(networks.encode(latent, timesteps, context, passes), context, total)
-        return output.to(own)  # under autocast guidance would be computed in half precision
+        return output.to(own)  # or guidance would be computed in half precision
 
     def noise(output: Tensor, latent: Tensor, timestep: int) -> Tensor:
         at = torch.full((1,), timestep, device=latent.device)
@@ -65,14 +67,17 @@ def controlled_noise_predictor(
     if shares_text:
         context, unconditional = context[:1], unconditional[:1]
     both = torch.cat([context, unconditional])
-    # Guidance of v and of the noise are the same: each is the other times a number plus the latent's share.
+    # Guidance may be applied to v: for a fixed latent the noise is an affine function of v.
     return lambda latent, t: noise(guided(predict(latent, t, both, passes=2), guidance_scale), latent, t)
 
 
 def free_noise_predictor(
     encoder: UNetEncoder, decoder: UNetDecoder, context: Tensor, unconditional: Tensor, guidance_scale: float
 ) -> NoisePredictor:
-    """Noise prediction of a base that predicts noise, alone and guided, without any control."""
+    """Guided noise prediction of an epsilon-prediction base without control.
+
+    ``context`` and ``unconditional`` are (B, tokens, width).
+    """
     both = torch.cat([context, unconditional])
 
     def predict(latent: Tensor, timestep: int) -> Tensor:
@@ -98,9 +103,10 @@ def sample_latents(
     sampler: Sampler = "ddim",
     prediction: Prediction = "epsilon",
 ) -> Tensor:
-    """Latents (B, 4, H/8, W/8), scaled, one per seed; ``height`` and ``width`` in pixels, multiples of 64.
+    """Sample one scaled latent per seed: (B, 4, H/8, W/8).
 
-    ``prediction``: what the networks behind ``predict_noise`` give, which DPM-Solver++ asks for.
+    ``height`` and ``width`` are in pixels, multiples of 64. ``prediction`` is what the networks behind
+    ``predict_noise`` were trained to predict; only DPM-Solver++ uses it.
     """
     noise = torch.cat([starting_noise(seed, height // 8, width // 8) for seed in seeds])
     if sampler == "dpmpp-2m":

@@ -20,10 +20,10 @@ from .guidance_passes import TextAttnProcessor, expand_passes, first_down_block
 
 
 class DHIControlNet(ControlNetModel):
-    """A diffusers ControlNet whose hint block is DHI (``"dense"``) or ControlNet's own (``"sparse"``).
+    """A diffusers ControlNet whose hint block is DHI (``"dense"``) or ControlNet's original (``"sparse"``).
 
-    Hint ``(B, 3, H, W)`` in [0, 1], latent ``(B, 4, H/8, W/8)``; 13 outputs at SD 1.x topology: twelve for
-    the skip connections, shallow to deep, and one for the middle block.
+    Hints are ``(B, 3, H, W)`` in [0, 1] for latents ``(B, 4, H/8, W/8)``. With SD 1.x topology it has 13
+    outputs: twelve for the skip connections, shallow to deep, then one for the middle block.
     """
 
     @register_to_config
@@ -61,7 +61,7 @@ class DHIControlNet(ControlNetModel):
 
     @classmethod
     def build(cls, architecture: Architecture) -> DHIControlNet:
-        """A control network with random weights and zero output convolutions, for ``architecture``."""
+        """A ControlNet for ``architecture`` with random weights and zero output convolutions."""
         unet = architecture.unet
         return cls(
             in_channels=unet.latent_channels,
@@ -76,7 +76,7 @@ class DHIControlNet(ControlNetModel):
 
     @classmethod
     def initialised_from(cls, unet: UNet2DConditionModel, architecture: Architecture) -> DHIControlNet:
-        """A control network whose encoder copy starts as ``unet``'s encoder (ControlNet, section 3.1)."""
+        """A ControlNet whose encoder starts as a copy of ``unet``'s (arXiv 2302.05543, section 3.1)."""
         control = cls.build(architecture)
         for name in ("conv_in", "time_embedding", "down_blocks", "mid_block"):
             getattr(control, name).load_state_dict(getattr(unet, name).state_dict())
@@ -89,10 +89,10 @@ class DHIControlNet(ControlNetModel):
     def control(
         self, latent: Tensor, timesteps: Tensor, context: Tensor, features: Tensor, passes: int = 1
     ) -> list[Tensor]:
-        """The 13 outputs for ``latent`` (B, 4, h, w) under the hint ``features`` of :meth:`hint_features`.
+        """The 13 outputs for ``latent`` (B, 4, h, w) at ``timesteps`` (B,), given :meth:`hint_features`.
 
-        With several ``passes`` of guidance ``context`` holds their texts, pass by pass: a row for each sample
-        of each, or one a pass; the outputs are those of passes * B samples.
+        ``context`` holds the texts, (B, tokens, width). For several guidance ``passes`` it has passes * B
+        rows, pass by pass, or one row per pass, and the outputs have passes * B rows.
         """
         embedding = self.time_embedding(self.time_proj(timesteps).to(latent.dtype))
         encoded = _run_encoder(self, self.conv_in(latent) + features, embedding, context, passes)
@@ -101,7 +101,7 @@ class DHIControlNet(ControlNetModel):
 
 
 class Encoded(NamedTuple):
-    """What the encoder half hands to the decoder half: twelve skips, middle, time embedding."""
+    """Output of the UNet encoder for the decoder: skips (twelve in SD 1.x), middle and time embedding."""
 
     skips: tuple[Tensor, ...]
     middle: Tensor
@@ -139,7 +139,7 @@ class UNetDecoder(nn.Module):
         self.conv_out = unet.conv_out
 
     def forward(self, encoded: Encoded, context: Tensor, control: list[Tensor] | None = None) -> Tensor:
-        """Noise prediction (B, 4, h, w); ``control`` is added to the skips and the middle."""
+        """The prediction (B, 4, h, w), of noise or v; ``control`` is added to the skips and the middle."""
         skips, sample = list(encoded.skips), encoded.middle
         if control is not None:
             skips = [skip + extra for skip, extra in zip(skips, control[:-1], strict=True)]
@@ -158,9 +158,9 @@ class UNetDecoder(nn.Module):
         return self.conv_out(self.conv_act(self.conv_norm_out(sample)))
 
     def shadow(self) -> UNetDecoder:
-        """A decoder that shares every weight's storage with this one and asks for no weight gradients.
+        """A decoder that shares storage with this one's weights but accumulates no gradients for them.
 
-        It follows in-place updates of the weights; make it after the module has been moved to its device.
+        In-place updates of the weights show in both. Create it after the module has been moved to its device.
         """
         shared = {
             id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in self.parameters()
@@ -170,9 +170,9 @@ class UNetDecoder(nn.Module):
 
 @dataclass
 class SiameseNetworks:
-    """The networks of a Siamese-Diffusion model as objective and sampler use them.
+    """The networks of a Siamese-Diffusion model in the form that objective and sampler use.
 
-    ``prediction``: what the decoder's output is, the noise or v (``method.noise_schedule``).
+    ``shadow`` is the decoder of the image branch. ``prediction``: what the decoder outputs, noise or v.
     """
 
     control: DHIControlNet
@@ -186,7 +186,10 @@ class SiameseNetworks:
     def assemble(
         cls, unet: UNet2DConditionModel, control: DHIControlNet, prediction: Prediction = "epsilon"
     ) -> SiameseNetworks:
-        """Freeze ``unet``'s encoder half and share its decoder; both modules are on their device already."""
+        """Freeze ``unet``'s encoder half and create the decoder's shadow.
+
+        ``unet`` and ``control`` must be on their device already. Sets :class:`TextAttnProcessor` in both.
+        """
         encoder, decoder = UNetEncoder(unet), UNetDecoder(unet)
         encoder.requires_grad_(False)
         decoder.requires_grad_(True)
@@ -197,17 +200,18 @@ class SiameseNetworks:
         return cls(control, encoder, decoder, decoder.shadow(), prediction=prediction)
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Control network (with hint block) and decoder."""
+        """Parameters of the control network (with hint block), then of the decoder."""
         return [*self.control.parameters(), *self.decoder.parameters()]
 
     def hint_parameters(self) -> list[nn.Parameter]:
-        """The hint block's, which are among the control network's."""
+        """The subset of :meth:`trained_parameters` that belongs to the hint block."""
         return list(self.control.controlnet_cond_embedding.parameters())
 
     def checkpoint_gradients(self) -> None:
-        """Keep only the inputs of hint block, residual and transformer blocks for the backward pass.
+        """Enable gradient checkpointing of the hint block and of residual and transformer blocks.
 
-        It repeats their forward passes: a third more work for a fraction of the memory.
+        Their forward passes are repeated in the backward pass: a third more work for a fraction of the
+        memory.
         """
         self.checkpointing = True
         for network in (self.control, self.decoder, self.shadow):
@@ -218,12 +222,12 @@ class SiameseNetworks:
 
     @torch.no_grad()
     def encode(self, latent: Tensor, timesteps: Tensor, context: Tensor, passes: int = 1) -> Encoded:
-        """The frozen encoder pass; never part of a graph."""
+        """The frozen encoder's forward pass, without gradients."""
         return self.encoder(latent, timesteps, context, passes)
 
 
 def _run_encoder(network: Any, sample: Tensor, embedding: Tensor, context: Tensor, passes: int) -> Encoded:
-    """The down blocks and the middle block, which UNet and ControlNet have in common."""
+    """Run the down blocks and the middle block, which UNet and ControlNet have in common."""
     skips: tuple[Tensor, ...] = (expand_passes(sample, passes),)
     blocks = list(network.down_blocks)
     if passes > 1:

@@ -1,4 +1,4 @@
-"""Encoding images and prompts by the VAE and the text encoder of a base."""
+"""Encoding images and prompts with the VAE and text encoder of a base."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .prompt_encoding import encode_prompts
 
 @dataclass(frozen=True)
 class BaseEncoder:
-    """The :class:`PairEncoder` of ``base``, on the device that its networks lie on."""
+    """The :class:`PairEncoder` of ``base``, running on the device of its networks."""
 
     base: Base
 
@@ -32,13 +32,16 @@ class BaseEncoder:
 
 
 def vae_moments(vae: AutoencoderKL, pixels: Tensor) -> Any:
-    """The diagonal Gaussian posterior of ``pixels`` (B, 3, H, W) in [-1, 1], unscaled."""
+    """The VAE's diagonal Gaussian posterior for ``pixels`` (B, 3, H, W) in [-1, 1], unscaled."""
     return vae.encode(pixels).latent_dist
 
 
 @torch.no_grad()
 def encode_moments(vae: AutoencoderKL, images: Tensor, batch_size: int = 16) -> Tensor:
-    """Posterior mean and standard deviation of uint8 ``images``: ``(N, 2, 4, R/8, R/8)``, unscaled."""
+    """Posterior mean and standard deviation, unscaled ``(N, 2, 4, R/8, R/8)`` on the CPU.
+
+    ``images`` are ``(N, 3, R, R)`` uint8.
+    """
     rows = []
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, desc="encoding images", disable=len(starts) < 10, mininterval=1.0):
@@ -50,9 +53,9 @@ def encode_moments(vae: AutoencoderKL, images: Tensor, batch_size: int = 16) -> 
 
 @torch.no_grad()
 def encode_frame(vae: AutoencoderKL, pixels: NDArray[np.uint8]) -> Tensor:
-    """The latent (1, 4, H/8, W/8), scaled, of an image (H, W, 3): its posterior's mean, on ``vae``'s device.
+    """The scaled latent (1, 4, H/8, W/8) of an image (H, W, 3): the posterior mean, on ``vae``'s device.
 
-    Computed in float32 whatever the dtype of ``vae``, which keeps it: half precision may overflow.
+    Computed in float32, since half precision may overflow; ``vae`` is cast back to its own dtype afterwards.
     """
     own = vae.dtype
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(vae.device).float() / 127.5 - 1.0

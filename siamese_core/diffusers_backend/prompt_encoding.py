@@ -1,4 +1,4 @@
-"""Prompts to conditioning: the CLIP tokenizer without a hub, and batched text encoding."""
+"""Prompts to conditioning: the CLIP tokenizer without a download, and text encoding."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _FIRST_MERGE_LINE, _MERGES = 1, 49152 - 256 - 2
 
 
 def pad_token(text: TextArchitecture) -> int:
-    """The id that fills short prompts: SD 1.x's end token, SD 2.x's 0."""
+    """The token id that pads short prompts: the end token for SD 1.x, 0 for SD 2.x."""
     return END_TOKEN if text.family == "clip" else 0
 
 
 def load_tokenizer(folder: Path | None = None, pad: int = END_TOKEN) -> Any:
-    """The tokenizer of ``folder`` when it holds one, else CLIP's byte-pair vocabulary from open_clip.
+    """The tokenizer in ``folder`` if it has one, else CLIP's from the vocabulary in open_clip.
 
-    The latter pads with the token ``pad``. Raises FileNotFoundError when neither is there.
+    The latter pads with token id ``pad``. Raises FileNotFoundError when neither is available.
     """
     # transformers writes tokenizer.json since version 5 and merges.txt before
     if folder is not None and any((folder / name).exists() for name in ("tokenizer.json", "merges.txt")):
@@ -55,7 +55,7 @@ def _open_clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def _byte_letters() -> list[str]:
-    """The printable stand-ins of the 256 bytes, in the order of CLIP's vocabulary."""
+    """The printable characters that stand for the 256 bytes, in the order of CLIP's vocabulary."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -66,7 +66,7 @@ def _byte_letters() -> list[str]:
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
-    """Token ids ``(B, 77)``, long prompts cut, short ones padded."""
+    """Token ids ``(B, 77)``; long prompts are truncated, short ones padded."""
     batch = tokenizer(
         list(prompts), padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     )
@@ -74,7 +74,7 @@ def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
 
 
 def cut_texts(tokenizer: Any, prompts: Iterable[str]) -> dict[str, str]:
-    """The ``prompts`` that :func:`tokenize` cuts, each with the end of it that is lost (in lower case)."""
+    """The ``prompts`` that :func:`tokenize` truncates, each with the text that is lost (in lower case)."""
     lost = {}
     for prompt in dict.fromkeys(prompts):
         ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
@@ -85,6 +85,6 @@ def cut_texts(tokenizer: Any, prompts: Iterable[str]) -> dict[str, str]:
 
 @torch.no_grad()
 def encode_prompts(text_encoder: CLIPTextModel, tokenizer: Any, prompts: Sequence[str]) -> Tensor:
-    """Conditioning ``(B, 77, context)`` on the encoder's device: CLIP's last hidden state, normalised."""
+    """Conditioning ``(B, 77, width)`` on the encoder's device: CLIP's last hidden state after layer norm."""
     ids = tokenize(tokenizer, prompts).to(text_encoder.device)
     return text_encoder(ids)[0]

@@ -1,4 +1,4 @@
-"""A finished Siamese-Diffusion model in memory, ready to sample from, as diffusers networks."""
+"""A finished Siamese-Diffusion model as diffusers networks, ready to sample from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .base_model import Base, BaseError, base_from_file, finite
 from .networks import DHIControlNet, SiameseNetworks
 
 Precision = Literal["fp32", "fp16", "bf16"]
-"""Number formats of the networks."""
+"""Dtypes of the networks in sampling."""
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -26,12 +26,12 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 
 class CompileError(UserError):
-    """What torch needs to compile the networks is not on this machine; the message says so."""
+    """torch cannot compile the networks on this machine; the message says what may be missing."""
 
 
 @dataclass
 class SiameseModel:
-    """Base (VAE, text encoder, UNet with trained decoder) and control network of one training run."""
+    """Base (VAE, text encoder, UNet with trained decoder) and ControlNet of one training run."""
 
     base: Base
     networks: SiameseNetworks
@@ -41,10 +41,10 @@ class SiameseModel:
         return self.networks.control.device
 
     def to(self, device: torch.device | str, precision: Precision = "fp32") -> None:
-        """Move everything to ``device``, in ``precision`` but for the text encoder, run once a prompt."""
+        """Move all networks to ``device``, in ``precision`` except for the text encoder, kept in float32."""
         dtype = DTYPES[precision]
         for module in (self.base.unet, self.base.vae, self.networks.control):
-            # Not diffusers' own, which warns of modules to be kept in float32 even where there are none.
+            # diffusers' own `to` warns about modules to be kept in float32 even if there are none.
             nn.Module.to(module, device, dtype)
             module.to(memory_format=torch.channels_last)
         self.base.text_encoder.to(device)
@@ -53,9 +53,9 @@ class SiameseModel:
         )
 
     def compile(self) -> None:
-        """Have torch compile what runs at every step, at its first call for each size; after :meth:`to`.
+        """Compile the functions that run at every sampling step; call it after :meth:`to`.
 
-        That call raises CompileError where torch cannot.
+        Compilation happens at their first call for each image size, which raises CompileError if it fails.
         """
         networks: Any = self.networks
         networks.control.control = _compiled(networks.control.control)
@@ -64,7 +64,7 @@ class SiameseModel:
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    from torch._dynamo.exc import TorchDynamoException  # takes seconds, and is needed only here
+    from torch._dynamo.exc import TorchDynamoException  # a slow import, needed only here
 
     compiled = torch.compile(function)
 
@@ -82,9 +82,9 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def model_from_file(model: ModelFile) -> SiameseModel:
-    """Build the networks of a ``full`` model file, float32, on the CPU.
+    """Build the networks of a ``full`` model file in float32 on the CPU.
 
-    Raises BaseError for a base (nothing to control with) and for an adapter (no VAE, no text encoder).
+    Raises BaseError for any other kind of file and for weights that are not finite.
     """
     if model.kind != "full":
         raise BaseError(
@@ -98,7 +98,10 @@ def model_from_file(model: ModelFile) -> SiameseModel:
 
 
 def control_from_file(model: ModelFile) -> DHIControlNet:
-    """The ControlNet in a model file that has one, float32, on the CPU. Raises BaseError for bad weights."""
+    """The ControlNet of a model file that has one, in float32 on the CPU.
+
+    Raises BaseError for weights that are not finite.
+    """
     with torch.device("meta"):
         control = DHIControlNet.build(model.architecture)
     weights = to_diffusers("control", model.parts["control"], model.architecture)

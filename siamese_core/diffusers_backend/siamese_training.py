@@ -1,4 +1,4 @@
-"""Siamese training on a diffusers base: its networks at the start, and the finished model file."""
+"""Siamese training on a diffusers base: the networks at the start and the model file at the end."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def start_networks(
     control: DHIControlNet | None = None,
     bfloat16_weights: bool = False,
 ) -> SiameseNetworks:
-    """The networks of a run that begins, on ``device``: ``base``'s UNet and ``control``.
+    """The networks of a new run, on ``device``: ``base``'s UNet and ``control``.
 
-    Without that the control network is made of the UNet: ``base.architecture`` gets ``hint_block``, whose
-    random weights come from ``seed``. bfloat16 weights want autocast to bfloat16.
+    Without ``control`` a ControlNet is initialised from the UNet: ``base.architecture`` is given
+    ``hint_block``, whose random weights come from ``seed``. ``bfloat16_weights`` require autocast to
+    bfloat16.
     """
     if control is None:
         base.architecture = replace(base.architecture, hint_block=hint_block)
@@ -38,7 +39,7 @@ def start_networks(
         draw_hint_block(control.controlnet_cond_embedding, seed)
     for module in (base.unet, control):
         if bfloat16_weights:
-            hold_in_bfloat16(module)  # before they are moved: in float32 they may be too much for the device
+            hold_in_bfloat16(module)  # before the move, since float32 weights may not fit on the device
         module.to(device, memory_format=_memory_format(device))
     networks = SiameseNetworks.assemble(base.unet, control, base.architecture.prediction)
     if gradient_checkpointing:
@@ -48,7 +49,7 @@ def start_networks(
 
 @contextmanager
 def frozen_on_device(base: Base, device: torch.device) -> Iterator[None]:
-    """Within the block ``base``'s VAE and text encoder lie on ``device``, before and after it on the CPU."""
+    """Within the block ``base``'s VAE and text encoder are on ``device``; afterwards they are on the CPU."""
     frozen: tuple[Any, ...] = (base.vae, base.text_encoder)
     for module in frozen:
         module.to(device, memory_format=_memory_format(device))
@@ -62,7 +63,7 @@ def frozen_on_device(base: Base, device: torch.device) -> Iterator[None]:
 def finished_model(
     base: Base, networks: SiameseNetworks, kind: FileKind, training: dict[str, Any], run_id: str
 ) -> ModelFile:
-    """The weights as they are as a model file: ``full`` or ``adapter`` (control and decoder only)."""
+    """The current weights as a model file of kind ``full`` or ``adapter`` (ControlNet and decoder only)."""
     whole = base_file(base, training, run_id)
     control = to_ldm("control", networks.control.state_dict(), base.architecture)
     if kind == "full":
@@ -73,5 +74,5 @@ def finished_model(
 
 
 def _memory_format(device: torch.device) -> torch.memory_format:
-    """Channels last where convolutions are fastest so; on a CPU their backward pass is slower."""
+    """Channels last on GPUs, where convolutions are fastest; on CPUs it slows down their backward pass."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format

@@ -1,4 +1,4 @@
-"""What a training starts from: a base alone, or a model that has been trained before."""
+"""The start of a training run: a base alone, or a previously trained model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .whole_model import on_base
 
 @dataclass(frozen=True)
 class Start:
-    """``base``, and the ControlNet of a trained model; None for one that is to be made of the base.
+    """The base and the ControlNet of a trained model, or None for a ControlNet initialised from the base.
 
-    ``record``: what the record of a run says of them. Of a trained model that is the digest of its file and
-    the run id of its training, the parent's; the run has an id of its own.
+    ``record`` goes into the run's record: the digest of the base's weights and, for a trained model, the
+    digest of its file (``init``) and the id of the run that trained it (``parent``).
     """
 
     base: Base
@@ -31,11 +31,11 @@ class Start:
 
 
 def read_start(base: Path | None, trained: Path | None, hint_block: HintBlock) -> Start:
-    """The start from a ``base`` (file, diffusers folder or hub name) or the file of a ``trained`` model.
+    """Read the start from a ``base`` (file, diffusers folder or hub name) or a ``trained`` model file.
 
-    A whole model holds its base, an adapter needs it. Raises BaseError and CheckpointError for what cannot be
-    read, does not belong together or is no trained model, and where the trained hint block is another than
-    ``hint_block``.
+    A full model contains its base; an adapter needs ``base`` as well. Raises BaseError or CheckpointError
+    when a file cannot be read, the two do not belong together, ``trained`` is not a trained model, or its
+    hint block is not ``hint_block``.
     """
     if trained is None:
         if base is None:
@@ -77,5 +77,5 @@ def read_start(base: Path | None, trained: Path | None, hint_block: HintBlock) -
 
 
 def _digest(path: Path) -> str:
-    """Digest of a base's weights: of the file, or of the UNet of a diffusers folder."""
+    """Digest of a base: of its file, or of the first UNet weight file in a diffusers folder."""
     return file_digest(path if path.is_file() else weight_files(path / "unet")[0])

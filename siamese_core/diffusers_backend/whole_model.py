@@ -1,4 +1,4 @@
-"""An adapter or a ControlNet, and the base that it was trained on, as one whole model."""
+"""Combining an adapter or a ControlNet with the base it was trained on."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..weights.model_file import ModelFile, infer_kind
 
 
 def on_base(model: ModelFile, base: ModelFile) -> ModelFile:
-    """``model``, an adapter or a ControlNet, with the rest of the networks from ``base``.
+    """Complete ``model``, an adapter or a ControlNet, with the other networks of ``base``.
 
-    Raises CheckpointError when the two were not made for each other.
+    Raises CheckpointError when their UNets or, for an adapter, their predictions differ.
     """
     own, other = model.architecture.unet, base.architecture.unet
     misfit = (
@@ -22,12 +22,12 @@ def on_base(model: ModelFile, base: ModelFile) -> ModelFile:
     other_heads = model.heads_recorded and base.heads_recorded and own.heads != other.heads
     if other_heads or replace(other, num_heads=own.num_heads) != own or "unet" not in base.parts:
         raise CheckpointError(misfit)
-    # It would generate noise, though the shapes are the same. A ControlNet by itself tells no prediction.
+    # The shapes would fit, but the result would generate noise. A ControlNet alone implies no prediction.
     if model.kind == "adapter" and base.architecture.prediction != model.architecture.prediction:
         raise CheckpointError(f"{misfit}, or --prediction where a file records none and the guess is wrong")
     parts = {**base.parts, **model.parts, "unet": {**base.parts["unet"], **model.parts.get("unet", {})}}
     told = base if model.kind == "control" else model
-    # Where only the base records its heads, those of the file are a guess.
+    # If only the base records its number of heads, the file's is a guess.
     guessed = base.heads_recorded and not model.heads_recorded
     architecture = replace(
         base.architecture,
@@ -40,7 +40,7 @@ def on_base(model: ModelFile, base: ModelFile) -> ModelFile:
 
 
 def unet_described(architecture: Architecture) -> str:
-    """The UNet's family, widths, heads and prediction, in words."""
+    """The UNet's family, widths, heads and prediction, as a phrase for messages."""
     unet = architecture.unet
     family = "SD 2.x" if unet.linear_projection else "SD 1.x"
     heads = f"heads of {unet.head_channels} channels" if unet.head_channels else f"{unet.num_heads} heads"

@@ -1,1 +1,1 @@
-"""Training a small base from scratch: where its networks start, its steps, and the critics of its VAE."""
+"""Training a small base from scratch: initialisation, training steps, and the VAE's perceptual critics."""

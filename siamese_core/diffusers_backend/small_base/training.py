@@ -1,4 +1,4 @@
-"""Train a small base from scratch on any image folder: first the VAE, then text encoder and UNet."""
+"""Training a small base from scratch on any images: first the VAE, then text encoder and UNet together."""
 
 from __future__ import annotations
 
@@ -30,17 +30,20 @@ from .vae_critics import (
 )
 
 COARSE_SIDES = (2, 4, 8)
-"""Blocks, in pixels, whose mean colours the VAE's loss compares besides the pixels themselves."""
+"""Block sides in pixels: the VAE's loss also compares the mean colours of such blocks."""
 
-_SNR_EXPONENT = 0.5  # of the timestep weights
+_SNR_EXPONENT = 0.5  # of `snr_weights`
 
 StepFunction = Callable[[int], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class VAESettings:
-    """Settings of the VAE's training; the loss is the L1 of pixels, of their
-    neighbours' differences and of block means, plus the KL divergence."""
+    """Settings of the VAE's training.
+
+    The loss is the L1 error of pixels, of differences between neighbouring pixels and of block means, plus
+    the KL divergence and the optional perceptual and adversarial terms.
+    """
 
     steps: int = option(4000, "optimiser steps", COUNT_OR_NONE)
     batch_size: int = option(16, "crops a step; of whole images as many as cost the same", COUNT)
@@ -75,7 +78,7 @@ class VAESettings:
     )
 
     def full_size_batch(self, resolution: int) -> int:
-        """Images per step at full size that cost about as much as ``batch_size`` crops."""
+        """Number of images of side ``resolution`` that cost about as much as ``batch_size`` crops."""
         return max(1, round(self.batch_size * (self.crop / resolution) ** 2))
 
 
@@ -94,14 +97,14 @@ class UNetSettings:
 
 @dataclass
 class Discriminator:
-    """The patch discriminator of a VAE's training, and its optimiser."""
+    """The patch discriminator of VAE training with its optimiser."""
 
     network: nn.Module
     optimizer: Any
 
     @classmethod
     def create(cls, learning_rate: float, seed: int, device: torch.device) -> Discriminator:
-        """A new one on ``device``."""
+        """A discriminator on ``device`` with random weights from ``seed``."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = PatchDiscriminator().to(device)
@@ -109,8 +112,8 @@ class Discriminator:
         return cls(network, optimizer)
 
     def update(self, real: Tensor, made: Tensor) -> Tensor:
-        """One step on ``real`` and ``made`` images (B, 3, H, W) in [-1, 1]; returns its loss."""
-        self.optimizer.zero_grad(set_to_none=True)  # of what the decoder's loss has left here
+        """One optimiser step on ``real`` and ``made`` images (B, 3, H, W) in [-1, 1]; returns the loss."""
+        self.optimizer.zero_grad(set_to_none=True)  # the decoder's loss has left gradients here
         loss = discriminator_loss(self.network(real), self.network(made))
         loss.backward()
         self.optimizer.step()
@@ -127,9 +130,10 @@ def vae_step_function(
     features: FeatureMaps | None = None,
     discriminator: Discriminator | None = None,
 ) -> StepFunction:
-    """One optimiser step on random crops (later whole images) of ``images`` (N, 3, R, R) uint8.
+    """The VAE's optimiser step as a function of k, on crops (later whole images) of ``images``.
 
-    ``features`` are those of the perceptual loss, ``discriminator`` that of the adversarial one.
+    ``images`` are (N, 3, R, R) uint8. ``features`` enables the perceptual loss, ``discriminator`` the
+    adversarial one.
     """
     resolution = images.shape[-1]
     crop = min(settings.crop, resolution)
@@ -180,14 +184,17 @@ def vae_step_function(
 
 
 def _uneven_noise(latent: Tensor, most: float, rng: torch.Generator) -> Tensor:
-    """Gaussian noise for ``latent``: 0 to ``most`` deviations of a channel, another share a sample."""
+    """Gaussian noise of the shape of ``latent``, in units of each channel's standard deviation.
+
+    Its scale is drawn from 0..``most`` for each sample.
+    """
     share = most * torch.rand(len(latent), 1, 1, 1, generator=rng)
     noise = share * torch.randn(latent.shape, generator=rng)
     return noise.to(latent) * latent.std(dim=(0, 2, 3), keepdim=True)
 
 
 def random_crops(images: Tensor, side: int, rng: torch.Generator) -> Tensor:
-    """One random, randomly mirrored ``side`` x ``side`` crop of each image: ``(B, 3, side, side)``."""
+    """One random crop of each image, mirrored at random: ``(B, 3, H, W)`` -> ``(B, 3, side, side)``."""
     crops = []
     for image in images:
         room = image.shape[-1] - side
@@ -201,11 +208,11 @@ def random_crops(images: Tensor, side: int, rng: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def normalise_latents(vae: AutoencoderKL, moments: Tensor) -> Tensor:
-    """Fold mean and scale of the latents into the VAE's weights, in place; return the new moments.
+    """Normalise the latents by changing the VAE's weights in place; return the new moments.
 
-    ``moments`` (N, 2, 4, h, w) are those of :func:`encode_moments`. Afterwards ``LATENT_SCALE`` times a
-    posterior sample of the same images has mean 0 and standard deviation 1 in every channel, and decoding is
-    unchanged: hosts that multiply by the constant need to know nothing.
+    ``moments`` (N, 2, 4, h, w) come from :func:`encode_moments`. Afterwards ``LATENT_SCALE`` times a
+    posterior sample of the same images has mean 0 and standard deviation 1 in every channel, and
+    reconstructions are unchanged. Hosts can therefore use Stable Diffusion's constant for this VAE, too.
     """
     mean = moments[:, 0].mean(dim=(0, 2, 3)).to(vae.device)
     spread = (moments[:, 0].var(dim=(0, 2, 3)) + moments[:, 1].square().mean(dim=(0, 2, 3))).sqrt()
@@ -234,7 +241,10 @@ def unet_step_function(
     seed: int,
     device: torch.device,
 ) -> StepFunction:
-    """One noise-prediction step on cached ``moments`` (N, 2, 4, h, w) and their ``prompts`` (N)."""
+    """The optimiser step of UNet and text encoder as a function of k (epsilon prediction).
+
+    ``moments`` (N, 2, 4, h, w) are cached VAE moments, ``prompts`` the N texts.
+    """
     token_ids = tokenize(base.tokenizer, prompts)
     empty_ids = tokenize(base.tokenizer, [""])
     parameters = [*unet.parameters(), *text_encoder.parameters()]

@@ -1,9 +1,9 @@
-"""A starting point for training a small UNet: one that passes its input on, instead of random weights.
+"""Initialising a small UNet to copy its input.
 
-At high timesteps a noisy latent is almost all noise, so the best noise prediction is nearly the latent
-itself. With 32 normalisation groups a narrow UNet is normalised almost channel by channel and takes
-thousands of steps to learn to copy. Started like this it copies from the first step on, and training adds
-what is in the latent besides noise.
+At high timesteps a noisy latent is almost pure noise, so the best noise prediction is nearly the latent
+itself. With 32 normalisation groups a narrow UNet is normalised almost channel by channel and takes thousands
+of steps to learn to copy. Initialised to copy from the start, it only has to learn the image content of the
+latent.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 NARROWEST = 64
-"""The least first width, in channels, of a UNet that can start like this: two channels per group."""
+"""Minimum first width of the UNet in channels: two channels per normalisation group."""
 
 
 @torch.no_grad()
 def start_from_identity(unet: UNet2DConditionModel) -> None:
-    """Make ``unet``, in place, return its input over the input's root mean square of each channel.
+    """Make ``unet``, in place, return its input divided by each channel's root mean square.
 
-    Input channel c travels as the pair (z, -z) in channels 2c and 2c + 1: through the first skip connection,
-    the last block's shortcut and the last normalisation, whose group the pair has to itself (its mean is 0,
-    its SiLU's difference is z again). All other weights of the body keep their random values.
+    Input channel c is carried as the pair (z, -z) in channels 2c and 2c + 1 through the first skip
+    connection, the last block's shortcut and the last normalisation. A pair has a normalisation group to
+    itself, with mean 0, and SiLU(z) - SiLU(-z) = z. All other weights keep their random values.
 
     Raises ValueError when the first width is below :data:`NARROWEST`.
     """

@@ -1,9 +1,9 @@
-"""What a VAE's reconstruction may be judged by besides its pixels: deep features, and a discriminator.
+"""Perceptual and adversarial losses for VAE training.
 
-Losses of pixels alone leave a small decoder blurred: where it cannot know the texture, the mean of all of
-them costs least. A distance of deep features (Zhang et al. 2018, arXiv 1801.03924) and a patch discriminator
-(Isola et al. 2017, arXiv 1611.07004; hinge loss) make that mean cost more than a texture of the decoder's
-own, as in the VAE of latent diffusion (Rombach et al. 2022, arXiv 2112.10752, section 3.1).
+With pixel losses alone a small decoder paints blurred images: where it cannot know the texture, the mean of
+all plausible ones has the lowest loss. A distance of deep features (Zhang et al. 2018, arXiv 1801.03924) and
+a patch discriminator (Isola et al. 2017, arXiv 1611.07004; hinge loss) penalise that mean more than an
+invented texture, as in the VAE of latent diffusion (Rombach et al. 2022, arXiv 2112.10752, section 3.1).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch.nn.functional import relu
 from torch.nn.utils.parametrizations import spectral_norm
 
 FeatureMaps = Callable[[Tensor], Sequence[Tensor]]
-"""Images (B, 3, H, W) in [-1, 1] -> feature maps (B, C, h, w) of several depths."""
+"""Images (B, 3, H, W) in [-1, 1] -> feature maps (B, C, h, w) of several layers."""
 
 
 def feature_distance(features: FeatureMaps, images: Tensor, originals: Tensor) -> Tensor:
-    """Mean distance, a scalar, of the maps of ``images`` (B, 3, H, W) from those of ``originals``.
+    """Perceptual distance (0-d) between ``images`` and ``originals``, both (B, 3, H, W) in [-1, 1].
 
-    Every pixel's feature vector is brought to length 1 first; the squared differences are summed over
-    channels and depths and averaged over pixels. Gradients reach ``images`` alone.
+    Feature vectors are normalised to length 1 at each pixel; squared differences are summed over channels,
+    averaged over pixels and summed over layers. Gradients flow to ``images`` only.
     """
     with torch.no_grad():
         wanted = [_unit(maps) for maps in features(originals)]
@@ -37,10 +37,10 @@ def _unit(maps: Tensor) -> Tensor:
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Images (B, 3, H, W) in [-1, 1] -> logits (B, 1, H/4, W/4): is the patch around this place real?
+    """Images (B, 3, H, W) in [-1, 1] -> logits (B, 1, H/4, W/4), one per patch; positive means real.
 
-    Spectrally normalised (Miyato et al. 2018, arXiv 1802.05957); normalisation layers would tell real from
-    made by the statistics of a small batch.
+    Uses spectral normalisation (Miyato et al. 2018, arXiv 1802.05957), because normalisation layers could
+    tell real from generated images by the statistics of a small batch.
     """
 
     def __init__(self, width: int = 32) -> None:
@@ -55,10 +55,10 @@ class PatchDiscriminator(nn.Sequential):
 
 
 def discriminator_loss(real: Tensor, made: Tensor) -> Tensor:
-    """Hinge loss of a discriminator's logits for ``real`` and ``made`` images; a scalar."""
+    """Hinge loss (0-d) of the discriminator, from its logits for ``real`` and ``made`` images."""
     return 0.5 * (relu(1.0 - real).mean() + relu(1.0 + made).mean())
 
 
 def adversarial_loss(made: Tensor) -> Tensor:
-    """What the decoder pays for logits that say its images are ``made``; a scalar."""
+    """Adversarial loss (0-d) of the decoder, from the discriminator's logits for ``made`` images."""
     return -made.mean()

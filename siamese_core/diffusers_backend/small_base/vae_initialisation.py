@@ -1,9 +1,8 @@
-"""A starting point for training a small VAE: an autoencoder of block means instead of random weights.
+"""Initialising a small VAE as an autoencoder of block means.
 
-With 32 normalisation groups, narrow layers are normalised almost channel by channel, and a network that
-starts from random weights learns edges long before it learns which colour lies between them. Started like
-this, the latent's first three channels are the image's colours averaged over 8 x 8 pixels, and training adds
-the rest.
+With 32 normalisation groups, narrow layers are normalised almost channel by channel, and a randomly
+initialised network learns edges long before the colours between them. With this initialisation, the latent's
+first three channels are the image's colours averaged over 8 x 8 pixels, and training adds the detail.
 """
 
 from __future__ import annotations
@@ -13,16 +12,16 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 CARRIERS = 6
-"""Channels that carry the colours: +R, -R, +G, -G, +B, -B.
+"""Number of channels that carry the colours: +R, -R, +G, -G, +B, -B.
 
-A pair (x, -x) shares a normalisation group, whose mean is then 0, and SiLU(x) - SiLU(-x) = x: so colours
-pass a normalisation and its SiLU up to one factor per image.
+A pair (x, -x) shares a normalisation group, whose mean is then 0, and SiLU(x) - SiLU(-x) = x. Colours
+therefore pass normalisation and SiLU unchanged up to one factor per image.
 """
 
 NARROWEST = 64
-"""The least width, in channels, of a VAE that can start like this: two channels per group."""
+"""Minimum width of the VAE in channels: two channels per normalisation group."""
 
-_COLOUR_SPREAD = 0.5  # root mean square of an image's colours in [-1, 1]: the factor that is put back
+_COLOUR_SPREAD = 0.5  # assumed root mean square of an image in [-1, 1], restored after normalisation
 _LOG_VARIANCE = -4.0  # of the posterior at the start
 _AVERAGE = torch.tensor([[0.25, 0.25, 0.0], [0.25, 0.25, 0.0], [0.0, 0.0, 0.0]])
 _SMOOTH = torch.outer(torch.tensor([0.25, 0.5, 0.25]), torch.tensor([0.25, 0.5, 0.25]))
@@ -31,7 +30,7 @@ _CENTRE = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
 
 @torch.no_grad()
 def start_from_block_means(vae: AutoencoderKL) -> None:
-    """Set the carriers of ``vae``, in place; all other weights keep their random values.
+    """Set the weights of the :data:`CARRIERS` in place; all other weights keep their random values.
 
     Raises ValueError when a width is below :data:`NARROWEST`.
     """
@@ -76,14 +75,14 @@ def _zero(layer: nn.Module) -> None:
 
 
 def _carry(weight: Tensor, kernel: Tensor) -> None:
-    """Pass every carrier on to itself through ``kernel``."""
+    """Make a convolution map every carrier to itself through ``kernel`` (k, k)."""
     weight[:CARRIERS] = 0
     for channel in range(CARRIERS):
         weight[channel, channel] = kernel
 
 
 def _split(conv: nn.Conv2d) -> None:
-    """Input channel c becomes the carriers 2c (as it is) and 2c + 1 (negated)."""
+    """Make ``conv`` map input channel c to carriers 2c (unchanged) and 2c + 1 (negated)."""
     conv.weight[:CARRIERS] = 0
     _clear_bias(conv, CARRIERS)
     for colour in range(3):
@@ -92,7 +91,7 @@ def _split(conv: nn.Conv2d) -> None:
 
 
 def _join(conv: nn.Conv2d, factor: float) -> None:
-    """Output channel c becomes ``factor`` times the difference of carriers 2c and 2c + 1."""
+    """Make ``conv`` map carriers 2c and 2c + 1 to output channel c: ``factor`` times their difference."""
     conv.weight[:3] = 0
     _clear_bias(conv, 3)
     for colour in range(3):
