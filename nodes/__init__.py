@@ -1,1 +1,1 @@
-"""The ComfyUI side of the pack: every line that knows the host. One node a file, thin over siamese_core."""
+"""The ComfyUI nodes, thin wrappers around siamese_core, one per file. Only this package imports the host."""

@@ -1,4 +1,4 @@
-"""Apply Siamese Adapter: ControlNet and tuned decoder of a training run, on a checkpoint of the user's."""
+"""Apply Siamese Adapter: apply the trained ControlNet and decoder of a run to any checkpoint."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ApplySiameseAdapter(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, adapter: str | None = None, **_: object) -> Any:
-        """Another value for a file that was replaced under its name, so that the host loads it anew."""
+        """A value that changes when the file is replaced, so that the host loads it again."""
         return file_fingerprint(adapter and folder_paths.get_full_path("controlnet", adapter))
 
     @classmethod
@@ -99,7 +99,7 @@ def _refuse_stock_control(path: Path, file: ModelFile) -> None:
 
 
 def _check_base(path: Path, file: ModelFile, host: dict[str, tuple[int, ...]]) -> None:
-    """Compare the file's encoder copy and decoder with the model's, so that nothing is silently left out."""
+    """Compare shapes with the model's UNet, because the host would silently skip weights that do not fit."""
     found = {**file.parts["control"], **file.parts.get("unet", {})}
     for key, value in found.items():
         wanted = host.get(HOST_PREFIX + key)
@@ -111,9 +111,9 @@ def _check_base(path: Path, file: ModelFile, host: dict[str, tuple[int, ...]]) -
 
 
 def _check_prediction(path: Path, file: ModelFile, host: Prediction) -> None:
-    """Refuse weights of another training target: their shapes are the same, and they would give noise."""
+    """Refuse weights trained for another prediction type: they have the same shapes but would give noise."""
     own = file.architecture.prediction
-    told = file.training or "unet" in file.parts  # a foreign ControlNet alone says nothing of its target
+    told = file.training or "unet" in file.parts  # a foreign ControlNet alone does not imply a type
     if told and own != host:
         raise CheckpointError(
             f"'{path.name}' was trained on a model that predicts {_PREDICTED[own]}, and this model predicts "

@@ -1,4 +1,4 @@
-"""What Generate Dataset says when its folder holds a dataset that was begun with other settings."""
+"""Generate Dataset's message when its folder holds a dataset begun with other settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FOLLOWING = {"pairs": ("masks",), "run_id": ("checkpoint",)}
 def other_settings(
     folder: str, differences: Sequence[Difference], source: MaskSource, lists: DatasetLists
 ) -> str:
-    """The sentence that names what differs; ``lists`` are those of the dataset that is there."""
+    """A sentence that names the differences; ``lists`` are those of the existing dataset."""
     known = {one.key: one for one in differences}
     told = [one for one in without_followers(differences, _FOLLOWING) if not _is_the_seed(one, known)]
     parts = [_told(one, source, lists) for one in sorted(told, key=_rank)]
@@ -39,14 +39,14 @@ def other_settings(
 
 
 def _rank(one: Difference) -> int:
-    """Own widgets come first, then the model file, what the node is connected to, and the nodes behind."""
+    """Sort order: own widgets, then the model file, direct connections, and finally nodes further up."""
     if not one.key.startswith("nodes."):
         return 1 if one.key == "checkpoint" else 0
     return 3 if "." in one.key.partition(".")[2] else 2
 
 
 def _is_the_seed(one: Difference, known: Mapping[str, Difference]) -> bool:
-    """Whether ``one`` is the seed told twice: without Random Mask Transform its seed is the node's own."""
+    """Whether ``one`` repeats the seed: without Random Mask Transform its seed is the node's own."""
     seed = known.get("seed")
     return one.key == "transform_seed" and seed is not None and (seed.old, seed.new) == (one.old, one.new)
 

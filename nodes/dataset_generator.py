@@ -1,4 +1,4 @@
-"""What Generate Dataset does for each pair: its record, the host's sampling, and the progress bar."""
+"""Generate Dataset's work on each pair: its record, sampling by the host, and the progress bar."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _INVERT = "mask_invert"
 
 @dataclass(frozen=True)
 class Job:
-    """A pair to be generated."""
+    """A pair to generate."""
 
     record: PairRecord
     mask: PairMask
@@ -49,7 +49,10 @@ class Job:
 
 @dataclass(frozen=True)
 class DatasetGenerator:
-    """Makes the pairs of ``source`` with the host's sampling; ``facts`` are the same for all of them."""
+    """Generates the pairs of ``source`` with the host's sampling.
+
+    ``facts`` are the manifest entries that all pairs have in common.
+    """
 
     source: MaskSource
     sampling: Sampling
@@ -100,7 +103,7 @@ class DatasetGenerator:
         return Job(record, mask, frame)
 
     def _facts_by(self, rule: ForegroundRule) -> dict[str, Any]:
-        """``facts`` for a mask file that was read by ``rule``."""
+        """``facts`` for a pair whose mask file was read with ``rule``."""
         if rule == self.source.use.rule:
             return dict(self.facts)
         others = {name: value for name, value in self.facts.items() if name != _INVERT}
@@ -121,7 +124,7 @@ class DatasetGenerator:
 
 
 class DatasetProgress:
-    """The progress bar, with a picture of the latest pairs; stops a run between two batches."""
+    """The progress bar with a preview of the latest pairs; lets the user interrupt between batches."""
 
     def __init__(self, total: int) -> None:
         self._bar = comfy.utils.ProgressBar(total)
@@ -141,12 +144,12 @@ class DatasetProgress:
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     def sheet(self, lists: DatasetLists) -> Tensor:
-        """The latest pairs as an IMAGE; where none was left to make, the last ones of the dataset."""
+        """The latest pairs as an IMAGE; if none was generated in this run, the last ones of the dataset."""
         return sheet_of(self._latest or stored_pairs(lists, SHOWN_PAIRS))
 
 
 def facts_of(sampling: Sampling, use: MaskUse) -> dict[str, Any]:
-    """What the manifest says of every pair's sampling, and of the models."""
+    """Manifest entries that describe the sampling and the models, the same for every pair."""
     file = sampling.model.get_attachment(FILE)
     height, width = use.size
     return {
@@ -167,9 +170,9 @@ def facts_of(sampling: Sampling, use: MaskUse) -> dict[str, Any]:
 
 
 def rule_facts(rule: ForegroundRule) -> dict[str, Any]:
-    """What the manifest says of how a mask's file was read."""
+    """Manifest entries that describe how a mask file was read."""
     facts = {"mask_threshold": rule.threshold, "mask_label": rule.label}
-    # A younger setting: at its default it changes nothing.
+    # Added later, and omitted at its default so that older datasets can be resumed.
     return {**facts, _INVERT: True} if rule.invert else facts
 
 
@@ -178,7 +181,7 @@ def _on_step(step: int, x0: Tensor, x: Tensor, total: int) -> None:
 
 
 def on_smaller_batch(size: int) -> None:
-    """Say that ``size`` images at once are tried next, and make room."""
+    """Log that the batch size drops to ``size``, and free memory."""
     logging.warning(
         "Siamese-Diffusion: out of memory; continuing with %d at once. These pairs equal those of the larger "
         "batch within rounding only.",
@@ -188,7 +191,7 @@ def on_smaller_batch(size: int) -> None:
 
 
 def settings_of(store: DatasetStore) -> Mapping[str, Any]:
-    """The settings that the dataset at the place was begun with; {} where there is none that can be read."""
+    """The settings that the dataset in ``store`` was begun with; {} if there is none that can be read."""
     try:
         return stored_plan(store).settings
     except DatasetError:
@@ -196,7 +199,10 @@ def settings_of(store: DatasetStore) -> Mapping[str, Any]:
 
 
 def stored_pairs(lists: DatasetLists, count: int) -> list[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
-    """The last ``count`` pairs of a dataset; none where pairs share files."""
+    """The last ``count`` pairs of a dataset as images (H, W, 3) and masks (H, W).
+
+    Empty for formats in which several pairs share a file.
+    """
     if lists.plan.form.chunk_is_a_file:
         return []
     latest = deque((line["files"] for line in lists.lines() if "files" in line), maxlen=count)

@@ -1,4 +1,4 @@
-"""Generate Dataset: masks of a folder to pairs on the disk, chunk by chunk, however many."""
+"""Generate Dataset: generate pairs for the masks of a folder, chunk by chunk, straight to the disk."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class GenerateDataset(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_: object) -> float:
-        return time.time()  # the folder may lack what it had: queued again, the run looks
+        return time.time()  # always run: files may have been removed from the dataset's folder
 
     @classmethod
     @refusing
@@ -266,7 +266,7 @@ def _settings_of(transform: RandomTransform | None) -> TransformSettings | None:
 
 
 def _run_or_resume(run: SetRun[Job], progress: DatasetProgress) -> None:
-    """Make what is missing; what a user's stop leaves is listed."""
+    """Generate the missing pairs; if the user interrupts, list those that are finished."""
     try:
         run.run(resume=True)
     except comfy.model_management.InterruptProcessingException:

@@ -1,4 +1,4 @@
-"""Load Siamese Checkpoint: a whole model, from the pack or from models/checkpoints."""
+"""Load Siamese Checkpoint: load a full model or a base, bundled or from models/checkpoints."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .host.refusals import refusing
 from .host.schema import searchable
 
 BUNDLED = {f"{path.name} (bundled)": path for path in (shipped.MODEL, shipped.BASE)}
-"""Models that come with the pack, by what the list calls them."""
+"""Bundled models by their names in the widget."""
 _EARLIER = dict(
     zip(("tiny-siamese.safetensors (bundled)", "tiny-base.safetensors (bundled)"), BUNDLED, strict=True)
 )
-"""Names in graphs saved when models of drawn polyps came with the pack, and what takes their place."""
+"""Replacements for the bundled models of earlier versions (drawn polyps), by their names in old graphs."""
 
 
 class LoadSiameseCheckpoint(io.ComfyNode):
@@ -68,12 +68,12 @@ class LoadSiameseCheckpoint(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str | None = None, **_: object) -> Any:
-        """Another value for a file that was replaced under its name, so that the host loads it anew."""
+        """A value that changes when the file is replaced, so that the host loads it again."""
         return file_fingerprint(None if checkpoint is None else _path(checkpoint))
 
     @classmethod
     def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
-        """Takes the place of the host's own check, which would refuse the names in earlier graphs."""
+        """Replaces the host's own check, which would refuse the names in old graphs."""
         if checkpoint in (None, *_EARLIER, *_choices()):
             return True
         return (

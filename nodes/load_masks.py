@@ -1,4 +1,4 @@
-"""Load Masks: a folder of mask files as one batch."""
+"""Load Masks: read the mask files of a folder as one batch."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class LoadMasks(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str | None = None, **_: object) -> str | float:
-        if folder is None:  # it comes from another node, whose value the host does not tell here
+        if folder is None:  # it comes from another node; the host does not pass linked values here
             return never_equal()
         try:
             return files_fingerprint(discover_masks(mask_folder(folder)))
@@ -164,9 +164,9 @@ class LoadMasks(io.ComfyNode):
 
 
 def mask_folder(text: str) -> Path:
-    """The folder that a widget's ``text`` names. Raises UserError for one outside of the allowed ones.
+    """The folder named by a widget's ``text``. Raises UserError when it lies outside the allowed folders.
 
-    Without a name it is refused: it would be the whole input folder, pictures and all.
+    An empty name is refused, too, because it would mean the whole input folder.
     """
     if text.strip() == EXAMPLES:
         return shipped.EXAMPLE_MASKS

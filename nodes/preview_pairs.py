@@ -1,4 +1,4 @@
-"""Preview Pairs: images with their masks' outlines, on one sheet."""
+"""Preview Pairs: show images with the outlines of their masks on one sheet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random Mask Transform: many masks from few."""
+"""Random Mask Transform: make many masks from few by random transforms."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .host.refusals import refusing
 from .host.schema import searchable
 
 TRANSFORM = io.Custom("SIAMESE_TRANSFORM")
-"""A RandomTransform between two nodes."""
+"""The type of a link that carries a :class:`RandomTransform`."""
 
 _DEFAULTS = TransformSettings()
 
 
 @dataclass(frozen=True)
 class RandomTransform:
-    """How a node that draws masks by itself is to do so; ``has_union``: with second masks added."""
+    """Settings for a node that transforms masks itself; ``has_union``: a union input is connected."""
 
     settings: TransformSettings
     seed: int

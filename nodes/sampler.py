@@ -1,4 +1,4 @@
-"""Mask-Diffusion Sampler: one image for every mask, through the host's own sampling."""
+"""Mask-Diffusion Sampler: generate one image per mask with the host's sampling."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class MaskDiffusionSampler(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, background_folder: str | None = "", **_: object) -> str | float:
-        if background_folder is None:  # it comes from another node, whose value the host does not tell here
+        if background_folder is None:  # it comes from another node; the host does not pass linked values here
             return never_equal()
         if not background_folder.strip():
             return ""
@@ -139,7 +139,7 @@ class MaskDiffusionSampler(io.ComfyNode):
 
 @dataclass(frozen=True)
 class Sampling:
-    """All that decides an image besides its mask and seed; names are those of the node's inputs."""
+    """Everything that determines an image besides its mask and seed; fields are named like the inputs."""
 
     model: Any
     control_net: Any
@@ -159,7 +159,10 @@ class Sampling:
         callback: StepCallback,
         background: Background | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Latents (B, 4, H/8, W/8) and IMAGE of the bool ``masks`` (B, H, W), computed as one batch."""
+        """Sample one batch for bool ``masks`` (B, H, W).
+
+        Returns latents (B, 4, H/8, W/8) and an IMAGE (B, H, W, 3) in [0, 1].
+        """
         hint = masks[:, None].expand(-1, 3, -1, -1).float()
         controlled = with_control(self.positive, self.negative, self.control_net, hint, self.strength)
         height, width = (side // LATENT_STRIDE for side in masks.shape[-2:])
@@ -168,7 +171,7 @@ class Sampling:
         if background is not None:
             sampler_name = without_noise_of_its_own(sampler_name)
             kept = background.kept_latents(self.vae)
-            # What is generated begins with noise alone, as without a background.
+            # Outside the kept latents, sampling starts from pure noise, as without a background.
             latents, noise_mask = kept.restored_in(latents), kept.generated.float()
         samples = comfy.sample.sample(
             self.model,
@@ -191,7 +194,7 @@ class Sampling:
 def with_control(
     positive: Any, negative: Any, control_net: Any, hint: Tensor, strength: float
 ) -> tuple[Any, Any]:
-    """Both conditionings under the control of ``hint`` (B, 3, H, W), before any control they have already."""
+    """Add the control of ``hint`` (B, 3, H, W) in [0, 1] to both conditionings, keeping existing controls."""
     twins: dict[Any, Any] = {}
 
     def controlled(conditioning: Any) -> list[Any]:
@@ -210,7 +213,7 @@ def with_control(
 
 
 class _Progress:
-    """One progress bar over all chunks, with the host's latent previews; stops a run between two steps."""
+    """One progress bar over all batches, with latent previews; lets the user interrupt between steps."""
 
     def __init__(self, model: Any, steps: int, chunks: int) -> None:
         self._bar = comfy.utils.ProgressBar(steps * chunks)
@@ -230,7 +233,10 @@ class _Progress:
 
 
 def check_size(masks: Tensor, own: int) -> None:
-    """Raise ControlError for masks that no latent has the size of; ``own`` is the model's side in pixels."""
+    """Raise ControlError unless both sides of ``masks`` (B, H, W) are multiples of 64.
+
+    ``own`` is the model's image side in pixels, for the message.
+    """
     refuse_dummy(masks)
     height, width = masks.shape[-2:]
     if height % 64 or width % 64:
@@ -241,9 +247,9 @@ def check_size(masks: Tensor, own: int) -> None:
 
 
 def stranger_warnings(model: Any, control_net: Any) -> list[str]:
-    """What is to be said when decoder and ControlNet are no two halves of one training run.
+    """A warning if decoder and ControlNet come from different training runs.
 
-    Raises ControlError when there is no ControlNet, and for a model that masks alone are no hint for.
+    Raises ControlError when there is no ControlNet, and for a baseline that needs images as hints.
     """
     if control_net is None:
         raise ControlError(

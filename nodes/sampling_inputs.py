@@ -1,4 +1,4 @@
-"""Inputs that several nodes have: the networks, how they are sampled, and how mask files are read."""
+"""Inputs shared by several nodes: networks, sampling, reading of mask files, backgrounds."""
 
 from __future__ import annotations
 

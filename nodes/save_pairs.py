@@ -1,4 +1,4 @@
-"""Save Pairs: images and masks as a dataset folder below ComfyUI's output folder."""
+"""Save Pairs: write images and masks as a dataset below ComfyUI's output folder."""
 
 from __future__ import annotations
 

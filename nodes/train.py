@@ -1,4 +1,4 @@
-"""Train Siamese: from a folder of pairs to a model that follows masks, in the graph."""
+"""Train Siamese: train a model on a folder of pairs inside ComfyUI."""
 
 from __future__ import annotations
 
@@ -270,24 +270,24 @@ class TrainSiamese(io.ComfyNode):
             record = settings.record(found, base)
             place = find_place(output_path(f"{_RUNS}/{name}"), record, if_exists)
             paths = _model_paths(name, files)
-            for path in paths.values():  # before hours of training
+            for path in paths.values():  # fail now, not after hours of training
                 place.check_file(path)
             finished = train(base, clip, vae, found, settings, place, record)
             _write(paths, finished, base, place)
         path = paths["adapter"]
-        place_told = f"models/{path.parent.name}"  # its whole path would fill the node
+        place_told = f"models/{path.parent.name}"  # the full path would be too long for the node
         show(f"{settings.steps} steps, loss {finished.losses[-1]:.4f}: {path.name} is in {place_told}", notes)
         return _outputs(cls, model, finished, path)
 
 
 def _find_pairs(pairs: str, prompt: str) -> list[Pair]:
-    """The pairs at the folder, none of whose files lies outside of the folders that a graph may read."""
+    """The pairs in the folder. Raises UserError for files outside the folders that a graph may read."""
     if not pairs.strip():
         raise UserError("There is no folder of pairs; give its name below ComfyUI's input folder.")
     folder = shipped.TRAIN if pairs.strip() == SAMPLE_PAIRS else input_path(pairs)
     found = find_pairs(folder, default_prompt=prompt)
     for pair in found if folder != shipped.TRAIN else ():
-        for path in (pair.image, pair.mask):  # a prompt.json comes from anyone, too
+        for path in (pair.image, pair.mask):  # a prompt.json is untrusted, too
             input_path(str(path.absolute()))
     return found
 
@@ -298,7 +298,7 @@ def _check_precision(precision: Precision) -> None:
 
 
 def _model_paths(name: str, files: Files) -> dict[str, Path]:
-    """Where the model files go, by kind."""
+    """Paths of the model files to write, by kind."""
     folders = {"adapter": "controlnet"}
     if files != "adapter":
         folders["full"] = "checkpoints"
@@ -328,7 +328,7 @@ def _whole(adapter: ModelFile, base: HostBase) -> ModelFile:
 
 
 def _outputs(cls: type[TrainSiamese], model: Any, finished: FinishedTraining, path: Path) -> io.NodeOutput:
-    file = load_model(path)  # as Apply Siamese Adapter will read it, rounded as it was written
+    file = load_model(path)  # what Apply Siamese Adapter will load, with weights rounded to the file's dtype
     trained = apply_decoder(model, file, 1.0)
     trained.set_attachments(FILE, FileState.of(path))
     trained.set_attachments(OWN_SAMPLING, own_sampling(file.training, file.architecture))

@@ -1,1 +1,1 @@
-"""ComfyUI's side: its models, controls, folders, graphs and tensors."""
+"""Adapters to ComfyUI's models, controls, folders, graphs and tensors."""

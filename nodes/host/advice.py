@@ -1,4 +1,4 @@
-"""What the core advises, in the words of a graph: it has widgets where the commands have flags."""
+"""Translates advice in the core's messages from command-line flags to the widgets of a graph."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ IN_GRAPH: Mapping[str, str] = {
     advice.OTHER_DATASET: "give another folder",
     advice.BESIDE_OTHERS: "",
 }
-"""By the command's words; none of them is a part of one that comes after it."""
+"""Replacements by the core's phrase. No key may be part of a later one, since they are applied in order."""
 
 
 def in_graph_words(text: str) -> str:
-    """``text`` of the core with a graph's advice in place of the commands'."""
+    """``text``, a message of the core, with the commands' advice replaced by the graph's."""
     for command, graph in IN_GRAPH.items():
         text = text.replace(command, graph)
     return text

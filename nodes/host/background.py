@@ -1,4 +1,4 @@
-"""Real frames around what the host samples: where they come from, their latents, and the finished image."""
+"""Sampling into real frames: finding the frames, encoding them, and blending the finished images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BUNDLED_FRAMES = "(bundled frames)"
 
 
 class ImageFrames:
-    """The frames of an IMAGE, one or a batch, in 8 bits."""
+    """The frames in an IMAGE (one or a batch), as 8-bit arrays."""
 
     files: Sequence[Path] = ()
     notes: Sequence[str] = ()
@@ -54,9 +54,9 @@ class ImageFrames:
 
 
 def chosen_frames(image: Tensor | None, folder: str) -> Frames | None:
-    """The frames that a node is given, None for none. Raises UserError when they come from both places.
+    """The frames given to a node, or None.
 
-    Also FrameError and PairError for frames that cannot be used.
+    Raises UserError when both inputs are used, FrameError and PairError for unusable frames.
     """
     if not folder.strip():
         return None if image is None else ImageFrames(image)
@@ -66,9 +66,9 @@ def chosen_frames(image: Tensor | None, folder: str) -> Frames | None:
 
 
 def frames_at(folder: str) -> dict[Path, Path | None]:
-    """The frames of the folder that a widget's text names, each with its own mask where there is one.
+    """The frames in the folder named by a widget's text, each with its own mask or None.
 
-    Raises UserError for a folder without a name or outside of the allowed ones, and as :func:`find_frames`.
+    Raises UserError for an empty name or a folder outside the allowed ones, and like :func:`find_frames`.
     """
     if folder.strip() == BUNDLED_FRAMES:
         return find_frames(shipped.FRAMES)
@@ -90,32 +90,33 @@ def _may_read(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Background:
-    """The frames (B, H, W, 3) in 0..1 of a batch, and how much of each pixel is generated, (B, H, W)."""
+    """The frames of a batch, (B, H, W, 3) in 0..1, and each pixel's generated share, (B, H, W) in 0..1."""
 
     frames: Tensor
     weights: Tensor
 
     @classmethod
     def of(cls, frames: Sequence[Frame], masks: Tensor, blend: int) -> Background:
-        """The background of the bool ``masks`` (B, H, W) from as many ``frames`` of their size."""
+        """The background for bool ``masks`` (B, H, W), from one frame of the same size per mask."""
         pixels = torch.from_numpy(np.stack([frame.pixels for frame in frames]))
         return cls(pixels.float() / 255, blend_weights(masks, blend))
 
     def kept_latents(self, vae: Any) -> KeptLatents:
-        """The frames' latents (B, 4, h, w) as the host's sampling takes them, each encoded by itself."""
+        """The frames' latents (B, 4, h, w), unscaled as in the host's LATENT, each encoded separately."""
         height, width = (side // LATENT_STRIDE for side in self.weights.shape[-2:])
         latents = torch.cat([vae.encode(frame[None]) for frame in self.frames])
         return KeptLatents(latents.cpu().float(), generated_latents(self.weights, (height, width)))
 
     def around(self, images: Tensor) -> Tensor:
-        """The ``images`` (B, H, W, 3) with the frames around them, unchanged outside of the blend."""
+        """Blend ``images`` (B, H, W, 3) in 0..1 over the frames."""
         return over_frame(images, self.frames.to(images), self.weights.to(images))
 
 
 def without_noise_of_its_own(sampler_name: str) -> str:
-    """The sampler that runs around kept latents: there the host's ddim draws noise for a batch as a whole.
+    """The sampler to use with kept latents: euler in place of ddim, else ``sampler_name``.
 
-    Its euler takes the same steps, on the noise that each sample has anyway.
+    The host's ddim draws its own noise for such a batch as a whole; euler takes the same steps with the noise
+    of each sample.
     """
     return "euler" if sampler_name == "ddim" else sampler_name
 

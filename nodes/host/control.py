@@ -1,4 +1,4 @@
-"""The DHI ControlNet inside the host: its own module in the host's own ControlNet wrapper."""
+"""The DHI ControlNet inside the host's ControlNet wrapper."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ from ...siamese_core.weights.model_file import ModelFile
 from .notices import warn
 
 _HINT_BLOCKS = {"dense": dense_hint_block, "sparse": sparse_hint_block}
-_DUMMY_SIDE = 64  # the host's Load Image gives a black mask of this side when a file has no alpha
+_DUMMY_SIDE = 64  # side of the black mask that Load Image returns for a file without alpha
 
 
 class ControlError(UserError):
-    """A hint that does not fit what is being sampled; the message says what to change."""
+    """A hint that does not fit the sampling; the message says what to change."""
 
 
-# Raised inside core's sampling node, too, where nothing takes the module's name off; see refusals.
+# Also raised inside ComfyUI's own sampling nodes, where `refusing` cannot hide the module's name.
 ControlError.__module__ = "builtins"
 
 
 class HintBlock(TimestepEmbedSequential):
-    """``input_hint_block`` that remembers its features for as long as a hint tensor lives.
+    """``input_hint_block`` that caches its features for the lifetime of a hint tensor.
 
-    The host calls it at every step with the same tensor, and it depends on neither timestep nor text. It is
-    most of the work for small models. The features are only read: the host adds them to another tensor.
+    The host calls it at every step with the same tensor, although it depends on neither timestep nor text,
+    and for small models it is most of the work. Sharing is safe because the host adds the features to another
+    tensor.
     """
 
     def __init__(self, *modules: torch.nn.Module) -> None:
@@ -54,12 +55,12 @@ class HintBlock(TimestepEmbedSequential):
         return features
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy on another device starts without features: those here lie on this one.
+        # Copies, which may be on another device, start with an empty cache.
         return {**self.__dict__, "_features": {}}
 
 
 class DHIControlNet(comfy.cldm.cldm.ControlNet):
-    """The host's ControlNet module with the hint block of the file."""
+    """The host's ControlNet module with a dense or sparse hint block of this package."""
 
     def __init__(self, hint_block: str, **config: Any) -> None:
         super().__init__(hint_channels=3, **config)
@@ -70,10 +71,10 @@ class DHIControlNet(comfy.cldm.cldm.ControlNet):
 
 
 class SiameseControl(comfy.controlnet.ControlNet):
-    """CONTROL_NET that refuses hints which the host would silently cut, repeat or drop.
+    """CONTROL_NET that refuses hints which the host would silently crop, repeat or drop.
 
-    ``run_id`` names the training run of the weights. ``tells_of_empty``: whether masks without foreground
-    are told of on the node that is sampling; a node that does so itself switches it off.
+    ``run_id`` is the training run of the weights. ``tells_of_empty``: warn about masks without foreground on
+    the sampling node; nodes that warn themselves switch it off.
     """
 
     run_id = ""
@@ -103,7 +104,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
 
 
 def build_control(model: ModelFile) -> SiameseControl:
-    """CONTROL_NET of a file that holds a ControlNet."""
+    """Build the CONTROL_NET of a ``model`` file that contains a ControlNet."""
     weights = model.parts["control"]
     config = comfy.model_detection.detect_unet_config(weights, "")
     for key in ("out_channels", "transformer_depth_output"):
@@ -128,16 +129,17 @@ def build_control(model: ModelFile) -> SiameseControl:
 
 
 def head_counts(unet: UNetArchitecture) -> dict[str, int]:
-    """The host's two ways of saying how many heads a UNet's attention has."""
+    """The host's configuration entries for attention heads: a number of heads or of channels per head."""
     if unet.head_channels:
         return {"num_heads": -1, "num_head_channels": unet.head_channels}
     return {"num_heads": unet.num_heads, "num_head_channels": -1}
 
 
 def check_hint(hint: Tensor, x_noisy: Tensor, batched_number: int) -> None:
-    """Raise ControlError unless ``hint`` (N, 3, H, W) goes with the latents ``x_noisy`` (B, 4, h, w).
+    """Raise ControlError unless ``hint`` (N, 3, H, W) fits the latents ``x_noisy`` (B, 4, h, w).
 
-    ``batched_number``: how many times the latents are repeated in the batch, for guidance.
+    N must be 1 or the number of latents, B / ``batched_number`` (repeated for guidance), and the aspect
+    ratios must agree.
     """
     count, (height, width) = len(hint), hint.shape[-2:]
     latents, (latent_height, latent_width) = len(x_noisy) // batched_number, x_noisy.shape[-2:]
@@ -147,7 +149,7 @@ def check_hint(hint: Tensor, x_noisy: Tensor, batched_number: int) -> None:
             f"There are {count} masks for {latents} latents; give as many latents as masks (Empty Latent "
             "Image, batch_size), or a single mask for all."
         )
-    # One latent pixel of rounding is all that two sizes of one aspect can differ by.
+    # Allow for rounding by one latent pixel.
     if abs(height * latent_width - width * latent_height) > max(height, width):
         wanted = f"{latent_width * LATENT_STRIDE} x {latent_height * LATENT_STRIDE}"
         raise ControlError(
@@ -157,7 +159,7 @@ def check_hint(hint: Tensor, x_noisy: Tensor, batched_number: int) -> None:
 
 
 def empty_mask_warnings(masks: Tensor) -> list[str]:
-    """What is to be said of bool ``masks`` (B, ...) without any foreground."""
+    """A warning if some of the bool ``masks`` (B, ...) have no foreground."""
     empty = [number for number, mask in enumerate(masks, start=1) if not mask.any()]
     if not empty:
         return []
@@ -168,7 +170,7 @@ def empty_mask_warnings(masks: Tensor) -> list[str]:
 
 
 def refuse_dummy(mask: Tensor) -> None:
-    """Raise ControlError when ``mask`` (..., H, W) is what Load Image gives for a file without alpha."""
+    """Raise ControlError when ``mask`` (..., H, W) is Load Image's placeholder for a file without alpha."""
     if tuple(mask.shape[-2:]) == (_DUMMY_SIDE, _DUMMY_SIDE) and not mask.any():
         raise ControlError(
             f"The mask is the black {_DUMMY_SIDE} x {_DUMMY_SIDE} one that Load Image gives for a file "

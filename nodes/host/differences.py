@@ -1,4 +1,4 @@
-"""In what the record of a run and the settings of a node differ, in words for the page."""
+"""Describing the differences between a run's record and a node's settings, for the page."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ...siamese_core.resume_check import Difference
 _SHOWN, _LONGEST = 4, 80
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _WHEN_ABSENT: Mapping[str, Any] = {"mask_label": 0, "mask_invert": False}
-"""What a widget shows where a record says nothing, or None."""
+"""Widget values that correspond to a missing or None entry of a record."""
 
 
 def told_changes(parts: Sequence[str]) -> str:
-    """The first few of ``parts``, and how many there are besides."""
+    """The first few of ``parts`` and the number of the others."""
     more = f"; and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
     return "; ".join(parts[:_SHOWN]) + more
 
@@ -26,7 +26,7 @@ def told_change(name: str, one: Difference) -> str:
 
 
 def told_value(value: Any) -> str:
-    """``value`` of a record, in short."""
+    """A short text for the ``value`` of a record."""
     if value is None:
         return "absent"
     if isinstance(value, str) and _DIGEST.fullmatch(value):
@@ -40,9 +40,9 @@ def told_value(value: Any) -> str:
 def without_followers(
     differences: Sequence[Difference], following: Mapping[str, Sequence[str]]
 ) -> list[Difference]:
-    """``differences`` but for entries that change with another one, which says more.
+    """``differences`` without those implied by another, more informative one.
 
-    ``following``: for the key of an entry those of the entries that it changes with.
+    ``following`` maps an entry's key to the keys of entries that imply its change.
     """
     known = {one.key for one in differences}
     return [one for one in differences if known.isdisjoint(following.get(one.key, ()))]

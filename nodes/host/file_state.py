@@ -1,4 +1,4 @@
-"""Model files that may be replaced while the host keeps what it read of them."""
+"""Detecting model files that are replaced while the host holds their old content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...siamese_core.files import file_digest
 
 @dataclass(frozen=True)
 class FileState:
-    """A file as it was at one time: a replaced one has another size, time or both."""
+    """Path, size and modification time of a file, by which a replaced file is recognised."""
 
     path: Path
     size: int
@@ -23,12 +23,12 @@ class FileState:
 
     @classmethod
     def of(cls, path: Path) -> FileState:
-        """The file as it is now; raises OSError when it is not there."""
+        """The current state of ``path``. Raises OSError when the file does not exist."""
         stat = path.stat()
         return cls(path, stat.st_size, stat.st_mtime_ns)
 
     def digest(self) -> str:
-        """SHA-256 of the content; raises UserError when the file has been replaced since."""
+        """SHA-256 of the content. Raises UserError when the file has been replaced since."""
         digest = _digest(self)
         if FileState.of(self.path) != self:
             raise UserError(
@@ -44,27 +44,27 @@ def _digest(state: FileState) -> str:
 
 
 def file_fingerprint(path: str | Path | None) -> Any:
-    """What the host compares before it keeps a node's result: another value for a replaced file.
+    """The fingerprint that the host compares before it reuses a node's result; changes with the file.
 
-    Where the file is not known yet, or not there, a value that equals none: the node runs and says so.
+    For an unknown or missing file it equals nothing, so that the node runs and reports the problem.
     """
     try:
         state = None if path is None else FileState.of(Path(path))
     except OSError:
         state = None
-    # Without the path, which would end up in every image that core's own nodes save.
+    # Without the path, because ComfyUI's nodes save fingerprints in every image's metadata.
     return never_equal() if state is None else f"{state.size} bytes of {state.changed}"
 
 
 def files_fingerprint(files: Iterable[Path]) -> str:
-    """A digest of the names, sizes and times of ``files``. Raises OSError when one is not there."""
+    """A digest of the names, sizes and modification times of ``files``. Raises OSError for a missing one."""
     facts = [(file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def never_equal() -> float:
-    """A fingerprint that differs from every other one, so that the node runs each time.
+    """A fingerprint (NaN) that equals no other one, so that the node always runs.
 
-    Made anew: the host compares tuples, in which the very same object counts as equal, NaN or not.
+    It has to be a new object: the host compares tuples, where an identical object counts as equal.
     """
     return float("nan")

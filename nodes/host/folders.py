@@ -1,6 +1,6 @@
-"""Which folders a graph may read and write: the host's own, and roots that the machine's owner allows.
+"""The folders that a graph may read and write: the host's own and those that the machine's owner allows.
 
-A workflow file comes from anyone, so a path in it never leaves these roots.
+Workflow files are untrusted, so their paths must never leave these folders.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from ...siamese_core.errors import UserError
 from ...siamese_core.files import contained_path
 
 ROOTS_VARIABLE = "SIAMESE_DATA_ROOTS"
-"""Environment variable: more folders that graphs may read, separated like PATH."""
+"""Environment variable with further folders that graphs may read, separated as in PATH."""
 
 
 def input_path(text: str) -> Path:
-    """The file or folder that ``text`` names: below ComfyUI's input folder, or below an allowed root.
+    """Resolve ``text`` to a file or folder below ComfyUI's input folder or below an allowed root.
 
-    Backslashes count as slashes. Raises UserError when it would lie anywhere else.
+    Backslashes count as slashes. Raises UserError when the path lies anywhere else.
     """
     text = text.strip().strip('"')
     if os.name != "nt":
         text = text.replace("\\", "/")
     if not (Path(text).is_absolute() or PureWindowsPath(text).drive):
         return contained_path(Path(folder_paths.get_input_directory()), text)
-    # Elsewhere a path with a drive letter is no absolute one and would be taken for a name.
+    # Except on Windows, a path with a drive letter is not absolute and would be taken for a relative name.
     for root in allowed_roots() if Path(text).is_absolute() else ():
         try:
             return contained_path(root, text)
@@ -47,12 +47,12 @@ def allowed_roots() -> list[Path]:
 
 
 def is_nameless(text: str) -> bool:
-    """Whether ``text`` leaves a root itself, or nothing at all, where the name of a folder in it is meant."""
+    """Whether ``text`` is empty or means the root itself, although the name of a folder in it is needed."""
     return ".." not in text and not text.strip(' ./\\"')
 
 
 def output_path(text: str) -> Path:
-    """The folder ``text`` below ComfyUI's output folder. Raises UserError when it lies elsewhere."""
+    """Resolve ``text`` to a folder below ComfyUI's output folder. Raises UserError when it lies elsewhere."""
     text = text.strip()
     if os.name != "nt":
         text = text.replace("\\", "/")

@@ -1,4 +1,4 @@
-"""The graph that a node runs in: what image files carry of it, and what of it decides a node's result."""
+"""The graph around a node: embedding it in image files, and tracing what a node's result depends on."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .file_state import FileState
 
 _LONGEST_VALUE = 4000
 NETWORKS = ("model", "control_net", "positive", "negative", "vae")
-"""The inputs that decide how an image of a mask and a seed comes out."""
+"""The inputs that determine the image for a given mask and seed."""
 
 _PRIMITIVE = "Primitive"
-"""How the classes of core nodes begin that hold a value and nothing else."""
+"""Class name prefix of ComfyUI's nodes that only hold a value."""
 
 
 def graph_text(hidden: Any) -> dict[str, str]:
-    """The graph, for image files, so that dropping one on the page brings it back; {} where unwanted.
+    """The graph as PNG text, so that dropping the image on the page restores it; {} if metadata are disabled.
 
     ``hidden`` are a node's hidden inputs, with ``prompt`` and ``extra_pnginfo``.
     """
     if host_arguments.disable_metadata:
         return {}
-    # The host notes there when files were last changed, which would make equal runs differ.
+    # The host's "is_changed" contains file times, by which equal runs would differ.
     prompt = {
         number: {key: value for key, value in node.items() if key != "is_changed"}
         for number, node in (hidden.prompt or {}).items()
@@ -39,14 +39,14 @@ def graph_text(hidden: Any) -> dict[str, str]:
 
 
 def sources(hidden: Any, names: Sequence[str], skipped: Collection[str] = ()) -> dict[str, Any] | None:
-    """What the inputs ``names`` of a node come from: the widgets and links of all nodes before them.
+    """Everything that the inputs ``names`` of a node depend on: widgets and links of all nodes before it.
 
-    ``hidden`` are the node's hidden inputs, with ``prompt`` and ``unique_id``. Keys are the names and
-    ``NODE.INPUT``; a node is called by its class, the second of a class ``CLASS 2``, in the order in which
-    they are met. So neither ids nor titles nor subgraphs matter. A value from a node that holds one and
-    nothing else counts as typed. Inputs called as ``skipped`` are not followed.
+    ``hidden`` are the node's hidden inputs, with ``prompt`` and ``unique_id``. Keys of the result are the
+    names and ``NODE.INPUT``. A node is named by its class, the second of a class ``CLASS 2``, in the order of
+    the traversal, so ids, titles and subgraphs do not matter. The value of a primitive node counts as typed
+    into the widget. Inputs named in ``skipped`` are not followed.
 
-    None when the graph does not show the node: another one has made it while running.
+    None when the graph does not contain the node, because another node has created it at run time.
     """
     prompt = hidden.prompt or {}
     own = prompt.get(str(hidden.unique_id))
@@ -63,7 +63,7 @@ def sources(hidden: Any, names: Sequence[str], skipped: Collection[str] = ()) ->
 
 
 def prompt_behind(hidden: Any, name: str) -> str:
-    """The text of the CLIP Text Encode that the input ``name`` comes from; "" when it is not a single one."""
+    """The text of the CLIP Text Encode that input ``name`` depends on; "" unless there is exactly one."""
     found = sources(hidden, [name], skipped=("negative",)) or {}
     texts = [
         value for key, value in found.items() if key.startswith("CLIPTextEncode") and key.endswith(".text")
@@ -72,10 +72,10 @@ def prompt_behind(hidden: Any, name: str) -> str:
 
 
 def made_by(hidden: Any, known: Collection[str] = ()) -> dict[str, Any] | None:
-    """All that the networks of a node come from: widgets and links of the nodes before it, and model files.
+    """Everything that a node's networks depend on: widgets, links (:func:`sources`) and model file digests.
 
-    A LoRA, a merge or a patch is a node of its own, and so is named. Digests that are ``known`` are left out.
-    None as in :func:`sources`.
+    LoRAs, merges and patches are nodes and therefore included. Digests in ``known`` are left out. None when
+    :func:`sources` returns None.
     """
     found = sources(hidden, NETWORKS)
     if found is None:
@@ -85,7 +85,7 @@ def made_by(hidden: Any, known: Collection[str] = ()) -> dict[str, Any] | None:
 
 
 def nodes_before(hidden: Any) -> str:
-    """A digest of all nodes before a node, ids included: with it, sets begun by earlier versions resume."""
+    """A digest of all nodes before a node, ids included, for resuming datasets begun by earlier versions."""
     prompt, own = hidden.prompt or {}, str(hidden.unique_id)
     facts: dict[str, Any] = {}
     waiting = [own]
@@ -103,7 +103,7 @@ def nodes_before(hidden: Any) -> str:
 
 
 class _Walk:
-    """Names of the nodes that were met, and those whose inputs are still to be looked at."""
+    """State of a graph traversal: names of the nodes visited, and nodes whose inputs are still pending."""
 
     def __init__(self, prompt: Mapping[str, Any]) -> None:
         self.prompt = prompt
@@ -112,7 +112,7 @@ class _Walk:
         self._counts: dict[str, int] = {}
 
     def value(self, value: Any) -> Any:
-        """``value`` as typed, or a link as graphs write it: name of the node and number of its output."""
+        """A typed ``value``, or [node name, output number] for a link; long values as their digest."""
         while (number := self._node(value)) is not None:
             node = self.prompt[number]
             if not node["class_type"].startswith(_PRIMITIVE) or "value" not in node["inputs"]:
@@ -135,7 +135,7 @@ class _Walk:
 
 
 def _file_contents(values: Mapping[str, Any]) -> dict[str, str]:
-    """The SHA-256 of every model file that one of ``values`` names, by ``content of FOLDER/NAME``."""
+    """SHA-256 of every model file named in ``values``, with keys ``content of FOLDER/NAME``."""
     names = {value for value in values.values() if isinstance(value, str) and _is_model_name(value)}
     found = {}
     for name in sorted(names):

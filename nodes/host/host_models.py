@@ -1,4 +1,4 @@
-"""A model file's networks as the host's own MODEL, CLIP and VAE objects, whatever their widths."""
+"""Building the host's MODEL, CLIP and VAE objects from a model file, for networks of any width."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from ...siamese_core.weights.model_file import CheckpointError, ModelFile
 from .control import head_counts
 
 HOST_PREFIX = "diffusion_model."
-"""Before a UNet weight's name in the host's models."""
+"""Prefix of UNet weight names in the host's models."""
 
 RUN_ID = "siamese_run_id"
-"""Attachment of a MODEL: the training run its decoder comes from."""
+"""Attachment of a MODEL: the id of the training run that its decoder comes from."""
 
 FILE = "siamese_file"
 """Attachment of a MODEL: the FileState of the file that its decoder comes from."""
@@ -35,7 +35,7 @@ OWN_SAMPLING = "siamese_own_sampling"
 
 
 def build_model(model: ModelFile) -> Any:
-    """MODEL of a ``full`` file or of a base."""
+    """MODEL of a model file of kind ``full`` or ``base``."""
     prefix = PREFIXES["unet"]
     weights = {prefix + key: value for key, value in model.parts["unet"].items()}
     config = unet_config(model.architecture, weights, prefix)
@@ -60,7 +60,10 @@ def build_model(model: ModelFile) -> Any:
 
 
 def apply_decoder(model: Any, file: ModelFile, strength: float) -> Any:
-    """A clone of the MODEL whose decoder is (1 - strength) times its own plus strength times the file's."""
+    """A clone of the MODEL with decoder weights (1 - strength) * its own + strength * the file's.
+
+    Raises CheckpointError when the MODEL lacks a weight of the file's decoder.
+    """
     decoder = file.parts["unet"]
     patches = {HOST_PREFIX + key: (decoder[key],) for key in decoder_keys(decoder)}
     patched = model.clone()
@@ -75,13 +78,13 @@ def apply_decoder(model: Any, file: ModelFile, strength: float) -> Any:
 
 
 def prediction_of(model: Any) -> Prediction:
-    """What the host takes a MODEL's output for; the node ModelSamplingDiscrete may have said so."""
+    """What the host takes a MODEL to predict, including a change by the node ModelSamplingDiscrete."""
     sampling = model.get_model_object("model_sampling")
     return "v_prediction" if isinstance(sampling, comfy.model_sampling.V_PREDICTION) else "epsilon"
 
 
 def build_clip(model: ModelFile, embeddings: list[str] | None) -> Any:
-    """CLIP of a ``full`` file or of a base; ``embeddings`` are the host's folders of textual inversions."""
+    """CLIP of a ``full`` or ``base`` file; ``embeddings`` are the host's folders of textual inversions."""
     prefix = PREFIXES["text"]
     text = model.architecture.text
     config = comfy.supported_models.SD15 if text.family == "clip" else comfy.supported_models.SD20
@@ -96,7 +99,7 @@ def build_clip(model: ModelFile, embeddings: list[str] | None) -> Any:
         model_options={
             "clip_l_model_config": _clip_config(text),
             "clip_h_model_config": _clip_config(text),
-            # The file's last layer is the last one used; the host would leave out one more.
+            # The file ends with the last layer used; by default the host would leave out one more.
             "clip_h_class": partial(comfy.text_encoders.sd2_clip.SD2ClipHModel, layer="last"),
         },
     )
@@ -105,23 +108,23 @@ def build_clip(model: ModelFile, embeddings: list[str] | None) -> Any:
 
 
 def build_vae(model: ModelFile) -> Any:
-    """VAE of a ``full`` file or of a base."""
+    """VAE of a model file of kind ``full`` or ``base``."""
     vae = comfy.sd.VAE(sd=dict(model.parts["vae"]), config={"params": _vae_config(model.architecture.vae)})
     vae.throw_exception_if_invalid()
     return vae
 
 
 def core_model_patcher() -> Any:
-    """The host's preferred patcher; older hosts have one kind only, and newer ones rebind the name."""
+    """The host's preferred patcher class; looked up late because newer hosts rebind the name."""
     return getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
 
 
 def unet_config(architecture: Architecture, weights: dict[str, Tensor], prefix: str) -> Any:
-    """The host's configuration of a UNet, made directly: it would look for Stable Diffusion's own widths."""
+    """The host's configuration of a UNet, built directly because its detection expects standard widths."""
     unet = architecture.unet
     family = comfy.supported_models.SD20 if unet.linear_projection else comfy.supported_models.SD15
     config = family(comfy.model_detection.detect_unet_config(weights, prefix))
-    # Weights tell neither; the host would take Stable Diffusion's heads, and guess the prediction.
+    # Weights determine neither: the host would assume Stable Diffusion's heads and guess the prediction.
     config.unet_config.update(head_counts(unet))
     kinds = comfy.model_base.ModelType
     kind = kinds.V_PREDICTION if architecture.prediction == "v_prediction" else kinds.EPS

@@ -1,4 +1,4 @@
-"""Between the host's tensors (masks [B, H, W], images [B, H, W, C], 0..1) and the core's arrays."""
+"""Conversions between the host's tensors (MASK [B, H, W], IMAGE [B, H, W, C], in 0..1) and NumPy arrays."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ...siamese_core.errors import UserError
 
 
 def binary_masks(mask: Tensor) -> Tensor:
-    """The host's MASK, ``[B, H, W]`` or ``[H, W]``, as bool ``[B, H, W]`` on the CPU: True above 0.5.
+    """A MASK, ``[B, H, W]`` or ``[H, W]``, as bool ``[B, H, W]`` on the CPU: True above 0.5.
 
-    Raises UserError when it is no mask.
+    Raises UserError for any other shape and for an empty tensor.
     """
     if mask.ndim == 2:
         mask = mask[None]
@@ -25,17 +25,17 @@ def binary_masks(mask: Tensor) -> Tensor:
 
 
 def mask_arrays(mask: Tensor) -> list[NDArray[np.bool_]]:
-    """The MASK as (H, W) bool arrays."""
+    """A MASK as a list of (H, W) bool arrays, True above 0.5."""
     return list(binary_masks(mask).numpy())
 
 
 def mask_batch(masks: list[NDArray[np.bool_]]) -> Tensor:
-    """Equally sized (H, W) bool arrays as a MASK, float32 0 or 1."""
+    """Bool arrays (H, W) of equal size as a MASK: float32 of 0 and 1."""
     return torch.from_numpy(np.stack(masks)).float()
 
 
 def image_arrays(image: Tensor) -> list[NDArray[np.uint8]]:
-    """The IMAGE as (H, W, 3) uint8 arrays, rounded; an alpha channel is dropped."""
+    """An IMAGE as a list of (H, W, 3) uint8 arrays, clamped and rounded; an alpha channel is dropped."""
     pixels = (image[..., :3].float().clamp(0, 1) * 255).round()
     return list(pixels.to(torch.uint8).cpu().numpy())
 
@@ -56,9 +56,9 @@ def require_pairs(images: list[NDArray[np.uint8]], masks: list[NDArray[np.bool_]
 
 
 def names_of(text: str | None, count: int, fallback: str) -> list[str]:
-    """One name for each of ``count`` items from ``text``, one a line; without any, ``fallback_00000``, ...
+    """``count`` names from the lines of ``text``, or ``fallback_00000``, ... when it has none.
 
-    Raises UserError when the numbers differ.
+    Raises UserError when ``text`` has another number of names.
     """
     names = [line.strip() for line in (text or "").splitlines() if line.strip()]
     if names and len(names) != count:

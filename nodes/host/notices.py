@@ -1,4 +1,4 @@
-"""What a run has to tell the person at the page: text on the node itself, beneath its widgets."""
+"""Messages to the user: text on the running node, below its widgets."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ _SIGN = "\N{WARNING SIGN} "
 
 
 def show(result: str = "", warnings: Sequence[str] = ()) -> str:
-    """Write ``warnings`` and the ``result`` of the running node on it; the text that is shown.
+    """Show ``warnings`` and ``result`` on the running node until it runs again; return the text shown.
 
-    It stays there until the node runs again. Text that a node returns for the page is shown for core's own
-    nodes only.
+    Sent as progress text, because the page shows text returned by a node only for ComfyUI's own nodes.
     """
     lines = [*(_SIGN + warning for warning in warnings), *result.splitlines()]
-    # Some pages show all of them in one line.
+    # Each line ends like a sentence, since some frontends join them.
     text = in_graph_words("\n".join(line if line.endswith((".", ")")) else f"{line}." for line in lines))
-    # Never imported: where no server runs, in another process, nobody is there to be told.
+    # Not imported, since without a running server there is nobody to notify.
     servers = getattr(sys.modules.get("server"), "PromptServer", None)
     context, server = get_executing_context(), getattr(servers, "instance", None)
     if text and context is not None and server is not None:
@@ -31,7 +30,7 @@ def show(result: str = "", warnings: Sequence[str] = ()) -> str:
 
 
 def warn(warnings: Sequence[str]) -> None:
-    """Write ``warnings`` on the running node, and into the log."""
+    """Show ``warnings`` on the running node and log them."""
     for warning in warnings:
         logging.warning("Siamese-Diffusion: %s", in_graph_words(warning))
     show(warnings=warnings)

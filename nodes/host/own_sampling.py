@@ -1,4 +1,4 @@
-"""What 0 means where a node asks for a size or a guidance scale: the model's own."""
+"""Resolving the value 0 of size and guidance inputs to the model's own."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _PAPER = OwnSampling(PAPER_RESOLUTION, PAPER_GUIDANCE, recorded=False)
 
 
 def tell_of_training(file: ModelFile, warnings: Sequence[str] = ()) -> None:
-    """Write on the running node how the model of ``file`` was trained, as far as it is recorded.
+    """Show on the running node how the model in ``file`` was trained, as far as recorded.
 
-    ``warnings`` stand before that: what a node wrote earlier, this takes the place of.
+    This replaces any earlier text on the node, so earlier ``warnings`` have to be passed again.
     """
     own = own_sampling(file.training, file.architecture)
     size = f"trained at {own.resolution} x {own.resolution} pixels" if own.recorded else "size not recorded"
@@ -49,7 +49,7 @@ def tell_of_training(file: ModelFile, warnings: Sequence[str] = ()) -> None:
 
 
 def hints_in_words(own: OwnSampling) -> str:
-    """The hints of a model that masks alone are none for, with the strength of each."""
+    """The hints, with strengths, of a baseline that needs images as hints, as a phrase for messages."""
     mask, image = own.hint_weights
     return (
         f"its mask at strength {mask:g} and its image at {image:g}"
@@ -59,13 +59,13 @@ def hints_in_words(own: OwnSampling) -> str:
 
 
 def own_sampling_of(model: Any) -> OwnSampling:
-    """How a MODEL wants to be sampled; the paper's way when its file is none of this project's."""
+    """A MODEL's sampling defaults; the paper's for models from other loaders."""
     found = model.get_attachment(OWN_SAMPLING)
     return _PAPER if found is None else found
 
 
 def chosen_guidance(model: Any, cfg: float) -> float:
-    """The guidance scale ``cfg``, the model's own for 0. Raises UserError for what lies between 0 and 1."""
+    """``cfg``, or the model's own guidance scale for 0. Raises UserError for values between 0 and 1."""
     if cfg == 0:
         return own_sampling_of(model).guidance
     if cfg < 1:
@@ -74,16 +74,16 @@ def chosen_guidance(model: Any, cfg: float) -> float:
 
 
 def chosen_side(model: Any, side: int) -> int:
-    """The width or height ``side`` in pixels, the model's own for 0."""
+    """``side`` in pixels, or the model's own for 0."""
     return side or own_sampling_of(model).resolution
 
 
 def size_warnings(model: Any, height: int, width: int) -> list[str]:
-    """What is to be said when images of this size are none that the model was trained for."""
+    """A warning if the image size in pixels differs from the recorded one that the model was trained at."""
     own = own_sampling_of(model)
     if not own.recorded or (height, width) == (own.resolution, own.resolution):
         return []
-    # Short, as the page shows a few lines only.
+    # Kept short: the page shows only a few lines.
     return [
         f"{width} x {height} pixels, but the model was trained at {own.resolution} x {own.resolution}: set "
         "width and height to 0"

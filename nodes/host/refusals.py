@@ -1,4 +1,4 @@
-"""What a node says when its user can mend something: a sentence, with no module's name before it."""
+"""Errors that the user can fix, shown on the page as a plain sentence without a module name."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _SHOWN_CHOICES = 12
 
 
 class SiameseError(Exception):
-    """A node's refusal; the message says what to change."""
+    """A node refuses its inputs; the message says what to change."""
 
 
-# The page shows an exception's module before its message, except for one of Python's own.
+# The page prefixes an exception's message with its module, except for built-in exceptions.
 SiameseError.__module__ = "builtins"
 
 
 def refusing(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
-    """A node's ``execute`` that checks the widgets' values first, and refuses by raising SiameseError."""
+    """Decorate a node's ``execute``: check widget values first, and turn UserError into SiameseError."""
 
     @functools.wraps(execute)
     def checked(cls: type[io.ComfyNode], **values: Any) -> io.NodeOutput:
@@ -38,9 +38,9 @@ def refusing(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutp
 
 
 def check_widgets(inputs: Iterable[io.Input], values: Mapping[str, Any]) -> None:
-    """Raise UserError for a value outside of a widget's range or choices.
+    """Raise UserError for a value outside a widget's range or choices.
 
-    The host checks what is typed into widgets, older ones all but choices, and never what comes by a link.
+    The host checks typed values only (older ones not even choices), never values that come through a link.
     """
     for widget in inputs:
         value = values.get(widget.id)

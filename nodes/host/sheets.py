@@ -1,4 +1,4 @@
-"""The latest pairs as one picture, for the page."""
+"""Contact sheets of the latest pairs, for the page."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ _COLUMNS = 4
 
 
 def sheet_pixels(pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_]]]) -> NDArray[np.uint8]:
-    """Equally sized images (H, W, 3) with the outlines of their masks (H, W), in rows; one at least."""
+    """A sheet (H', W', 3) of images (H, W, 3) with the outlines of their masks (H, W).
+
+    Needs at least one pair, and all of one size.
+    """
     tiles = [outlined(image, mask) for image, mask in pairs]
     return grid([tiles[start : start + _COLUMNS] for start in range(0, len(tiles), _COLUMNS)])
 
 
 def sheet_of(pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_]]]) -> Tensor:
-    """The same as an IMAGE; a black one when there is no pair."""
+    """:func:`sheet_pixels` as an IMAGE, or a black one for no pairs."""
     if not pairs:
         return torch.zeros(1, 64, 64, 3)
     return torch.from_numpy(sheet_pixels(pairs)).float()[None] / 255
 
 
 def preview(sheet: Tensor, node: Any) -> dict[str, Any]:
-    """What ``node`` returns for the page to show ``sheet``."""
+    """The ``ui`` value with which ``node`` shows ``sheet`` on the page."""
     shown: dict[str, Any] = ui.PreviewImage(sheet, cls=node).as_dict()
     return shown

@@ -1,1 +1,1 @@
-"""Training inside the host: its own networks behind the method's objective, and the node."""
+"""Training inside the host, with the host's own network classes."""

@@ -1,4 +1,4 @@
-"""CLIP and VAE of a graph in training: they encode the pairs once, and decode the preview pictures."""
+"""The graph's CLIP and VAE in training: encoding the pairs once, and decoding previews."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOG_VARIANCE = (-30.0, 20.0)  # the posterior's, bounded as in every Autoencode
 
 @dataclass(frozen=True)
 class HostEncoder:
-    """The ``PairEncoder`` of a graph's CLIP and VAE; ``on_images(count)`` is called after each batch."""
+    """A ``PairEncoder`` with the graph's CLIP and VAE; ``on_images(count)`` is called after each batch."""
 
     clip: Any
     vae: Any
@@ -30,10 +30,10 @@ class HostEncoder:
 
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Conditioning ``(B, 77, width)`` float32 on the CPU, by the host's own tokenizer and encoder.
+        """Conditioning ``(B, 77, width)`` float32 on the CPU, with the host's tokenizer and encoder.
 
-        Parentheses are letters here, as in the headless training. What goes beyond 77 tokens is cut, and
-        logged.
+        Parentheses are literal characters, not weights, as in headless training. Prompts of more than 77
+        tokens are truncated, with a warning in the log.
         """
         rows = []
         for prompt in prompts:
@@ -47,9 +47,9 @@ class HostEncoder:
 
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:
-        """uint8 ``(B, 3, H, W)`` -> posterior mean and deviation ``(B, 2, 4, H/8, W/8)``, unscaled.
+        """uint8 ``(B, 3, H, W)`` -> unscaled posterior mean and deviation ``(B, 2, 4, H/8, W/8)`` on the CPU.
 
-        The host's own encode gives the mean alone.
+        The host's own ``VAE.encode`` returns the mean only.
         """
         vae = self.vae
         pixels = vae.process_input(images.float() / 255.0)
@@ -65,5 +65,5 @@ class HostEncoder:
 
 @torch.inference_mode()
 def decode_latents(vae: Any, latents: Tensor) -> list[NDArray[np.uint8]]:
-    """Images (H, W, 3) of scaled ``latents`` (B, 4, h, w), by the host's VAE."""
+    """Decode scaled ``latents`` (B, 4, h, w) with the host's VAE to B images (H, W, 3) uint8."""
     return image_arrays(vae.decode(latents.cpu() / LATENT_SCALE))

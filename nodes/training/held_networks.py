@@ -1,4 +1,4 @@
-"""The trained networks under the host's model management, from which they are gone when training ends."""
+"""Registering the trained networks with the host's memory management for the duration of training."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import nn
 
 from .host_networks import HostNetworks
 
-_OPTIMISER_COPIES = 3  # gradients and AdamW's two moments, each as large as the trained weights
+_OPTIMISER_COPIES = 3  # gradients and AdamW's two moments, each the size of the trained weights
 
 
 class _Networks(nn.Module):
-    """UNet and ControlNet as one model of the host's management."""
+    """UNet and ControlNet as one module for the host's model management."""
 
     def __init__(self, networks: HostNetworks) -> None:
         super().__init__()
@@ -26,12 +26,12 @@ class _Networks(nn.Module):
 
 
 class HeldNetworks:
-    """Brings the networks to the host's device, whole, for which other models make room."""
+    """Keeps the networks fully loaded on the host's device, displacing other models."""
 
     def __init__(self, networks: HostNetworks) -> None:
         management = comfy.model_management
         self.device: torch.device = management.get_torch_device()
-        if self.device.type == "cuda":  # where convolutions are fastest so
+        if self.device.type == "cuda":  # channels last is the fastest layout for convolutions there
             networks.unet.to(memory_format=torch.channels_last)
             networks.control.to(memory_format=torch.channels_last)
         self._patcher: Any = comfy.model_patcher.ModelPatcher(
@@ -41,13 +41,13 @@ class HeldNetworks:
         self._with_optimiser = _OPTIMISER_COPIES * trained
 
     def bring(self) -> None:
-        """Load them again if another model, a preview's VAE for instance, took their place."""
+        """Load the networks, again if another model (a preview's VAE, for instance) has displaced them."""
         comfy.model_management.load_models_gpu(
             [self._patcher], memory_required=self._with_optimiser, force_full_load=True
         )
 
     def release(self) -> None:
-        """Take them out of the host's list of loaded models."""
+        """Remove the networks from the host's list of loaded models and from its device."""
         self._patcher.detach()
         loaded = comfy.model_management.current_loaded_models
         for entry in [entry for entry in loaded if entry.model is self._patcher]:
@@ -59,7 +59,7 @@ class HeldNetworks:
 
 @contextmanager
 def held(networks: HostNetworks) -> Iterator[HeldNetworks]:
-    """``networks`` on the host's device within the block."""
+    """Within the block ``networks`` are loaded on the host's device."""
     holding = HeldNetworks(networks)
     try:
         holding.bring()

@@ -1,4 +1,4 @@
-"""MODEL, CLIP and VAE of a graph as the base of a training: what they are, and their weights in effect."""
+"""Reading a graph's MODEL, CLIP and VAE as the base of a training run, with patches applied."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class TrainingBaseError(UserError):
-    """A MODEL, CLIP or VAE that cannot be trained on; the message says what to connect."""
+    """A MODEL, CLIP or VAE that training cannot start from; the message says what to connect."""
 
 
 @dataclass(frozen=True)
 class HostBase:
-    """What training starts from. ``config`` is the host's of the UNet.
+    """The networks that training starts from. ``config`` is the host's configuration of the UNet.
 
-    ``unet``, ``vae``, ``text`` and, where one is trained on, ``control``: weights by prefix-free ldm name,
-    those of the UNet float32 copies with the MODEL's patches in effect. ``digest`` names all of them;
-    ``parent`` is the run id of the model that is trained on.
+    ``unet``, ``vae``, ``text`` and ``control`` (None for a new ControlNet) map prefix-free ldm names to
+    weights; those of the UNet are float32 copies with the MODEL's patches applied. ``digest`` identifies all
+    weights. ``parent`` is the run id of the model whose training continues, if any.
     """
 
     architecture: Architecture
@@ -53,11 +53,11 @@ class HostBase:
 
 
 def read_base(model: Any, clip: Any, vae: Any, control_net: Any = None) -> HostBase:
-    """The base of a graph's MODEL, CLIP and VAE, which stay as they are, as does ``control_net``.
+    """Read the base from a graph's MODEL, CLIP and VAE without changing them.
 
-    With that, a trained model's, training starts from its weights. Raises TrainingBaseError or LayoutError
-    when they are no Stable Diffusion 1.x or 2.x, do not belong together, or are changed in a way that a
-    trained file could not carry: by a LoRA on what training freezes, for instance.
+    With the ``control_net`` of a trained model, training starts from its weights. Raises TrainingBaseError or
+    LayoutError when the networks are not Stable Diffusion 1.x or 2.x, do not belong together, or carry
+    changes that the trained file could not represent, such as a LoRA on a frozen part.
     """
     _refuse_halves(model, control_net)
     _refuse_changed_clip(clip)
@@ -69,7 +69,7 @@ def read_base(model: Any, clip: Any, vae: Any, control_net: Any = None) -> HostB
     config = dict(model.model.model_config.unet_config)
     unet = _weights_in_effect(model)
     merged = model.model.state_dict_for_saving(dict(unet), clip.get_sd(), vae.get_sd())
-    merged.pop("v_pred", None)  # the host's mark of a training target, which the architecture holds
+    merged.pop("v_pred", None)  # the host's marker of v-prediction; the architecture records it instead
     if control_net is not None:
         control = control_net.control_model.state_dict()
         merged |= {PREFIXES["control"] + key: value for key, value in control.items()}
@@ -95,7 +95,7 @@ def read_base(model: Any, clip: Any, vae: Any, control_net: Any = None) -> HostB
 
 
 def _refuse_halves(model: Any, control_net: Any) -> None:
-    """A trained model's decoder and ControlNet are trained on together, or not at all."""
+    """Refuse a trained decoder without its ControlNet, or with the ControlNet of another run."""
     decoder = model.get_attachment(RUN_ID)
     if control_net is None:
         if decoder is not None:
@@ -126,7 +126,10 @@ def _architecture(merged: Mapping[str, Tensor], config: Mapping[str, Any], model
 
 
 def _weights_in_effect(model: Any) -> dict[str, Tensor]:
-    """The UNet's weights by ldm name with the patches that are on the MODEL, as float32 copies."""
+    """Float32 copies of the UNet's weights by ldm name, with the MODEL's patches applied.
+
+    Raises TrainingBaseError for quantised weights and for patches on the frozen encoder.
+    """
     weights: dict[str, Tensor] = {}
     for key, ((weight, convert), *patches) in model.get_key_patches(HOST_PREFIX).items():
         name = key.removeprefix(HOST_PREFIX)

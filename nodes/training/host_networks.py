@@ -1,7 +1,7 @@
-"""The host's UNet and ControlNet classes as the networks that the Siamese objective trains.
+"""The host's UNet and ControlNet classes as networks of the Siamese objective.
 
-The host's own forward pass serves sampling: it adds the control in place and consumes it. Here the same
-modules are run in two halves, the frozen encoder and the trained decoder, without touching their inputs.
+The host's forward pass is written for sampling: it adds the control in place and consumes it. Here the same
+modules run as two halves, the frozen encoder and the trained decoder, without modifying their inputs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ...siamese_core.method.dhi import draw_hint_block
 from ..host.control import DHIControlNet
 
 Run = Callable[..., Tensor]
-"""Calls a block with its arguments: as it is, checkpointed, or with weights that ask for no gradients."""
+"""``run(block, *arguments)``: a plain call, a checkpointed one, or one without weight gradients."""
 
 
 def _attend(_own_choice: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -32,25 +32,25 @@ def _attend(_own_choice: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _options() -> dict[str, Any]:
-    """The ``transformer_options`` of a pass.
+    """The ``transformer_options`` of a forward pass: PyTorch's attention instead of the host's choice.
 
-    Without a GPU the host attends in parts whose number follows the free memory: slow to go back through,
-    and of other last bits from one step to the next.
+    Without a GPU the host splits attention by the free memory, which makes the backward pass slow and changes
+    the last bits from step to step.
     """
     return {"optimized_attention_override": _attend}
 
 
 class _Operations(comfy.ops.disable_weight_init):
-    """Plain layers of the host's."""
+    """The host's plain layers."""
 
     class Linear(comfy.ops.disable_weight_init.Linear):
-        # Some hosts leave a layer without weights until a file is loaded, unless it loads in its own way.
+        # Some hosts create a layer's weights only on loading, unless it overrides this method.
         def _load_from_state_dict(self, *arguments: Any) -> None:
             nn.Linear._load_from_state_dict(self, *arguments)
 
 
 class Encoded(NamedTuple):
-    """What the encoder half hands to the decoder half: skips from shallow to deep, middle, time embedding."""
+    """Output of the UNet encoder for the decoder: skips from shallow to deep, middle, time embedding."""
 
     skips: tuple[Tensor, ...]
     middle: Tensor
@@ -58,11 +58,11 @@ class Encoded(NamedTuple):
 
 
 class HostControl(nn.Module):
-    """The host's ControlNet with our hint block, its outputs as the list that the objective expects."""
+    """The host's ControlNet with the interface that the objective expects."""
 
     def __init__(self, network: DHIControlNet) -> None:
         super().__init__()
-        # The sampler's hint block remembers its features, which in training change with every step.
+        # The sampler's HintBlock caches its features, which in training change with every step.
         network.input_hint_block = TimestepEmbedSequential(*network.input_hint_block)
         self.network = network
         self.checkpointing = False
@@ -73,10 +73,13 @@ class HostControl(nn.Module):
         return features
 
     def control(self, latent: Tensor, timesteps: Tensor, context: Tensor, features: Tensor) -> list[Tensor]:
-        """The outputs for ``latent`` (B, 4, h, w) under ``features`` of :meth:`hint_features`."""
+        """The outputs for ``latent`` (B, 4, h, w) at ``timesteps`` (B,), given :meth:`hint_features`.
+
+        ``context`` is (B, tokens, width). The last output is the middle block's.
+        """
         network, run = self.network, _runner(self.checkpointing)
         encoded = _encode(network, latent, timesteps, context, run, features)
-        # A zero convolution is a block of the host's kind, too, but needs neither time nor text.
+        # The host wraps zero convolutions in blocks that expect timestep and text, which they do not need.
         outputs = [zero[0](skip) for zero, skip in zip(network.zero_convs, encoded.skips, strict=True)]
         return [*outputs, network.middle_block_out[0](encoded.middle)]
 
@@ -91,15 +94,15 @@ class HostDecoder(nn.Module):
         self.checkpointing = False
 
     def forward(self, encoded: Encoded, context: Tensor, control: list[Tensor] | None = None) -> Tensor:
-        """The UNet's output (B, 4, h, w); ``control`` is added to the skips and the middle."""
+        """The prediction (B, 4, h, w), of noise or v; ``control`` is added to the skips and the middle."""
         return self._decode(encoded, context, control, _call)
 
     def without_weight_gradients(
         self, encoded: Encoded, context: Tensor, control: list[Tensor] | None = None
     ) -> Tensor:
-        """As :meth:`forward`, through the same weights, which get no gradients.
+        """Like :meth:`forward`, but without gradients for the weights.
 
-        They are detached anew in each pass: the host may have moved them to another device since the last.
+        The weights are detached in each call, because the host may have moved them to another device.
         """
         return self._decode(encoded, context, control, _call_detached)
 
@@ -112,14 +115,14 @@ class HostDecoder(nn.Module):
         options = _options()
         for block in self.output_blocks:
             h = torch.cat([h, skips.pop()], dim=1)
-            size = skips[-1].shape if skips else None  # what an upsampling at the block's end has to give
+            size = skips[-1].shape if skips else None  # the target shape of an upsampler at the block's end
             h = run(block, h, encoded.embedding, context, options, size)
         return call(self.out, h)
 
 
 @dataclass
 class HostNetworks:
-    """The networks of one training, as ``objective.Networks`` asks for them."""
+    """The networks of a training run, as an ``objective.Networks``."""
 
     control: HostControl
     unet: UNetModel
@@ -132,7 +135,7 @@ class HostNetworks:
     def assemble(
         cls, unet: UNetModel, control: DHIControlNet, prediction: Prediction, checkpointing: bool = False
     ) -> HostNetworks:
-        """Freeze ``unet`` but for its decoder half, which is trained with all of ``control``."""
+        """Freeze ``unet``'s encoder; its decoder and all of ``control`` are trained."""
         decoder = HostDecoder(unet)
         shadow = decoder.without_weight_gradients
         networks = cls(HostControl(control), unet, decoder, shadow, prediction, checkpointing)
@@ -143,24 +146,24 @@ class HostNetworks:
         return networks
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """Control network (with hint block) and decoder, in an order that never changes."""
+        """Parameters of the control network (with hint block), then of the decoder."""
         return [*self.control.parameters(), *self.decoder.parameters()]
 
     def hint_parameters(self) -> list[nn.Parameter]:
-        """The hint block's, which are among the control network's."""
+        """The subset of :meth:`trained_parameters` that belongs to the hint block."""
         return list(self.control.network.input_hint_block.parameters())
 
     @torch.no_grad()
     def encode(self, latent: Tensor, timesteps: Tensor, context: Tensor) -> Encoded:
-        """The frozen encoder pass; never part of a graph."""
+        """The frozen encoder's forward pass, without gradients."""
         return _encode(self.unet, latent, timesteps, context, _call)
 
 
 def build_unet(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> UNetModel:
-    """A UNet of the host's class of its own, float32 on the CPU, for the host's ``config`` of a model.
+    """A new UNet of the host's class, float32 on the CPU, for the host's UNet ``config``.
 
-    ``weights`` by prefix-free ldm name are copied. Inference mode must be off: tensors made in it never take
-    part in a gradient.
+    ``weights``, by prefix-free ldm name, are copied. Inference mode must be off, because inference tensors
+    cannot be trained.
     """
     unet = UNetModel(**_float32(config))
     unet.load_state_dict(_copied(weights), strict=True)
@@ -170,19 +173,22 @@ def build_unet(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> UNet
 def build_control(
     config: Mapping[str, Any], hint_block: HintBlock, weights: Mapping[str, Tensor]
 ) -> DHIControlNet:
-    """A ControlNet of its own for the UNet ``config``, float32 on the CPU; ``weights`` as there."""
+    """A new ControlNet for the UNet ``config``, float32 on the CPU; ``weights`` as in :func:`build_unet`."""
     control = _empty_control(config, hint_block)
     control.load_state_dict(_copied(weights), strict=True)
     return control
 
 
 def fresh_control(config: Mapping[str, Any], unet: Mapping[str, Tensor], seed: int) -> DHIControlNet:
-    """A ControlNet that starts as the encoder of the ``unet`` weights; a dense hint block of ``seed``."""
+    """A ControlNet initialised from the encoder in the ``unet`` weights, with a dense hint block.
+
+    The hint block's random weights come from ``seed``; output convolutions are zero.
+    """
     control = _empty_control(config, "dense")
     draw_hint_block(control.input_hint_block, seed)
     own = control.state_dict()
     hint = {key: value for key, value in own.items() if key.startswith("input_hint_block.")}
-    # All that a UNet's encoder does not have are the output convolutions, which start at zero.
+    # The only other weights that the UNet lacks are the output convolutions, which start at zero.
     copied = {key: unet.get(key, torch.zeros_like(value)) for key, value in own.items()}
     control.load_state_dict(_copied({**copied, **hint}), strict=True)
     return control
@@ -210,7 +216,7 @@ def _encode(
     run: Run,
     hint_features: Tensor | None = None,
 ) -> Encoded:
-    """The input blocks and the middle block, which UNet and ControlNet have in common."""
+    """Run the input blocks and the middle block, which UNet and ControlNet have in common."""
     options = _options()
     times = timestep_embedding(timesteps, network.model_channels).to(latent.dtype)
     embedding = network.time_embed(times)
@@ -237,7 +243,7 @@ def _call_detached(block: nn.Module, *arguments: Any) -> Tensor:
 
 
 def _runner(checkpointing: bool, call: Run = _call) -> Run:
-    """``call``, or one that keeps a block's inputs alone and computes the rest again on the way back."""
+    """``call``, wrapped in gradient checkpointing if enabled."""
     if not checkpointing or not torch.is_grad_enabled():
         return call
 

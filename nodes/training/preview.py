@@ -1,4 +1,4 @@
-"""The sheet that shows how far a training is: what the networks make of the same few masks."""
+"""Preview sheets during training: samples for the same few masks each time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STEPS = 20
 
 @dataclass(frozen=True)
 class Preview:
-    """Samples for up to four masks of ``data``, always the same, from the same noise."""
+    """Samples for up to four fixed masks of ``data``, always from the same noise."""
 
     networks: HostNetworks
     data: TrainingSet
@@ -37,7 +37,7 @@ class Preview:
 
     @torch.no_grad()
     def sheet(self, on_step: Callable[[], None] = lambda: None) -> NDArray[np.uint8]:
-        """Masks, the real images, the sampled ones, and those under their outlines: (H, W, 3)."""
+        """A sheet (H, W, 3) of masks, real images, samples, and samples with mask outlines."""
         chosen = preview_pairs(self.data, _MASKS)
         masks = self.data.masks[chosen]
         contexts = self.data.contexts[self.data.prompt_index[chosen]]
@@ -58,7 +58,10 @@ class Preview:
 def _noise_predictor(
     networks: HostNetworks, hint: Tensor, context: Tensor, unconditional: Tensor, guidance: float
 ) -> NoisePredictor:
-    """Guided noise prediction for ``hint`` (B, 3, H, W); both texts (B, 77, width) run as one batch."""
+    """Guided noise prediction for ``hint`` (B, 3, H, W) in [0, 1]; texts are (B, 77, width).
+
+    Both guidance passes run as one batch.
+    """
     passes = 1 if guidance == 1.0 else 2
     texts = context if passes == 1 else torch.cat([context, unconditional])
     features = networks.control.hint_features(hint).repeat(passes, 1, 1, 1)
@@ -68,7 +71,7 @@ def _noise_predictor(
         timesteps = torch.full((len(repeated),), timestep, device=latent.device)
         control = networks.control.control(repeated, timesteps, texts, features)
         output = networks.decoder(networks.encode(repeated, timesteps, texts), texts, control)
-        output = output.to(latent.dtype)  # under autocast guidance would be computed in half precision
+        output = output.to(latent.dtype)  # or guidance would be computed in half precision
         if passes == 2:
             output = guided(output, guidance)
         return predicted_noise(output, latent, timesteps[: len(latent)], networks.prediction)

@@ -1,4 +1,4 @@
-"""How far a training is, shown on its node: the bar, a line of text and the latest preview sheet."""
+"""Training progress on the node: the bar, a line of text and the latest preview sheet."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..host.notices import show
 
 _LONGEST_SIDE = 1024  # of the sheet on the node, in pixels
 _SECONDS_BETWEEN_TEXTS = 0.5
-_TERMS = ("loss", "mask", "image")  # as many as a line of the node holds; the log has all
+_TERMS = ("loss", "mask", "image")  # those that fit on a line of the node; the log has all
 
 
 class TrainingProgress:
-    """The bar over ``steps``, of which ``first`` are done; stops the run where the user asks for it."""
+    """Progress over ``steps``, starting at ``first``; lets the user interrupt between steps."""
 
     def __init__(self, steps: int, first: int) -> None:
         self._steps, self._first = steps, first
@@ -30,7 +30,7 @@ class TrainingProgress:
         self.done = first
 
     def on_step(self, done: int) -> None:
-        """``done`` steps are done."""
+        """Report that ``done`` steps are done. Raises the host's interruption if the user asked for it."""
         self.done = done
         if time.monotonic() - self._said >= _SECONDS_BETWEEN_TEXTS or done == self._steps:
             self._said = time.monotonic()
@@ -39,11 +39,11 @@ class TrainingProgress:
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     def on_values(self, _step: int, values: Mapping[str, float]) -> None:
-        """The losses of the latest step."""
+        """Take the losses of the latest step for the next text."""
         self._losses = ", ".join(f"{name} {values[name]:.4f}" for name in _TERMS if name in values)
 
     def on_sheet(self, sheet: NDArray[np.uint8]) -> None:
-        """Show ``sheet`` (H, W, 3)."""
+        """Show the preview ``sheet`` (H, W, 3)."""
         self._bar.update_absolute(self.done, self._steps, ("PNG", Image.fromarray(sheet), _LONGEST_SIDE))
 
     def _say(self) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a training, and the places of the model files it makes: nothing of others is replaced."""
+"""The folder and model files of a training run, with checks that files of other runs are not replaced."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _NAMES = {
     "mixed_precision": "'precision'",
     "pairs": "the number of pairs",
 }
-"""What entries of a training's record are called that do not have the name of the node's input."""
+"""Names for entries of a run's record that are not called like the node's input."""
 _CHANGED = {
     "base": "other weights are connected as model, clip or vae",
     "parent": "another ControlNet, or none, is connected",
     "pairs_fingerprint": "the images or masks of the pairs were changed",
     "prompts_digest": "the prompts of the pairs were changed",
 }
-"""What is said of entries whose values tell nobody anything."""
+"""Phrases for changed entries whose values (digests) mean nothing to the user."""
 _FOLLOWING = {
     "base": ("parent",),
     "pairs_fingerprint": ("pairs",),
@@ -46,14 +46,14 @@ _FOLLOWING = {
 
 
 class RunFolderError(UserError):
-    """A training that cannot be begun or resumed under its name; the message says what to do."""
+    """A training run cannot be started or resumed under its name; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class RunPlace:
-    """Where a training goes: ``resume`` tells whether one of the same record is there.
+    """The folder of a training run; ``resume``: it holds a run with the same record.
 
-    ``replaced``: the ids of trainings that this one has taken the place of, whose model files it may replace.
+    ``replaced``: the ids of runs that this one replaces and whose model files it may overwrite.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ class RunPlace:
     replaced: tuple[str, ...] = ()
 
     def check_file(self, path: Path, run_id: str = "") -> None:
-        """Raise RunFolderError when the model file ``path`` is there and of another training."""
+        """Raise RunFolderError when the model file ``path`` exists and belongs to another training run."""
         own = {run_id, *self.replaced, *_ids_in(self.folder)} - {""}
         if path.exists() and _run_id_of(path) not in own:
             raise RunFolderError(
@@ -71,7 +71,7 @@ class RunPlace:
 
 
 def check_name(name: str) -> str:
-    """``name`` without spaces around it. Raises RunFolderError unless it can be a file's on every system."""
+    """``name``, stripped. Raises RunFolderError unless it is a valid file name on every system."""
     name = name.strip()
     if not _NAME.fullmatch(name) or portable_stem(name) != name:
         raise RunFolderError(
@@ -82,12 +82,13 @@ def check_name(name: str) -> str:
 
 
 def find_place(folder: Path, record: Mapping[str, Any], if_exists: IfExists) -> RunPlace:
-    """Decide about ``folder``, which stays as it is.
+    """Decide, without changing ``folder``, whether to start, resume or replace a run there.
 
-    Raises RunFolderError or ResumeError when something is there that is neither to be resumed nor replaced.
+    Raises RunFolderError or ResumeError when ``folder`` holds something that may be neither resumed nor
+    replaced.
     """
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if names <= {_LOCK_FILE, _REPLACED_FILE}:  # a training killed before it began leaves those
+    if names <= {_LOCK_FILE, _REPLACED_FILE}:  # left by a run that was killed before it began
         return RunPlace(folder, resume=False)
     found = _read_run(folder)
     if if_exists == "refuse":
@@ -118,7 +119,10 @@ def _other_settings(name: str, differences: Sequence[Difference]) -> str:
 
 
 def clear(place: RunPlace) -> None:
-    """Make room for a new training, if it is one; the trainings that it replaces are noted."""
+    """Unless resuming, empty the folder for a new run and record the ids of the runs it replaces.
+
+    Raises RunFolderError when another process is training there.
+    """
     if place.resume:
         return
     if place.replaced:
@@ -142,7 +146,7 @@ def _read_run(folder: Path) -> dict[str, Any]:
 
 
 def _ids_in(folder: Path) -> tuple[str, ...]:
-    """The id of the training in ``folder``, and of those that it replaced."""
+    """The id of the run in ``folder`` and those of the runs it replaced."""
     run, replaced = _read_json(folder / _RUN_FILE), _read_json(folder / _REPLACED_FILE)
     ids = [run.get("run_id")] if isinstance(run, dict) else []
     ids += replaced if isinstance(replaced, list) else []

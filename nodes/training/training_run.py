@@ -1,4 +1,4 @@
-"""A training in the graph: from the graph's networks and a folder of pairs to a finished adapter."""
+"""A training run inside the host: from the graph's networks and a folder of pairs to a finished adapter."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ _LOG_FILE = "log.jsonl"
 
 
 class TrainingMemoryError(UserError):
-    """Training does not fit into the memory; the message names the setting to lower."""
+    """Training does not fit into memory; the message names the setting to change."""
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What a training does with its pairs; names are those of the node's inputs where it has them."""
+    """Settings of a training run, named like the node's inputs where it has them."""
 
     steps: int
     resolution: int
@@ -71,7 +71,7 @@ class TrainingSettings:
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
 
     def record(self, pairs: list[Pair], base: HostBase) -> dict[str, Any]:
-        """All that decides the result: a training can be resumed only with the same."""
+        """Everything that determines the result; resuming requires an equal record."""
         prompts = Counter(pair.prompt or "" for pair in pairs)
         return {
             "command": "SiameseTrain",
@@ -96,7 +96,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class FinishedTraining:
-    """``losses`` of every step; ``sheet`` (H, W, 3) shows what the trained weights make of some masks."""
+    """The adapter, the loss of every step, and a ``sheet`` (H, W, 3) of samples from the trained weights."""
 
     adapter: ModelFile
     losses: list[float]
@@ -112,10 +112,10 @@ def train(
     place: RunPlace,
     record: Mapping[str, Any],
 ) -> FinishedTraining:
-    """Train to the end in ``place``, from the newest checkpoint there if that is to be resumed.
+    """Train to the end in ``place``, from its newest checkpoint when ``place.resume`` is set.
 
-    Inference mode must be off. Raises the host's interruption when the user asks for it, with all whole steps
-    saved; Diverged, TrainingMemoryError, ResumeError and PairError with what to do.
+    Inference mode must be off. Raises the host's interruption, with all completed steps saved, when the user
+    asks for it; otherwise Diverged, TrainingMemoryError, ResumeError or PairError, which say what to do.
     """
     clear(place)
     networks = _networks(base, settings)
@@ -126,7 +126,7 @@ def train(
             trainer = Trainer.create(networks, settings.optimiser, engine, settings.precision)
             first = run.restored(trainer.state, settings.steps)
             data = _encoded(clip, vae, pairs, settings, place.folder, record)
-            holding.bring()  # the encoding's networks may have taken their place
+            holding.bring()  # encoding may have displaced the networks
             progress = TrainingProgress(settings.steps, first)
             preview = Preview(networks, data, vae, settings.preview_cfg, settings.seed, holding.device)
             sheets = _Sheets(trainer, holding, preview, progress, place.folder / "samples")
@@ -171,7 +171,7 @@ def _encoded(
     run_folder: Path,
     record: Mapping[str, Any],
 ) -> TrainingSet:
-    """The encoded pairs, from the run's folder when they were made from the same data and base."""
+    """The encoded pairs, reused from the run's folder if made from the same data, settings and base."""
     names = ("base", "pairs_fingerprint", "prompts_digest", "resolution", "mask_threshold", "mask_label")
     folder, key = run_folder / "encoded", json.dumps([record[name] for name in names])
     found = load_training_set(folder, key)
@@ -199,7 +199,7 @@ def _encoded(
 
 @dataclass(frozen=True)
 class _Sheets:
-    """Makes the preview sheets, keeps them, and shows them on the node."""
+    """Makes preview sheets, saves them, and shows them on the node."""
 
     trainer: Trainer
     holding: HeldNetworks
@@ -221,7 +221,10 @@ class _Sheets:
 def _step_function(
     trainer: Trainer, data: TrainingSet, settings: TrainingSettings
 ) -> Callable[[int], dict[str, Tensor]]:
-    """The optimiser step of k; out of memory it halves the parts it works in, as far as that goes."""
+    """The optimiser step as a function of k, which doubles the micro batches when memory runs out.
+
+    It raises TrainingMemoryError when even single pairs do not fit.
+    """
 
     def with_parts(parts: int) -> Callable[[int], dict[str, Tensor]]:
         return trainer.step_function(
@@ -247,7 +250,7 @@ def _step_function(
                 if not is_out_of_memory(error):
                     raise
                 failure = str(error)
-            # Not in the handler: the error holds on to everything that the step had computed.
+            # Outside the handler: there, the exception keeps the step's tensors alive.
             if parts >= settings.batches.batch_size:
                 raise TrainingMemoryError(_advice(settings, failure))
             parts = min(2 * parts, settings.batches.batch_size)
@@ -269,7 +272,7 @@ def _advice(settings: TrainingSettings, failure: str) -> str:
 
 
 def _adapter(base: HostBase, networks: HostNetworks, training: dict[str, Any], run_id: str) -> ModelFile:
-    """The trained weights as they are, copied."""
+    """The adapter with copies of the current weights."""
 
     def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {key: value.detach().to("cpu", copy=True) for key, value in state.items()}

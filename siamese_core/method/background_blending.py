@@ -48,7 +48,10 @@ def generated_latents(weights: Tensor, size: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class KeptLatents:
-    """Scaled latents of frames, (B, 4, h, w), kept wherever ``generated``, bool (B, 1, h, w), is False."""
+    """Latents of frames, (B, 4, h, w), kept wherever ``generated``, bool (B, 1, h, w), is False.
+
+    :meth:`around` needs scaled latents.
+    """
 
     latents: Tensor
     generated: Tensor
