@@ -1,1 +1,1 @@
-"""Masks: their files, random transforms of them, and their connected components."""
+"""Masks: reading files, random transforms, resizing and connected components."""

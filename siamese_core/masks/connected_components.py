@@ -1,4 +1,4 @@
-"""The separate objects of a mask, found from its runs of foreground pixels."""
+"""Connected components of a mask, found from its runs of foreground pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Integers = NDArray[np.integer[Any]]
 class Runs(NamedTuple):
     """R horizontal runs of foreground in reading order, each (R,): ``row``, ``start``, ``end`` (exclusive).
 
-    ``component`` tells their object, counted from 0 in the order of first runs.
+    ``component`` is the object that each run belongs to, numbered from 0 in order of first runs.
     """
 
     row: Integers
@@ -23,11 +23,11 @@ class Runs(NamedTuple):
 
 
 def component_runs(mask: NDArray[np.bool_]) -> Runs:
-    """The runs of the (H, W) bool ``mask``; pixels that meet at a corner are of one component."""
+    """The runs of the (H, W) bool ``mask`` with their 8-connected components."""
     edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
     rows, starts = np.nonzero(edges == 1)
     ends = np.nonzero(edges == -1)[1]  # exclusive
-    # One key per row and column finds, for each run of pixels, the runs that it meets in the next row.
+    # With one sorted key per (row, column), a binary search finds the runs of the next row that touch a run.
     stride = mask.shape[1] + 2
     first = np.searchsorted(rows * stride + ends, (rows + 1) * stride + starts, side="left")
     stop = np.searchsorted(rows * stride + starts, (rows + 1) * stride + ends, side="right")

@@ -1,7 +1,7 @@
-"""What the grey levels and colours of a picture say of it: two levels, several classes, or a photograph.
+"""Telling masks, label maps and photographs apart by their grey levels and colours.
 
-A class of a label map fills areas with one value. The soft edge of a mask has many values too, but hardly two
-neighbours that are alike in both directions; nor has a photograph.
+A class of a label map fills areas with one value ("flat" levels). The soft edge of a mask and a photograph
+have many values, too, but hardly any pixel equals all of its neighbours.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-# Of the pixels of a flat level at least this share lie amid four equal neighbours: 1/9 in a 3 x 3 object.
+# At least this share of a flat level's pixels equal their four neighbours: in a 3 x 3 object it is 1/9.
 _SETTLED_SHARE = 0.1
 _FEWEST_PIXELS = 9
-# With more levels than this those next to the lowest and the highest are noise, as JPEG leaves it.
+# With more levels than this, those close to the lowest and the highest count as noise, as left by JPEG.
 _FEW_LEVELS = 16
 _NOISE_SHARE = 1 / 12
-# Above this many levels and this share of the picture amid them, nobody has drawn it.
+# An image with more levels than this, and a larger share of pixels at intermediate levels, was not drawn.
 _PHOTO_LEVELS = 32
 _PHOTO_SHARE = 0.25
 _PHOTO_COLOURS = 256
@@ -26,14 +26,15 @@ _MOST_SAMPLES = 50_000
 
 
 def levels_of(values: NDArray[np.integer]) -> NDArray[np.integer]:
-    """The distinct ones of the ``values`` of 0..65535, in order; many times faster than sorting them."""
+    """The distinct ``values`` (any shape, 0..65535) in ascending order; much faster than np.unique."""
     return np.flatnonzero(np.bincount(values.ravel()))
 
 
 def flat_levels(values: NDArray[np.integer]) -> NDArray[np.integer]:
-    """The levels of the (H, W) ``values``, in order, that fill areas; all where there are two at most.
+    """The levels of the (H, W) ``values`` that fill areas, in ascending order; all if there are at most two.
 
-    The lowest and the highest count as flat in any case: what lies between them is a soft edge or a class.
+    The lowest and the highest always count as flat; the question is whether those between are a soft edge or
+    classes.
     """
     levels = levels_of(values)
     if len(levels) <= 2:
@@ -49,7 +50,7 @@ def flat_levels(values: NDArray[np.integer]) -> NDArray[np.integer]:
 
 
 def flat_colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The colours (N, 3) that fill areas in the (H, W, 3) ``pixels``, or all of them where there are few."""
+    """The colours (N, 3) that fill areas in the (H, W, 3) ``pixels``; all if there are at most four."""
     packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     colours, places = np.unique(packed, return_inverse=True)
     places = places.reshape(packed.shape)
@@ -63,7 +64,7 @@ def flat_colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def clustered_colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """As :func:`flat_colours` of the (H, W, C) ``pixels`` of a JPEG, which rounds values: (N, C) means."""
+    """The counterpart of :func:`flat_colours` for (H, W, C) ``pixels`` of a JPEG: (N, C) cluster means."""
     signed = pixels.astype(np.int16)
     calm = np.ones((pixels.shape[0] - 2, pixels.shape[1] - 2), bool)
     for shifted in (signed[:-2, 1:-1], signed[2:, 1:-1], signed[1:-1, :-2], signed[1:-1, 2:]):
@@ -82,9 +83,10 @@ def clustered_colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def looks_like_photograph(values: NDArray[np.integer], is_lossy: bool) -> bool:
-    """Whether the brightness (H, W) has more levels, in more of the picture, than a drawing or its edges.
+    """Whether the brightness ``values`` (H, W) have more intermediate levels than a drawing with soft edges.
 
-    Most of what is not black has to lie amid the levels, so that small shapes with soft edges are none.
+    At least half of the pixels that are not black must be at intermediate levels, so that small shapes with
+    soft edges do not count.
     """
     highest = int(values.max())
     lowest_counted = highest / 16 if is_lossy else 0
@@ -96,13 +98,13 @@ def looks_like_photograph(values: NDArray[np.integer], is_lossy: bool) -> bool:
 
 
 def looks_like_colour_photograph(pixels: NDArray[np.uint8]) -> bool:
-    """Whether the (H, W, 3) ``pixels`` of a lossless file have hundreds of colours outside of flat areas."""
+    """Whether (H, W, 3) ``pixels`` of a lossless file have hundreds of colours, mostly outside flat areas."""
     packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     return len(np.unique(packed)) > _PHOTO_COLOURS and _texture(packed) >= 0.5
 
 
 def _settled(values: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """(H - 2, W - 2): which inner pixels equal their four neighbours."""
+    """Which inner pixels of (H, W) ``values`` equal their four neighbours: (H - 2, W - 2) bool."""
     inner = values[1:-1, 1:-1]
     return (
         (inner == values[:-2, 1:-1])
@@ -113,7 +115,7 @@ def _settled(values: NDArray[np.integer]) -> NDArray[np.bool_]:
 
 
 def _texture(values: NDArray[np.integer]) -> float:
-    """The share of pixels that are not black and differ from a neighbour, among those that are not black."""
+    """The share of pixels that differ from a neighbour, among the inner ones that are not black."""
     inner = values[1:-1, 1:-1]
     shown = inner > 0
     return float((shown & ~_settled(values)).sum() / max(1, shown.sum()))

@@ -1,4 +1,4 @@
-"""What lies in a folder besides the images that are read: counted and named, with what to do about it."""
+"""Reporting the contents of a folder that are not read, with advice on what to do about them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import NamedTuple
 from ..errors import counted
 
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-"""Of the files that are read."""
+"""Extensions of the image files that are read."""
 
 Tell = Callable[[str], object]
-"""Is given what a user should know, a sentence at a time."""
+"""Called with each message for the user, a sentence at a time."""
 
 _SHOWN = 3
 _MOST_LISTED = 100_000
-# Beside images without being one, or written by a file manager.
+# Files that are commonly beside images without being images.
 _NOT_IMAGES = (
     *(".txt", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".toml", ".md", ".html", ".log"),
     *(".xlsx", ".xls", ".docx", ".pdf", ".py", ".db", ".ini", ".sha256", ".md5"),
@@ -68,21 +68,21 @@ _STARTS = {b"PK\x03\x04": ".zip", b"\x1f\x8b": ".gz", b"Rar!": ".rar", b"7z\xbc\
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few of ``names``, and how many more there are."""
+    """The first few of ``names`` and the number of the others."""
     shown = ", ".join(names[:_SHOWN])
     return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
 
 
 def foreign_file(path: Path) -> str | None:
-    """What the file ``path`` is, when it is no image or text that is read, and what to do; None otherwise."""
+    """A phrase on what ``path`` is and what to do, if it is in a known unsupported format; else None."""
     kind = _kind(path)
     return None if kind in (None, _OTHER) else f"is {_article(kind)} file; {kind.advice}"
 
 
 def left_out(folder: Path) -> list[str]:
-    """What in ``folder`` is not read and may be meant as an image: a phrase for each kind, with what to do.
+    """What in ``folder`` is not read but may be meant as an image: a phrase with advice for each kind.
 
-    Dead links, files of other formats, and folders. Hidden files and texts are not mentioned.
+    These are dead links, files of other formats, and folders. Hidden files and text files are left out.
     """
     dead: list[str] = []
     folders: list[str] = []
@@ -111,7 +111,7 @@ def left_out(folder: Path) -> list[str]:
 
 
 def nothing_read(folder: Path, sought: str, empty: str) -> str:
-    """A sentence on a ``folder`` without images: what it holds and not ``sought``, or that it ``empty``."""
+    """A sentence on a ``folder`` without images: what it holds instead of ``sought``, or else ``empty``."""
     kinds = ", ".join(IMAGE_EXTENSIONS)
     if found := left_out(folder):
         return f"The folder '{folder}' holds no {sought} ({kinds}), but {', and '.join(found)}."
@@ -119,7 +119,7 @@ def nothing_read(folder: Path, sought: str, empty: str) -> str:
 
 
 def tell_unread(source: Path, used: Iterable[Path], tell: Tell) -> None:
-    """Tell of the folders directly in ``source`` that hold images and none of the files ``used``."""
+    """Report the folders directly in ``source`` that hold images but none of the files ``used``."""
     parents = {parent for path in {path.parent for path in used} for parent in (path, *path.parents)}
     others = [
         path.name
@@ -155,7 +155,7 @@ def _kind(path: Path) -> _Kind | None:
             return kind
     with path.open("rb") as file:
         start = file.read(132)
-    if start[128:] == b"DICM":  # such files often have no suffix, or a number for one
+    if start[128:] == b"DICM":  # DICOM files often have no suffix or a numeric one
         return _KINDS[".dcm"]
     return next((_KINDS[suffix] for mark, suffix in _STARTS.items() if start.startswith(mark)), _OTHER)
 

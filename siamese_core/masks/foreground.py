@@ -1,6 +1,6 @@
-"""Which pixels of a decoded mask are foreground: as a viewer shows it, or as asked for, or not to be told.
+"""Deciding which pixels of a decoded mask are foreground; ambiguous files are refused.
 
-docs/masks.md has the rules as a table. What could be meant in two ways is refused.
+The rules follow what an image viewer shows, or the user's settings; docs/masks.md has them as a table.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _OR_EVERY_ONE = ", or set the threshold to 0 to take every one but black."
 
 
 def read_foreground(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
-    """The foreground of ``image`` by ``rule``. Raises MaskError where the two do not tell it."""
+    """The foreground of ``image`` according to ``rule``. Raises MaskError when it is ambiguous."""
     try:
         reading = _by_rule(image, rule)
     except UnclearMask as error:
@@ -106,13 +106,13 @@ def _by_value(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
         return _by_colours(rgb_pixels(image), image.is_lossy, rule)
     if image.bits == 1:
         return MaskReading(values == 1, is_blank=_is_flat(values))
-    # Of 16-bit colours and of grey with alpha, Pillow reads the upper 8.
+    # Pillow reads only the upper 8 bits of 16-bit colours and of 16-bit grey with alpha.
     bits = 8 if image.has_deep_colour else image.bits
     return _by_grey(values, bits, image.is_lossy, rule)
 
 
 def _by_grey(values: Values, bits: int, is_lossy: bool, rule: ForegroundRule) -> MaskReading:
-    """By the (H, W) ``values`` of a file of ``bits`` per pixel."""
+    """The foreground by the (H, W) ``values`` of a file with ``bits`` per channel."""
     highest, is_blank = int(values.max()), _is_flat(values)
     if highest <= 1 and rule.source != "brightness":
         note = "it holds only 0 and 1 and was read as black and white" if highest else None
@@ -139,7 +139,7 @@ def _by_grey(values: Values, bits: int, is_lossy: bool, rule: ForegroundRule) ->
 def _refuse_unclear_grey(
     values: Values, levels: Values, white: int, is_lossy: bool, rule: ForegroundRule
 ) -> None:
-    """Raise UnclearMask for label maps, for photographs, and for what lies above the threshold everywhere."""
+    """Raise UnclearMask for label maps, photographs, and images above the threshold everywhere."""
     is_photo = len(levels) > 2 and looks_like_photograph(values, is_lossy)
     if is_lossy:
         flat = clustered_colours(scaled_to_8_bits(values, white)[..., None])[:, 0]
@@ -156,18 +156,18 @@ def _refuse_unclear_grey(
 
 
 def _are_small_ids(levels: Values, white: int, threshold: int) -> bool:
-    """Whether ``levels`` are numbers of classes: small ones, or 1, 2, ... beside the void label."""
+    """Whether ``levels`` are class numbers: small ones, or 1, 2, ... together with the void label 255."""
     highest = int(levels[-1])
     if highest < white and highest <= min(_LARGEST_LABEL, threshold * white // 255):
         return True
     ids = levels[levels > 0][:-1]
-    # Beside the customary value for pixels to leave out.
+    # 255 customarily marks pixels to ignore.
     counts_up = 0 < len(ids) <= _LARGEST_LABEL and np.array_equal(ids, np.arange(1, len(ids) + 1))
     return bool(counts_up and highest == _VOID_LABEL and white >= _VOID_LABEL)
 
 
 def _by_palette(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
-    """By the colours of the palette where they are black and another, or grey, else by its indices."""
+    """The foreground by the palette's colours if they are dark and bright, or grey; otherwise by indices."""
     indices = np.asarray(image.pixels.getchannel(0))
     palette = np.zeros((256, 3), np.uint8)
     stored = np.array(image.pixels.getpalette() or [], np.uint8).reshape(-1, 3)
@@ -201,14 +201,14 @@ def _palette_change(mask: Mask, indices: Values, rule: ForegroundRule) -> str | 
 
 
 def _is_labelled(used: Values, brightness: Values) -> Mask:
-    """(256,): which palette indices are labels: all but black, or but 0 where none of ``used`` is black."""
+    """Which palette indices are labels, (256,) bool: all but black, or all but 0 if none used is black."""
     if (brightness[used] == 0).any():
         return np.asarray(brightness > 0)
     return np.arange(len(brightness)) > 0
 
 
 def _by_colours(pixels: NDArray[np.uint8], is_lossy: bool, rule: ForegroundRule) -> MaskReading:
-    """By the brightest channel of ``pixels`` (H, W, 3): pure red is bright to the eye, dark in luminance."""
+    """The foreground by the brightest channel of ``pixels`` (H, W, 3), because by luminance red is dark."""
     values = pixels.max(axis=-1)
     if rule.source == "auto" and not rule.takes_every_label:
         photo = looks_like_photograph(values, True) if is_lossy else looks_like_colour_photograph(pixels)
@@ -233,7 +233,7 @@ def _by_colours(pixels: NDArray[np.uint8], is_lossy: bool, rule: ForegroundRule)
 
 
 def _grey_values(image: DecodedImage) -> Values | None:
-    """The (H, W) values as the file stores them (0 and 1 of a 1-bit file); None for colours."""
+    """The (H, W) values as stored in the file (0 and 1 for a 1-bit file); None for colours."""
     mode = image.pixels.mode
     if image.has_deep_grey:
         return deep_grey_values(image)
@@ -241,14 +241,14 @@ def _grey_values(image: DecodedImage) -> Values | None:
         return np.asarray(image.pixels).astype(np.uint8)
     if mode in ("L", "LA", "La"):
         values = np.asarray(image.pixels.getchannel(0))
-        # Pillow has stretched 2 and 4 bits to 0..255.
+        # Pillow scales 2 and 4 bits to 0..255.
         return values // np.uint8(255 // (2**image.bits - 1)) if image.bits in (2, 4) else values
     pixels = rgb_pixels(image)
     return np.asarray(pixels[..., 0]) if _are_grey(pixels) else None
 
 
 def _as_first_read(values: Values, bits: int, rule: ForegroundRule) -> Mask:
-    """The mask that the first versions made of values without asking what scale or palette they have."""
+    """The mask as read by the first versions, which ignored the values' actual scale or palette."""
     if values.max() <= 1:
         return np.asarray(values == 1)
     white = 65535 if bits > 8 and values.max() > 255 else 255
@@ -268,7 +268,7 @@ def _depth_notes(white: int) -> list[str]:
 
 
 def _level_notes(levels: Values, rule: ForegroundRule) -> list[str]:
-    """Of a class of thin lines, such as borders between cells, which hardly differs from a soft edge."""
+    """A note for three levels: thin lines of a class, such as cell borders, look like a soft edge."""
     if len(levels) != 3:
         return []
     return [f"its grey level {levels[1]} was read by the threshold {rule.threshold}"]

@@ -1,4 +1,4 @@
-"""The rule by which pixels of a mask file are foreground, as a user sets it."""
+"""The user's rule for which pixels of a mask file are foreground."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ _HEX_COLOUR = re.compile(r"#?[0-9a-fA-F]{6}")
 
 @dataclass(frozen=True)
 class ForegroundRule:
-    """Which pixels of a mask file are foreground. Raises UserError for a value out of range.
+    """Which pixels of a mask file are foreground.
 
-    ``threshold``: those that are brighter than this (0..255); 0 takes every label.
-    ``label``: those whose stored value or palette index equals it.
-    ``colour``: those of this colour, six hexadecimal digits.
-    ``source``: ``auto`` refuses what is unclear; ``brightness`` goes by the threshold whatever the file looks
-    like; ``alpha`` takes opaque pixels; ``labels`` takes every label but 0, or what is not black.
-    ``invert`` takes all others.
+    ``threshold``: pixels brighter than this (0..255); 0 takes every label.
+    ``label``: pixels whose stored value or palette index (0..65535) equals it.
+    ``colour``: pixels of this colour, six hexadecimal digits.
+    ``source``: ``auto`` refuses ambiguous files; ``brightness`` applies the threshold to any file; ``alpha``
+    takes opaque pixels; ``labels`` takes every label but 0 or, with colours, everything but black.
+    ``invert``: swap foreground and background.
+
+    Raises UserError for a value out of range and for settings that exclude each other.
     """
 
     threshold: int = 127
@@ -45,12 +47,12 @@ class ForegroundRule:
 
     @property
     def takes_every_label(self) -> bool:
-        """Whether whatever is not background counts."""
+        """Whether all labels except the background are foreground."""
         return self.source == "labels" or (self.threshold == 0 and self.source == "auto")
 
     @property
     def described(self) -> str:
-        """What makes a pixel foreground, in words: "value exceeds 127"."""
+        """The condition for foreground as a phrase for messages, such as "value exceeds 127"."""
         if self.colour is not None:
             return f"pixel has the colour {self.colour}"
         if self.label is not None:
@@ -59,4 +61,4 @@ class ForegroundRule:
 
 
 PLAIN_MASKS = ForegroundRule()
-"""Without any setting: bright is foreground, and what is unclear is refused."""
+"""The default: bright pixels are foreground, and ambiguous files are refused."""

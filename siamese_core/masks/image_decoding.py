@@ -1,4 +1,4 @@
-"""Decoding image files: checked before a pixel is read, and turned upright."""
+"""Decoding image files safely: limits are checked before decoding, and EXIF orientation is applied."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from .resizing import Size
 _SMALLEST_SIDE = 8
 _LARGEST_SIDE = 16384
 _MOST_PIXELS = 100_000_000
-# A progressive JPEG has about ten. Each costs a pass over all pixels, and a few bytes in the file.
+# A progressive JPEG has about ten. A scan takes only a few bytes in the file but a pass over all pixels.
 _MOST_SCANS = 40
-# Further pages of a TIFF may be smaller copies of the first; nobody makes more of them.
+# Further pages of a TIFF may be smaller copies of the first; this is the most that are looked at.
 _MOST_COPIES = 16
-# By content, whatever the name says. Pillow knows many more, some of them read by programs that it starts
-# (Ghostscript for PostScript) or by decoders that hardly anybody tests.
+# Detected by content, not by name. Pillow's other formats include some read by external programs (PostScript
+# by Ghostscript) or by rarely tested decoders.
 _FORMATS = ("BMP", "DIB", "JPEG", "PNG", "TIFF")
-# A camera's JPEG that holds previews of itself counts as JPEG.
+# MPO is a camera's JPEG with embedded previews.
 _LOSSY_FORMATS = ("JPEG", "MPO")
 _LOSSY_COMPRESSIONS = ("jpeg", "tiff_jpeg", "webp")  # of TIFF
 _DECODING_ERRORS = (OSError, EOFError, SyntaxError, ValueError, struct.error)
 
-# How to turn a picture upright, by its EXIF orientation (EXIF 2.32, tag 0x0112).
+# The transpose operation that turns an image upright, by EXIF orientation (EXIF 2.32, tag 0x0112).
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,15 +52,15 @@ _WIDTH, _HEIGHT, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SUBFILE = 256, 257, 258, 262, 
 
 
 class MaskError(UserError):
-    """An image file that cannot be used as mask or image; the message names it and what to do about it."""
+    """An image file that cannot be used as mask or image; the message names the file and the fix."""
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An image file in memory, which messages call ``kind``.
+    """A decoded image file, called ``kind`` in messages.
 
-    ``pixels`` are upright: the EXIF ``orientation`` (1 to 8) that the file had is applied. ``bits`` is the
-    depth of a channel in the file, and ``is_lossy`` tells whether its values are rounded (by JPEG).
+    ``pixels`` are upright: the file's EXIF ``orientation`` (1 to 8) has been applied. ``bits`` is the file's
+    depth per channel; ``is_lossy``: values may be altered by lossy compression.
     """
 
     path: Path
@@ -72,18 +72,21 @@ class DecodedImage:
 
     @property
     def has_deep_grey(self) -> bool:
-        """Whether it stores one value of more than 8 bits per pixel."""
+        """Whether the file is grey with more than 8 bits per pixel."""
         return self.pixels.mode.startswith(("I", "F"))
 
     @property
     def has_deep_colour(self) -> bool:
-        """Whether it stores 16 bits per channel of a colour, of which Pillow reads the upper 8."""
+        """Whether the file is in colour with 16 bits per channel, of which Pillow reads the upper 8."""
         return self.bits == 16 and not self.has_deep_grey
 
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What is known of an image file before its pixels: the upright ``size``, and whether it is_deep_grey."""
+    """Facts known without decoding the pixels. ``size`` is (height, width) after applying ``orientation``.
+
+    ``is_deep_grey``: grey with more than 8 bits per pixel.
+    """
 
     size: Size
     orientation: int
@@ -91,11 +94,11 @@ class ImageHeader:
 
 
 def decode_image(path: Path, kind: str = "mask") -> DecodedImage:
-    """Decode ``path`` completely, its dimensions checked from the header before any pixel is read.
+    """Decode ``path`` completely, after checking the dimensions in its header.
 
-    ``kind`` is what messages call the file. Raises MaskError for an unreadable file, for a side
-    outside 8..16384, for more than 100 million pixels, for several pages or frames, and for a JPEG of more
-    than 40 scans.
+    ``kind`` is what messages call the file. Raises MaskError for an unreadable file, a side outside 8..16384,
+    more than 100 million pixels, several pages or frames, a JPEG of more than 40 scans, and 16-bit colours
+    that do not use the upper half of their range.
     """
     with _pillow_errors(path, kind), _open(path, kind) as image:
         is_jpeg = image.format in _LOSSY_FORMATS
@@ -107,14 +110,14 @@ def decode_image(path: Path, kind: str = "mask") -> DecodedImage:
         _refuse_pages(image, path, kind)
         bits, is_tiff = _bits(image), image.format == "TIFF"
         counts_white_as_zero = is_tiff and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
-        orientation = _orientation(image) if is_tiff else 1  # which Pillow applies, and forgets, on loading
+        orientation = _orientation(image) if is_tiff else 1  # Pillow applies and drops a TIFF's on loading
         image.load()
         pixels: Image.Image = image
-        if not is_tiff:  # of a PNG, EXIF may follow the pixels
+        if not is_tiff:  # a PNG's EXIF may follow the pixels
             orientation = _orientation(image)
             if orientation in _UPRIGHT:
                 pixels = image.transpose(_UPRIGHT[orientation])
-        if counts_white_as_zero and pixels.mode.startswith("I;16"):  # Pillow turns 1 to 8 bits round, not 16
+        if counts_white_as_zero and pixels.mode.startswith("I;16"):  # Pillow inverts 1 to 8 bits, but not 16
             pixels = Image.fromarray(np.uint16(65535) - np.asarray(pixels).astype(np.uint16))
         is_lossy = is_jpeg or image.info.get("compression") in _LOSSY_COMPRESSIONS
         decoded = DecodedImage(path, kind, pixels, bits, orientation, is_lossy)
@@ -123,7 +126,7 @@ def decode_image(path: Path, kind: str = "mask") -> DecodedImage:
 
 
 def image_header(path: Path, kind: str = "mask") -> ImageHeader:
-    """What is known of ``path`` without decoding it; errors as in :func:`decode_image`."""
+    """Read the header of ``path`` without decoding pixels; raises like :func:`decode_image`."""
     with _pillow_errors(path, kind), _open(path, kind) as image:
         orientation = _orientation(image)
         if image.format == "PNG" and "exif" not in image.info:
@@ -134,10 +137,9 @@ def image_header(path: Path, kind: str = "mask") -> ImageHeader:
 
 
 def deep_grey_values(image: DecodedImage) -> NDArray[np.integer]:
-    """The (H, W) values 0..65535 of an image that has deep grey.
+    """The (H, W) integer values, 0..65535, of an image with :attr:`~DecodedImage.has_deep_grey`.
 
-    Raises MaskError for floating-point values, whose range cannot be taken for granted, and for
-    integers outside 0..65535.
+    Raises MaskError for floating-point values, whose range is unknown, and for integers outside 0..65535.
     """
     values = np.asarray(image.pixels)
     if image.pixels.mode == "F":
@@ -152,22 +154,22 @@ def deep_grey_values(image: DecodedImage) -> NDArray[np.integer]:
 
 
 def rgb_pixels(image: DecodedImage) -> NDArray[np.uint8]:
-    """The pixels as (H, W, 3) RGB, transparency left aside. Raises MaskError where Pillow knows no way."""
+    """The pixels as (H, W, 3) uint8 RGB, ignoring transparency. Raises MaskError if Pillow cannot convert."""
     with _pillow_errors(image.path, image.kind):
         return np.asarray(image.pixels.convert("RGB"))
 
 
 def white_value(highest: int) -> int:
-    """What counts as white in values of more than 8 bits, of which ``highest`` is the highest.
+    """The value that counts as white in a file of more than 8 bits whose highest value is ``highest``.
 
-    255 when all fit 8 bits (programs that save 8-bit values in 16-bit files are common), else 2^n - 1 of
-    the n bits that the highest needs: cameras and scanners of 10 to 14 bits save their values as they are.
+    It is 255 if that fits 8 bits (many programs save 8-bit values in 16-bit files), else 2^n - 1 for the n
+    bits that it needs, because cameras and scanners of 10 to 14 bits save their values unscaled.
     """
     return 255 if highest <= 255 else int(2 ** int(highest).bit_length() - 1)
 
 
 def scaled_to_8_bits(values: NDArray[np.integer], white: int) -> NDArray[np.uint8]:
-    """``values`` of 0..``white`` as 0..255, rounded; what lies above counts as white."""
+    """Scale ``values`` from 0..``white`` to 0..255 uint8, rounded; higher values are clipped."""
     if white == 255:
         return np.minimum(values, 255).astype(np.uint8)
     scaled = (np.minimum(values, white).astype(np.uint32) * 255 + white // 2) // white
@@ -176,15 +178,15 @@ def scaled_to_8_bits(values: NDArray[np.integer], white: int) -> NDArray[np.uint
 
 def _orientation(image: Image.Image) -> int:
     try:
-        # Not the PNG plugin's own, which decodes all pixels to look for EXIF behind them.
+        # Not the PNG plugin's getexif, which decodes all pixels to look for EXIF behind them.
         found = Image.Image.getexif(image).get(_ORIENTATION, 1)
     except (*_DECODING_ERRORS, KeyError, TypeError, AttributeError):
-        return 1  # damaged EXIF says nothing about the pixels, which may be whole
+        return 1  # the pixels may be intact even if EXIF is damaged
     return found if found in _UPRIGHT else 1
 
 
 def _orientation_behind_pixels(path: Path) -> int:
-    """That of a PNG whose EXIF follows the pixels, found from chunk to chunk."""
+    """The orientation of a PNG whose EXIF may follow the pixels, found by walking its chunks."""
     with path.open("rb") as file:
         file.seek(len(_PNG_SIGNATURE))
         while len(start := file.read(8)) == 8:
@@ -200,14 +202,14 @@ def _orientation_behind_pixels(path: Path) -> int:
 
 def _stored_size(image: Image.Image) -> Size:
     width, height = image.size
-    if image.format == "TIFF":  # versions of Pillow differ in which size they tell before loading
+    if image.format == "TIFF":  # Pillow versions differ in the size they report before loading
         tags = image.tag_v2  # type: ignore[attr-defined]
         width, height = tags[_WIDTH], tags[_HEIGHT]
     return height, width
 
 
 def _bits(image: Image.Image) -> int:
-    """Bits per channel in the file, before loading; 8 where the format has no others."""
+    """Bits per channel in the file; must be called before the image is loaded."""
     if image.format == "TIFF":
         return max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))  # type: ignore[attr-defined]
     if isinstance(image, PngImageFile) and image.tile:
@@ -218,7 +220,7 @@ def _bits(image: Image.Image) -> int:
 
 
 def _refuse_dim_deep_colour(image: DecodedImage) -> None:
-    """Raise MaskError for 16-bit colours whose upper 8 bits, all that Pillow reads, may be empty."""
+    """Raise MaskError for dim 16-bit colours, because Pillow reads their upper 8 bits only."""
     if not image.has_deep_colour or image.pixels.mode not in ("LA", "RGB", "RGBA"):
         return
     bands = image.pixels.getextrema()
@@ -231,7 +233,7 @@ def _refuse_dim_deep_colour(image: DecodedImage) -> None:
 
 
 def _refuse_pages(image: Image.Image, path: Path, kind: str) -> None:
-    """Raise MaskError when more than one picture is in the file; smaller copies of it are none."""
+    """Raise MaskError when the file holds several images; reduced-size copies in a TIFF do not count."""
     several = image.format == "PNG" and bool(getattr(image, "is_animated", False))
     if image.format == "TIFF":
         several = _has_other_pages(image)
@@ -247,7 +249,7 @@ def _has_other_pages(image: Image.Image) -> bool:
     for page in range(1, _MOST_COPIES):
         try:
             image.seek(page)
-        except (*_DECODING_ERRORS, KeyError, TypeError):  # there is no more, or nothing that can be read
+        except (*_DECODING_ERRORS, KeyError, TypeError):  # no further page, or an unreadable one
             break
         if not image.tag_v2.get(_SUBFILE, 0) & 1:  # type: ignore[attr-defined]
             found = True
@@ -258,7 +260,7 @@ def _has_other_pages(image: Image.Image) -> bool:
 
 @contextlib.contextmanager
 def _open(path: Path, kind: str) -> Iterator[Image.Image]:
-    # Not by its name: a TIFF that Pillow maps into memory is scrambled where it has to be turned.
+    # Opened as a stream, because Pillow memory-maps a TIFF opened by name and then scrambles rotated ones.
     with path.open("rb") as file, _opened(file) as image:
         width, height = image.size
         if min(width, height) < _SMALLEST_SIDE or max(width, height) > _LARGEST_SIDE:
@@ -276,7 +278,7 @@ def _open(path: Path, kind: str) -> Iterator[Image.Image]:
 
 def _opened(file: BinaryIO) -> Image.Image:
     with warnings.catch_warnings():
-        # Pillow warns at a size of its own; the limit that users are told is checked on what is returned.
+        # Pillow warns at a limit of its own; the caller checks ours.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(file, formats=_FORMATS)
 
@@ -308,7 +310,7 @@ def _has_many_scans(path: Path) -> bool:
         for _ in range(_MOST_SCANS + 1):
             place = content.find(
                 b"\xff\xda", place + 1
-            )  # no pixels look like that: their ff has a 00 after it
+            )  # a start-of-scan marker; in pixel data ff is always followed by 00
             if place < 0:
                 return False
     return True

@@ -1,4 +1,4 @@
-"""Mask files: finding them, and reading one."""
+"""Finding and reading mask files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MASK_FOLDERS = ("masks", "mask")
 
 
 def read_mask(path: Path, rule: ForegroundRule = PLAIN_MASKS) -> MaskReading:
-    """Read the mask file ``path`` upright; which pixels are foreground, ``rule`` and docs/masks.md say.
+    """Read the mask file ``path`` upright; ``rule`` decides which pixels are foreground (see docs/masks.md).
 
-    Raises MaskError for a file that is no readable image, as
-    :func:`~siamese_core.masks.image_decoding.decode_image` does, and for one whose foreground cannot be told:
-    label maps and several colours without ``rule.label`` or ``rule.colour``, photographs, shapes in the
-    transparency, floating-point values, and integers outside 0..65535.
+    Raises MaskError for an unreadable image, like :func:`~siamese_core.masks.image_decoding.decode_image`,
+    and when the foreground is ambiguous: label maps and several colours without ``rule.label`` or
+    ``rule.colour``, photographs, shapes in the transparency, floating-point values, and integers outside
+    0..65535.
     """
     return read_foreground(decode_image(path), rule)
 
@@ -29,10 +29,10 @@ def read_mask(path: Path, rule: ForegroundRule = PLAIN_MASKS) -> MaskReading:
 def discover_masks(path: Path) -> list[Path]:
     """The mask files at ``path``, in natural order.
 
-    ``path`` is one file, or a folder; a folder's ``masks/`` or ``mask/`` subfolder is used when there
-    is one. Hidden files and files that are no images by extension are skipped. Raises MaskError when
-    ``path`` is missing, is a file of another kind, holds no mask, or holds two masks with the same
-    stem, whose results would overwrite each other.
+    ``path`` is a file or a folder; a ``masks/`` or ``mask/`` subfolder is used if there is one. Hidden files
+    and files without an image extension are skipped. Raises MaskError when ``path`` is missing, is another
+    kind of file, holds no mask, or holds two masks with the same stem, whose results would overwrite each
+    other.
     """
     if path.is_file():
         if path.suffix.lower() not in IMAGE_EXTENSIONS:
@@ -57,9 +57,9 @@ def discover_masks(path: Path) -> list[Path]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files (by extension) directly in ``folder``, hidden ones skipped, in natural order.
+    """The image files (by extension) directly in ``folder`` except hidden ones, in natural order.
 
-    Raises MaskError for a name that is no text, which no list of files could hold.
+    Raises MaskError for a file name that is not valid UTF-8, since it could not be written to a list.
     """
     files = [
         path
@@ -67,12 +67,12 @@ def list_images(folder: Path) -> list[Path]:
         if path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".") and path.is_file()
     ]
     for path in files:
-        # Bytes of a name that are no UTF-8 come as halves of surrogate pairs.
+        # Python represents bytes that are not UTF-8 as lone surrogates.
         if any("\ud800" <= character <= "\udfff" for character in path.name):
             raise MaskError(f"The name {path.name!r} in '{folder}' is not UTF-8 text; rename the file.")
     return sorted(files, key=lambda path: (natural_key(path.name), path.name))
 
 
 def first_subfolder(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """The first of the subfolders ``names`` that exists in ``folder``, or None."""
+    """The first subfolder of ``folder`` in ``names`` that exists, or None."""
     return next((folder / name for name in names if (folder / name).is_dir()), None)

@@ -1,4 +1,4 @@
-"""A mask as it was read from a file, with what had to be interpreted."""
+"""A mask read from a file, with notes on how the file was interpreted."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Mask = NDArray[np.bool_]
 
 
 class UnclearMask(Exception):
-    """The pixels do not tell which of them are foreground; the message continues after the file's name."""
+    """The foreground is ambiguous; the message continues a sentence that begins with the file's name."""
 
 
 @dataclass(frozen=True)
 class MaskReading:
-    """A mask and how it was understood.
+    """A mask and how its file was interpreted.
 
-    ``mask`` is (H, W) bool, True on the foreground. ``note`` is None for a plain black-and-white
-    mask, else a phrase for the user about what had to be interpreted; files that were interpreted
-    alike have equal notes. ``changed`` is a phrase for what the first versions of this package read
-    differently, None for what they read alike. ``is_blank`` tells that the file shows one value everywhere.
+    ``mask`` is (H, W) bool, True on the foreground. ``note`` is None for a plain black-and-white mask, else a
+    phrase for the user on what had to be interpreted; files interpreted in the same way have equal notes.
+    ``changed`` is a phrase for files that the first versions of this package read differently, else None.
+    ``is_blank``: the file has one value everywhere.
     """
 
     mask: Mask
@@ -30,5 +30,5 @@ class MaskReading:
     is_blank: bool = False
 
     def noted(self, note: str) -> MaskReading:
-        """The same with ``note`` put before its own."""
+        """A copy with ``note`` put before the existing note."""
         return replace(self, note=f"{note}; {self.note}" if self.note else note)

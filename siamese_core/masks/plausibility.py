@@ -1,6 +1,6 @@
-"""Whether the masks of a folder can be what they are given as: asked once, of all, before work begins.
+"""Plausibility checks over all masks of a folder, made once before work begins.
 
-What is surely wrong is refused; what is odd is told once, with its count, its share and the first file.
+Sets that are certainly wrong are refused; odd ones are reported with counts and the first file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FEWEST_ALIKE = 8  # so few masks may be alike on purpose
 
 
 class _Found:
-    """How many masks something is true of, and the first of them."""
+    """The number of masks with some property, and the first of them."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -31,7 +31,7 @@ class _Found:
 
 
 class MaskSurvey:
-    """Gathers what is known of masks that are read by ``rule`` and used at ``size``, if that is set."""
+    """Collects facts about masks read with ``rule`` and used at ``size`` (height, width), if that is set."""
 
     def __init__(
         self, rule: ForegroundRule, size: Size | None = None, resize_mode: ResizeMode = "stretch"
@@ -44,7 +44,7 @@ class MaskSurvey:
         self._contents: set[bytes] = set()
 
     def add(self, path: Path, reading: MaskReading) -> None:
-        """Take note of ``reading``, that of the mask file ``path``."""
+        """Include ``reading``, the mask read from ``path``."""
         mask = reading.mask
         share = float(mask.mean())
         self._all.add(path)
@@ -66,14 +66,14 @@ class MaskSurvey:
 
     @property
     def changes(self) -> list[str]:
-        """In which ways, and where, files are read otherwise than by the first versions; for records."""
+        """One phrase, for records, per way in which files are read differently than by the first versions."""
         return [f"{self._counted(found)}: {change}" for change, found in sorted(self._by_change.items())]
 
     def refuse_implausible(self, needs_foreground: bool = True) -> None:
-        """Raise MaskError when the masks as a whole are surely not what was meant.
+        """Raise MaskError when the masks as a whole are certainly not what was meant.
 
-        That is, when all are empty, all are foreground everywhere, or all lose their foreground at the size.
-        Unless ``needs_foreground``, files that show nothing at all may be meant, and full ones too.
+        That is when all are empty, all are foreground everywhere, or all lose their foreground when resized.
+        Unless ``needs_foreground``, blank files and full masks are accepted.
         """
         total, shown = self._all.count, self._all.count - self._empty.count - self._blank.count
         first = self._all.first
@@ -96,7 +96,7 @@ class MaskSurvey:
             )
 
     def notes(self) -> list[str]:
-        """What the user should know of the masks, one line per matter."""
+        """Notes for the user, one line per observation."""
         lines = [self._line(found, f": {note}") for note, found in self._by_note.items()]
         empty = _Found()
         empty.count = self._empty.count + self._blank.count

@@ -1,6 +1,6 @@
-"""Random masks from few: each is a scaled, moved, turned and bent copy of a mask that somebody drew.
+"""Random transforms of masks: scaling, translation, rotation, shear, mirroring, bending and morphology.
 
-Lengths are in pixels of the mask, so that a turn keeps a shape's proportions in frames of any aspect ratio.
+Coordinates are in pixels of the mask, so that rotations preserve shapes in frames of any aspect ratio.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ Field = NDArray[np.floating[Any]]
 
 FLIPS = ("none", "horizontal", "vertical", "both")
 
-# Control points of the elastic displacement along the shorter side. Displacements below 0.48 of the points'
-# distance fold a cubic B-spline nowhere, so at most 0.12 of the side keeps every object whole.
+# Control points of the elastic displacement along the shorter side. A cubic B-spline displacement below 0.48
+# of their spacing never folds, so 0.12 of the side is the most that keeps every object in one piece.
 _CELLS = 4
 _MOST_ELASTIC = 0.12
-# Interpolated edges that should be exactly one half must not depend on rounding.
+# Slightly below one half, so that edges interpolated to exactly one half do not depend on rounding.
 _HALF = 0.5 - 1e-6
 
 
 class TransformError(UserError):
-    """No transform within the allowed attempts met the constraints; the message says which failed and why."""
+    """No transform met the constraints within the allowed attempts; the message says which ones failed."""
 
 
 @dataclass(frozen=True)
 class TransformSettings:
-    """Ranges of the random transforms, and constraints that each resulting mask has to meet.
+    """Ranges of the random transforms, and constraints on each resulting mask.
 
-    The defaults move and turn shapes without bending them. Raises UserError for a value out of range.
+    By default shapes are moved, scaled, rotated and mirrored, but not bent. Raises UserError for a value out
+    of range.
     """
 
     scale: tuple[float, float] = option((0.7, 1.3), "least and most magnification", Range(0.1, 10))
@@ -76,7 +77,7 @@ class TransformSettings:
 
 @dataclass(frozen=True)
 class Variant:
-    """A mask (H, W) bool made from mask number ``source``, whose variants count from 0; so do sources."""
+    """A mask (H, W) bool: number ``variant`` of those made from mask number ``source``, both from 0."""
 
     mask: Mask
     source: int
@@ -86,13 +87,13 @@ class Variant:
 def transform_mask(mask: Mask, settings: TransformSettings, seed: int, other: Mask | None = None) -> Mask:
     """A random transform of the (H, W) bool ``mask``, of the same shape; ``seed`` is any integer.
 
-    The mask is scaled, sheared, turned and mirrored about the centre of its foreground's bounding box, moved
-    by whole pixels, bent, and then grown or shrunk; beyond its frame it counts as background. ``other``, a
-    second mask of the same shape, is transformed by draws of its own and added. Draws that miss a constraint
-    are repeated. An empty mask never passes, even where ``area`` starts at 0.
+    The mask is scaled, sheared, rotated and mirrored about the centre of its foreground's bounding box, moved
+    by whole pixels, bent, and then grown or shrunk; outside its frame it counts as background. ``other``, a
+    second mask of the same shape, is transformed independently and united with the result. Draws that miss a
+    constraint are repeated. An empty result never passes, even if ``area`` starts at 0.
 
     Raises UserError for a mask without foreground and for masks of different shapes, and TransformError when
-    ``settings.attempts`` draws have missed the constraints.
+    ``settings.attempts`` draws have all missed the constraints.
     """
     return _transform(mask, settings, seed, other, "the mask")
 
@@ -107,14 +108,14 @@ def expand_masks(
     others: Sequence[Mask] | None = None,
     on_item: Callable[[int], None] | None = None,
 ) -> list[Variant]:
-    """``variants`` transforms of each mask, or ``total`` altogether, in the order of their sources.
+    """Make ``variants`` transforms of each (H, W) bool mask, or ``total`` altogether, in source order.
 
-    With ``total``, which overrides ``variants``, the first masks get one more where it does not divide
-    evenly. A variant depends on nothing but its mask, its second mask, the settings, ``seed``, and the
-    numbers of its source and of itself. ``others[source % len(others)]`` is the second mask. ``on_item`` is
-    called after each with the number finished; what it raises ends the work.
+    ``total`` overrides ``variants``; if it does not divide evenly, the first masks get one more. A variant
+    depends only on its mask, its second mask, the settings, ``seed``, and its source and variant numbers.
+    ``others[source % len(others)]`` is the second mask. ``on_item`` is called after each variant with the
+    number finished so far; exceptions from it propagate.
 
-    Raises UserError for no masks and counts below 1; all masks are checked, as :func:`transform_mask` does,
+    Raises UserError for no masks and for counts below 1. All masks are checked, as in :func:`transform_mask`,
     before the first is transformed.
     """
     name, count = ("variants", variants) if total is None else ("total", total)
@@ -138,24 +139,24 @@ def expand_masks(
 
 
 def variant_seed(seed: int, source: int, variant: int) -> int:
-    """The seed with which ``variant`` of mask number ``source`` is drawn; both count from 0."""
+    """The seed of variant number ``variant`` of mask number ``source``; both count from 0."""
     return stream_seed(stream_seed(seed, "mask source", source), "mask variant", variant)
 
 
 def count_components(mask: Mask) -> int:
-    """Number of separate objects in the (H, W) bool ``mask``; pixels that meet at a corner are connected."""
+    """Number of 8-connected objects in the (H, W) bool ``mask``."""
     return len(np.unique(component_runs(mask).component))
 
 
 class _Drawn(NamedTuple):
-    """One draw, (H, W), and by how many pixels it reaches beyond the free border of one pixel (0: not)."""
+    """One draw, (H, W) bool; ``overshoot``: pixels by which it violates ``inside`` (0 if it does not)."""
 
     mask: Mask
     overshoot: float
 
 
 class _Miss(NamedTuple):
-    """A constraint that a draw missed, by how much, and the value that it had."""
+    """A constraint that a draw missed, by what distance, and the value it had."""
 
     constraint: str
     distance: float
@@ -176,7 +177,7 @@ def _transform(mask: Mask, settings: TransformSettings, seed: int, other: Mask |
         misses += missed
 
     counts = Counter(miss.constraint for miss in misses)
-    # Sorted by distance, the last entry of a constraint's name is its nearest.
+    # The dict keeps the last miss per constraint, which is the nearest in this order.
     nearest = {miss.constraint: miss.value for miss in sorted(misses, key=lambda miss: -miss.distance)}
     failures = [
         f"{constraint} failed {counted(count, 'time')} (nearest: {nearest[constraint]})"
@@ -207,9 +208,9 @@ def _missed(drawn: _Drawn, settings: TransformSettings) -> Iterator[_Miss]:
 
 
 def _draw(mask: Mask, settings: TransformSettings, seed: int) -> _Drawn:
-    """Transform ``mask`` once, whatever the constraints say."""
+    """Transform ``mask`` once, without checking the constraints."""
     rng = np.random.default_rng(seed)
-    # Every number is drawn whether it is used or not, so that a setting changes its own transform alone.
+    # All numbers are drawn even if unused, so that a setting affects its own transform only.
     unit = rng.random(8)
     height, width = mask.shape
     matrix = _affine(settings, unit[:5])
@@ -221,7 +222,8 @@ def _draw(mask: Mask, settings: TransformSettings, seed: int) -> _Drawn:
     points = np.stack(np.nonzero(mask)[::-1]).astype(np.float64)  # (x, y)
     centre = (points.min(axis=1) + points.max(axis=1)) / 2
 
-    # Growing and shrinking see what lies just outside the frame, and `inside` sees what bending moved there.
+    # The margin lets growing and shrinking take into account what is just outside the frame, and `inside`
+    # what bending has moved there.
     margin = settings.morph
     if settings.inside:
         margin += math.ceil(strength + np.abs(matrix).sum(axis=1).max()) + 1
@@ -241,7 +243,7 @@ def _draw(mask: Mask, settings: TransformSettings, seed: int) -> _Drawn:
     if not settings.inside:
         return _Drawn(result, 0)
 
-    # What the canvas cannot show, far outside, shows before bending; that far is too far in any case.
+    # Points too far outside for the canvas are measured before bending, which cannot bring them back inside.
     moved = matrix @ (points - centre[:, None]) + (centre + move)[:, None]
     overshoot = float(np.max([-moved.min(axis=1), moved.max(axis=1) - (sides - 1), [0, 0]]))
     for axis, side in enumerate((width, height)):
@@ -252,7 +254,7 @@ def _draw(mask: Mask, settings: TransformSettings, seed: int) -> _Drawn:
 
 
 def _affine(settings: TransformSettings, unit: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The 2x2 matrix on (x, y) made of five numbers in [0, 1): mirror, then shear, turn and scale."""
+    """The 2x2 matrix on (x, y) from five numbers in [0, 1): mirror, then shear, rotate and scale."""
     scale = settings.scale[0] + (settings.scale[1] - settings.scale[0]) * unit[0]
     turn = math.radians(settings.rotate * (2 * unit[1] - 1))
     slant = math.tan(math.radians(settings.shear * (2 * unit[2] - 1)))
@@ -264,7 +266,7 @@ def _affine(settings: TransformSettings, unit: NDArray[np.float64]) -> NDArray[n
 
 
 def _spline(places: NDArray[np.integer], side: int, spacing: float) -> Field:
-    """Cubic B-spline weights (places, control points) of positions along a side, held beyond its ends."""
+    """Cubic B-spline weights (places, control points) for positions along a side, clamped to its ends."""
     cell, f = np.divmod(np.clip(places, 0, side - 1) / spacing, 1)
     weights = [(1 - f) ** 3, 3 * f**3 - 6 * f**2 + 4, 3 * f * (1 + f - f**2) + 1, f**3]
     matrix = np.zeros((len(places), math.ceil(side / spacing) + 3))
@@ -274,7 +276,7 @@ def _spline(places: NDArray[np.integer], side: int, spacing: float) -> Field:
 
 
 def _sample(mask: Mask, x: Field, y: Field) -> Mask:
-    """``mask`` interpolated linearly at the positions and cut at one half; background outside."""
+    """``mask`` interpolated bilinearly at ``x``, ``y`` and thresholded at 0.5; background outside."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     near = (x > columns[0] - 1) & (x < columns[-1] + 1) & (y > rows[0] - 1) & (y < rows[-1] + 1)
     padded = np.pad(mask, 1).astype(np.float32)
@@ -289,7 +291,7 @@ def _sample(mask: Mask, x: Field, y: Field) -> Mask:
 
 
 def _dilated(mask: Mask, radius: int) -> Mask:
-    """``mask`` grown by a disc of ``radius`` pixels, as a union of its rows."""
+    """``mask`` dilated by a disc of ``radius`` pixels, computed as a union over the disc's rows."""
     height = len(mask)
     result = np.zeros_like(mask)
     for shift in range(-radius, radius + 1):

@@ -1,4 +1,4 @@
-"""How a mask and its image change size together, pixel for pixel."""
+"""Resizing a mask and its image so that they stay aligned pixel for pixel."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Size = tuple[int, int]
 
 
 def mask_to_uint8(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The (H, W) bool ``mask`` as grey levels: 255 on the foreground, 0 elsewhere."""
+    """The (H, W) bool ``mask`` as uint8: 255 on the foreground, 0 elsewhere."""
     return mask.astype(np.uint8) * np.uint8(255)
 
 
 def resize_mask(mask: NDArray[np.bool_], size: Size, mode: ResizeMode = "stretch") -> NDArray[np.bool_]:
     """Resize the (H, W) bool ``mask`` to ``size`` (height, width) with nearest neighbours.
 
-    ``stretch`` ignores the aspect ratio; ``crop`` cuts the centre to the target's aspect ratio
-    first; ``pad`` fits the whole mask inside and fills the border with background. The result lies
-    pixel for pixel on that of :func:`resize_image` with the same arguments.
+    ``stretch`` ignores the aspect ratio; ``crop`` first crops the centre to the target's aspect ratio;
+    ``pad`` fits the whole mask inside and fills the border with background. The result is aligned pixel for
+    pixel with that of :func:`resize_image` for the same arguments.
     """
     placement = _place(mask.shape, size, mode)
     source = Image.fromarray(mask_to_uint8(mask)).crop(placement.crop)
@@ -35,8 +35,8 @@ def resize_mask(mask: NDArray[np.bool_], size: Size, mode: ResizeMode = "stretch
 def resize_image(image: NDArray[np.uint8], size: Size, mode: ResizeMode = "stretch") -> NDArray[np.uint8]:
     """Resize the (H, W, 3) uint8 ``image`` to ``size`` (height, width); modes as in :func:`resize_mask`.
 
-    Each axis is averaged over areas where it shrinks and interpolated linearly where it grows.
-    ``pad`` fills the border with black.
+    An axis that shrinks is averaged over areas, one that grows is interpolated linearly. ``pad`` fills the
+    border with black.
     """
     placement = _place(image.shape[:2], size, mode)
     inner = Image.fromarray(image).crop(placement.crop)
@@ -49,7 +49,10 @@ def resize_image(image: NDArray[np.uint8], size: Size, mode: ResizeMode = "stret
 
 
 class _Placement(NamedTuple):
-    """Pillow's order, x first: which box of the source goes where on the target canvas, and how large."""
+    """Where the ``crop`` box of the source goes on the canvas (``offset``) and at what size (``inner``).
+
+    In Pillow's order, x first.
+    """
 
     crop: tuple[int, int, int, int]
     inner: tuple[int, int]
@@ -57,7 +60,7 @@ class _Placement(NamedTuple):
 
 
 def _place(source: tuple[int, ...], target: Size, mode: ResizeMode) -> _Placement:
-    """Geometry shared by an image and its mask, in whole pixels so that both land on the same grid."""
+    """The placement shared by an image and its mask, in whole pixels so that both use the same grid."""
     source_height, source_width = source
     height, width = target
     if mode == "stretch":

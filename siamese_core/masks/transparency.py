@@ -1,4 +1,4 @@
-"""Masks with an alpha channel: values beside a transparency that may be the mask itself."""
+"""Masks with an alpha channel, in which either the colours or the transparency may be the mask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Opacity = NDArray[np.uint8]
 
 
 def alpha_channel(image: DecodedImage) -> Opacity | None:
-    """The (H, W) opacity 0..255 of an image in which it varies, None of one that is alike everywhere."""
+    """The (H, W) opacity 0..255 of ``image``; None without transparency or if it is constant."""
     pixels = image.pixels
     if "A" not in pixels.mode and "a" not in pixels.mode and "transparency" not in pixels.info:
         return None
@@ -23,7 +23,7 @@ def alpha_channel(image: DecodedImage) -> Opacity | None:
 
 
 def opaque_pixels(alpha: Opacity | None, rule: ForegroundRule) -> MaskReading:
-    """Those whose ``alpha`` exceeds the threshold. Raises UnclearMask where there is none that varies."""
+    """Pixels whose ``alpha`` exceeds the threshold as foreground. Raises UnclearMask for None."""
     if alpha is None:
         raise UnclearMask(
             f"has no transparency that differs from pixel to pixel; {advice.NOT_BY_TRANSPARENCY}"
@@ -34,7 +34,7 @@ def opaque_pixels(alpha: Opacity | None, rule: ForegroundRule) -> MaskReading:
 def values_beside_alpha(by_value: MaskReading | None) -> MaskReading:
     """``by_value``, the reading of a file's colours, unless the shape seems to be in its transparency.
 
-    Raises UnclearMask where the colours tell nothing (None) or are alike everywhere.
+    Raises UnclearMask if the colours are ambiguous (None), all foreground or all background.
     """
     if by_value is None or by_value.mask.all() or not by_value.mask.any():
         raise UnclearMask(
