@@ -1,1 +1,1 @@
-"""Pairs of image and mask: finding, reading, writing, listing and exporting them."""
+"""Pairs of image and mask: finding, checking, reading, writing, listing and exporting them."""

@@ -1,4 +1,4 @@
-"""Prompts that lie beside images: in the lists of exported datasets, and in a text file for each image."""
+"""Finding prompts for images: in the lists of exported datasets, and in text files beside the images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ..json_lines import parse_json
 from ..text_files import read_text
 
 CAPTION_KEYS = ("prompt", "text", "caption")
-"""What columns of prompts are called; the second is what Hugging Face's image folders use."""
+"""Names of columns that hold prompts; Hugging Face's image folders use "text"."""
 
-_MOST_BYTES = 64 << 10  # of one image's text
+_MOST_BYTES = 64 << 10  # largest text file read as a prompt
 
 
 class CaptionError(UserError):
@@ -27,30 +27,27 @@ class CaptionError(UserError):
 
 @dataclass(frozen=True)
 class Captions:
-    """The prompts found: by the stem of their image (see :func:`stem_key`), and where each file's were."""
+    """The prompts found, by the :func:`stem_key` of their image."""
 
     by_stem: Mapping[str, str]
     sources: Mapping[str, int]
-    """Prompts taken from each place, by its name."""
+    """Number of prompts taken from each source, by its name."""
 
     def of(self, image: Path) -> str | None:
         return self.by_stem.get(stem_key(image.stem))
 
 
 def stem_key(stem: str) -> str:
-    """``stem`` in the one form of its letters in which names of equal look are equal.
-
-    macOS takes accents apart (NFD) where others keep letters whole (NFC).
-    """
+    """``stem`` in Unicode normal form C, so that file names match across systems (macOS uses form D)."""
     return unicodedata.normalize("NFC", stem)
 
 
 def read_captions(source: Path, images: Path, files: Iterable[Path]) -> Captions:
-    """The prompts of the image ``files``, which lie in ``images`` below the dataset's folder ``source``.
+    """The prompts of the image ``files`` in the folder ``images`` of the dataset ``source``.
 
-    Looked for in ``metadata.jsonl``, ``metadata.csv``, ``annotations.json`` and ``manifest.jsonl`` of either
-    folder, and in ``<stem>.txt`` beside an image; where several tell, the first does. Raises CaptionError
-    for a list that cannot be read.
+    They are read from ``metadata.jsonl``, ``metadata.csv``, ``annotations.json`` and ``manifest.jsonl`` in
+    either folder, and from ``<stem>.txt`` beside an image; the first source that has a prompt wins. Raises
+    CaptionError for a list that cannot be read.
     """
     by_stem: dict[str, str] = {}
     sources: dict[str, int] = {}
@@ -71,7 +68,7 @@ def read_captions(source: Path, images: Path, files: Iterable[Path]) -> Captions
 
 
 def _named(entries: Iterable[tuple[Any, Mapping[str, Any]]]) -> Iterator[tuple[str, str]]:
-    """Stem and prompt of the ``entries`` (name of the image, its other values) that have both."""
+    """Stem and prompt of those ``entries`` (image name, all values) that have both."""
     for name, values in entries:
         prompts = (values.get(key) for key in CAPTION_KEYS)
         prompt = next((text.strip() for text in prompts if isinstance(text, str) and text.strip()), None)
@@ -120,7 +117,7 @@ def _text_files(folder: Path) -> Iterator[tuple[str, str]]:
         if path.suffix.lower() != ".txt" or not path.is_file() or path.stat().st_size > _MOST_BYTES:
             continue
         text = " ".join(read_text(path).split())
-        if any(character.isalpha() for character in text):  # else the numbers of boxes, as YOLO keeps them
+        if any(character.isalpha() for character in text):  # text without letters may be YOLO boxes
             yield stem_key(path.stem), text
 
 

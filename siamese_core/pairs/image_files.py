@@ -1,4 +1,4 @@
-"""Reading the image of a pair: upright, in 8 bits, and with what its folder takes for white."""
+"""Reading the image of a pair: upright, in 8 bits, scaled by its folder's white value."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _one_at_a_time = threading.Lock()
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read the image file ``path`` as (H, W, 3) uint8 RGB, upright by its EXIF orientation.
 
-    Grey of more than 8 bits is scaled from 0..:func:`folder_white` to 0..255, and transparency is composited
-    on black. Raises PairError for what is no readable image, within the size limits of masks.
+    Grey of more than 8 bits is scaled from 0..:func:`folder_white` to 0..255; transparency is composited on
+    black. Raises PairError for an unreadable image or one outside the size limits of ``decode_image``.
     """
     with as_pair_errors():
         image = decode_image(path, "image")
@@ -43,10 +43,11 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def folder_white(folder: Path) -> int:
-    """The value that counts as white in images of more than 8 bits of grey directly in ``folder``.
+    """The value that counts as white in grey images of more than 8 bits directly in ``folder``.
 
-    255 when all their values fit 8 bits, else 2^n - 1 of the n bits that the highest value of them all needs:
-    never of a single image, whose darkness would be lost. Images that cannot be read do not count.
+    It is 255 if all their values fit 8 bits, else 2^n - 1 for the n bits that the highest value needs. It is
+    shared by the whole folder because scaling each image by itself would brighten dark ones. Unreadable
+    images are ignored.
     """
     with _one_at_a_time:
         return _folder_white(folder.resolve(), folder.stat().st_mtime_ns)
@@ -54,7 +55,7 @@ def folder_white(folder: Path) -> int:
 
 @lru_cache(maxsize=256)
 def _folder_white(folder: Path, changed: int) -> int:
-    """``changed`` is the folder's time: new files need another look."""
+    """``changed``, the folder's modification time, is part of the cache key."""
     highest = 0
     for path in list_images(folder):
         with contextlib.suppress(MaskError):
@@ -64,7 +65,7 @@ def _folder_white(folder: Path, changed: int) -> int:
 
 
 class ImageSurvey:
-    """Gathers facts about the images of a dataset: which were turned, and which have more than 8 bits."""
+    """Collects facts about the images of a dataset: which were rotated, and which have more than 8 bits."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -72,7 +73,7 @@ class ImageSurvey:
         self._deep: dict[Path, list[Path]] = {}
 
     def add(self, path: Path) -> ImageHeader:
-        """Take note of the image file ``path``, and return its header. Raises PairError for no image."""
+        """Include the image file ``path`` and return its header. Raises PairError for an unreadable image."""
         with as_pair_errors():
             header = image_header(path, "image")
         self._count += 1
@@ -83,12 +84,12 @@ class ImageSurvey:
         return header
 
     def notes(self) -> list[str]:
-        """What the user should know of the images, a line per matter. Raises PairError as read_image does."""
+        """Notes for the user, one line per observation. Raises PairError like :func:`read_image`."""
         turned = [self._turned_told(self._turned, "; masks have to be drawn on the upright image")]
         return [line for line in (*turned, *self._scaled_told()) if line]
 
     def changes(self) -> list[str]:
-        """In which ways images are read otherwise than by the first versions, which turned TIFF alone."""
+        """Phrases on images that the first versions, which rotated TIFF only, read differently."""
         others = [path for path in self._turned if path.suffix.lower() not in (".tif", ".tiff")]
         return [line for line in (self._turned_told(others), *self._scaled_told()) if line]
 

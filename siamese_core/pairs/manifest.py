@@ -1,4 +1,4 @@
-"""Reading ``manifest.jsonl``: how each pair of a dataset was made, and which files hold it."""
+"""``manifest.jsonl``, which records how each pair of a dataset was made and which files hold it."""
 
 from __future__ import annotations
 
@@ -20,20 +20,19 @@ from .pair import Pair
 
 MANIFEST = "manifest.jsonl"
 RUN_FOLDER = ".run"
-"""Where a dataset's folder keeps the lists of its generation, hidden."""
+"""Hidden subfolder of a dataset with the lists of its generation."""
 RECORD_KEY = "siamese_pair"
-"""The text of an image's PNG that holds the pair's record, as JSON."""
+"""Key of the PNG text that holds the pair's record as JSON."""
 
 
 @dataclass(frozen=True)
 class PairRecord:
-    """What the manifest says of a pair; nothing in it depends on the time or the place of the run.
+    """The manifest's record of a pair; nothing in it depends on the time or place of the run.
 
-    ``index`` is mask index * variants + variant and decides ``seed``; ``mask_file`` is the source mask's name
-    and ``mask_digest`` its content's SHA-256.
-    ``transform`` is the seed and the settings with which the mask was drawn, None when it was used as it is;
-    ``versions`` are those of the programs that made it. ``seed`` is None, and texts are empty, where whoever
-    writes the pair was not told.
+    ``index`` is the pair's number in the dataset and determines ``seed``; ``mask_file`` is the name of the
+    source mask and ``mask_digest`` the SHA-256 of its content. ``transform`` holds the seed and settings of
+    the mask's random transform, None if it was used unchanged; ``versions`` are those of the programs used.
+    Unknown values are None (``seed``) or empty.
     """
 
     index: int
@@ -50,19 +49,19 @@ class PairRecord:
 
 
 def record_text(record: PairRecord) -> dict[str, str]:
-    """The text for an image's PNG that says how the pair was made."""
+    """``record`` as text for the image's PNG."""
     return {RECORD_KEY: json.dumps(asdict(record))}
 
 
 class ManifestError(UserError):
-    """A manifest that does not say what it should; the message names the file, the line and the fix."""
+    """An invalid manifest; the message names the file, the line and the fix."""
 
 
 class Manifest:
-    """The manifest of a dataset. Of each line only its place is kept in memory, by the pair's stem.
+    """The manifest of a dataset, of which only each line's position is kept in memory, by stem.
 
     The last line of a stem counts. Raises ManifestError for a line that :func:`record_of` refuses, and
-    JsonLinesError as :func:`~siamese_core.json_lines.json_objects` does.
+    JsonLinesError like :func:`~siamese_core.json_lines.json_objects`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,18 +74,19 @@ class Manifest:
             self._indices[record.stem] = record.index
 
     def line(self, stem: str) -> dict[str, Any] | None:
-        """The whole line of the pair ``stem``, None when there is none."""
+        """The whole line of the pair ``stem``, or None."""
         place = self._places.get(stem)
         return None if place is None else json_object_at(self.path, place)
 
     def indices(self) -> Mapping[str, int]:
-        """The index of each pair by its stem."""
+        """The index of each pair, by stem."""
         return self._indices
 
     def pairs(self) -> Iterator[Pair]:
-        """The pairs of the files that the lines name, image first, in the order of the lines.
+        """The pairs of files named in the lines (image first), in the order of the lines.
 
-        Raises ManifestError for lines without two files, and for files that are missing or lie elsewhere.
+        Raises ManifestError for lines without two files and for missing files, and UserError for files
+        outside the dataset's folder.
         """
         for stem in self._places:
             line = self.line(stem)
@@ -96,9 +96,10 @@ class Manifest:
 
 
 def record_of(line: Mapping[str, Any], name: str) -> PairRecord:
-    """The record in a manifest's ``line``, which messages call ``name``; other fields are left out.
+    """The record in a manifest's ``line``, which messages call ``name``; other fields are ignored.
 
-    Raises ManifestError when a field is missing or of another type, and for a stem that is no file name.
+    Raises ManifestError when a field is missing or of another type, for a negative index, and for a stem that
+    is not a plain file name.
     """
     record = PairRecord(**typed_fields(PairRecord, line, name))
     if record.index < 0:
@@ -109,7 +110,7 @@ def record_of(line: Mapping[str, Any], name: str) -> PairRecord:
 
 
 def typed_fields(kind: type, values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What of ``values``, which messages call ``name``, belongs to fields of the dataclass ``kind``.
+    """The entries of ``values`` that are fields of the dataclass ``kind``; messages call them ``name``.
 
     Raises ManifestError when a field without a default is missing, and for values of another type.
     """
@@ -139,7 +140,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return value in typing.get_args(hint)
     if hint is float:
         return type(value) in (int, float) and abs(value) < math.inf
-    # True is an int to Python, but never an index.
+    # bool is a subclass of int, but True is not a valid index.
     return isinstance(value, origin or hint) and (hint is bool or not isinstance(value, bool))
 
 
@@ -157,7 +158,7 @@ def _names(path: Path, stem: str, line: Mapping[str, Any]) -> list[str]:
 
 def _file(path: Path, stem: str, name: str) -> Path:
     file = contained_path(path.parent, name)
-    with contextlib.suppress(OSError):  # of a name that is too long
+    with contextlib.suppress(OSError):  # raised for a name that is too long
         if file.is_file():
             return file
     raise ManifestError(

@@ -1,4 +1,4 @@
-"""What a pair on disk is, and the error of those that cannot be used."""
+"""A pair on disk, and the error for pairs that cannot be used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PairError(UserError):
 
 @dataclass(frozen=True)
 class Pair:
-    """One image and its mask on disk; ``stem``, the image's, is unique among the pairs of a source."""
+    """An image and its mask on disk; ``stem`` is the image's and unique within a dataset."""
 
     stem: str
     image: Path
@@ -27,7 +27,7 @@ class Pair:
 
 @contextlib.contextmanager
 def as_pair_errors() -> Iterator[None]:
-    """Raise what is wrong with a single file as PairError."""
+    """Within the block a MaskError becomes a PairError."""
     try:
         yield
     except MaskError as error:

@@ -1,4 +1,4 @@
-"""Checking pairs before a long run rests on them: every mask read, every image's header, and all together."""
+"""Checking pairs before a long run: all masks, the headers of all images, and the set as a whole."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .pair import PairError, as_pair_errors
 from .pair_files import Pair, require_equal_sizes
 from .written_masks import read_mask_by_origin
 
-_SAMPLED = 16  # pairs whose images are looked at
+_SAMPLED = 16  # number of pairs whose images are decoded
 
 
 @dataclass(frozen=True)
 class PairCheck:
-    """What came out: ``notes`` for the user, one line per matter, and ``changes`` for the run's record.
+    """The result: ``notes`` for the user, one line per observation, and ``changes`` for the run's record.
 
-    ``changes`` names the files that versions before read otherwise, so that what was begun with those is not
-    resumed; it is empty for plain files.
+    ``changes`` describes files that earlier versions read differently, so that runs begun with those versions
+    are not resumed. It is empty for plain files.
     """
 
     notes: list[str]
@@ -38,11 +38,11 @@ def check_pairs(
     resize_mode: ResizeMode = "stretch",
     on_pair: Callable[[], object] = lambda: None,
 ) -> PairCheck:
-    """Check all ``pairs``, which will be used at ``size`` if that is set.
+    """Check all ``pairs``, which will be used at ``size`` (height, width) if that is set.
 
-    Decodes every mask and some of the images, and reads the header of the others. ``on_pair`` is called
-    after each pair. Raises PairError at the first file that cannot be read, at the first pair whose sizes
-    differ, and when the masks as a whole are not what was meant: all empty, all full, or like their images.
+    Decodes every mask and some of the images, and reads the headers of all images. ``on_pair`` is called
+    after each pair. Raises PairError for the first file that cannot be read, the first pair whose sizes
+    differ, and when the masks as a whole are implausible: all empty, all full, or copies of their images.
     """
     survey, images = MaskSurvey(rule, size, resize_mode), ImageSurvey()
     with as_pair_errors():
@@ -57,7 +57,7 @@ def check_pairs(
 
 
 def _refuse_copies(pairs: Sequence[Pair], rule: ForegroundRule) -> None:
-    """Raise PairError when masks are files of the images, or images have no more in them than their masks."""
+    """Raise PairError when a mask is the image file itself, or all sampled images equal their masks."""
     for pair in pairs:
         if pair.image.samefile(pair.mask):
             raise PairError(
@@ -73,7 +73,7 @@ def _refuse_copies(pairs: Sequence[Pair], rule: ForegroundRule) -> None:
 
 
 def _is_copy(pair: Pair, rule: ForegroundRule) -> bool:
-    """Whether the image is black and white, and white exactly on the foreground of the mask."""
+    """Whether the image is white exactly on the foreground of the mask and black elsewhere."""
     mask = read_mask_by_origin(pair.mask, rule).mask
     if not mask.any() or mask.all():
         return False

@@ -1,6 +1,6 @@
-"""Image/mask pairs on disk: finding them, and loading one.
+"""Finding and loading image/mask pairs on disk.
 
-Two layouts are found: a folder with ``images/`` and ``masks/`` whose files share stems, and a
+Two layouts are supported: a folder with ``images/`` and ``masks/`` whose files share stems, and a
 ``prompt.json`` whose entries name a mask (``source``), an image (``target``) and a ``prompt``.
 """
 
@@ -48,7 +48,7 @@ class LoadedPair:
 
     @property
     def note(self) -> str | None:
-        """What had to be interpreted in the mask, if anything."""
+        """A phrase on what had to be interpreted in the mask file, or None."""
         return self.reading.note
 
 
@@ -57,15 +57,14 @@ def find_pairs(
 ) -> list[Pair]:
     """Find the pairs at ``source``: a prompt file, or a folder in one of the two layouts.
 
-    A folder's ``prompt.json`` takes precedence over its ``images/`` and ``masks/`` (also spelled
-    ``image/``, ``mask/``), because it says more. In the folder layout a mask has its image's stem,
-    optionally followed by ``_mask`` or ``_segmentation``; pairs come in natural order of their
-    stems, with the prompts that :func:`~siamese_core.pairs.captions.read_captions` finds beside them. A
-    prompt file is JSON Lines or a JSON array; pairs keep its order. Its relative paths are looked up beside
-    the file, then in the parent folder, then in the working directory. Pairs without a prompt of their own
-    get ``default_prompt``.
+    A folder's ``prompt.json`` takes precedence over its ``images/`` and ``masks/`` (or ``image/``,
+    ``mask/``). In the folder layout a mask has its image's stem, optionally followed by ``_mask`` or
+    ``_segmentation``; pairs come in natural order of their stems, with prompts from
+    :func:`~siamese_core.pairs.captions.read_captions`. A prompt file is JSON Lines or a JSON array; pairs
+    keep its order. Its relative paths are looked up beside the file, then in the parent folder, then in the
+    working directory. Pairs without a prompt get ``default_prompt``.
 
-    ``tell`` is given a sentence on everything that may be meant as part of a pair and is not used, and on
+    ``tell`` is called with messages on files that may be meant as part of a pair but are not used, and on
     where prompts were found. Raises PairError when nothing is found, when a file has no partner, when stems
     repeat, and for prompt files that are malformed, lack a key or name a missing file; CaptionError for a
     list of prompts that cannot be read.
@@ -94,10 +93,10 @@ def find_pairs(
 def pairs_of_folders(
     images: Path, masks: Path, prompt: str | None, tell: Tell = lambda note: None
 ) -> list[Pair]:
-    """The pairs of a folder of images and one of masks, matched by stem as in :func:`find_pairs`.
+    """Pair the files of a folder of images and a folder of masks by stem, as in :func:`find_pairs`.
 
-    Stems match whichever way their accents are encoded. ``tell`` as there. Raises PairError when one of
-    the folders has no image, when a file has no partner and when stems repeat.
+    Stems match irrespective of their Unicode normal form. Raises PairError when one of the folders has no
+    image, when a file has no partner and when stems repeat.
     """
     left = [f"'{folder}': {phrase}" for folder in (images, masks) for phrase in left_out(folder)]
     image_by_stem = _files_by_stem(images, [(stem_key(path.stem), path) for path in list_images(images)])
@@ -129,10 +128,10 @@ def load_pair(
     mode: ResizeMode = "stretch",
     rule: ForegroundRule = PLAIN_MASKS,
 ) -> LoadedPair:
-    """Read ``pair`` and resize both halves alike to ``size`` (height, width); None keeps their size.
+    """Read ``pair`` and resize image and mask to ``size`` (height, width); None keeps their size.
 
-    ``rule`` is that of :func:`~siamese_core.pairs.written_masks.read_mask_by_origin`. Raises PairError when a
-    file cannot be read or the two differ in size.
+    ``rule`` is passed to :func:`~siamese_core.pairs.written_masks.read_mask_by_origin`. Raises PairError when
+    a file cannot be read or the two differ in size.
     """
     image = read_image(pair.image)
     with as_pair_errors():
@@ -145,7 +144,7 @@ def load_pair(
 
 
 def require_equal_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
-    """Raise PairError unless the (height, width) of the two are equal; says so where EXIF turned one."""
+    """Raise PairError unless both (height, width) are equal, mentioning an EXIF rotation that explains it."""
     if image == mask:
         return
     turned = ""
@@ -160,7 +159,7 @@ def require_equal_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...
 
 
 def mask_stem(mask: Path, image_by_stem: Mapping[str, Path]) -> str:
-    """The stem of the image that ``mask`` belongs to: its own where such an image exists."""
+    """The stem of the image that ``mask`` belongs to: its own, or its own without a mask suffix."""
     stem = stem_key(mask.stem)
     if stem in image_by_stem:
         return stem
@@ -171,16 +170,16 @@ def mask_stem(mask: Path, image_by_stem: Mapping[str, Path]) -> str:
 
 
 def pairs_fingerprint(pairs: Sequence[Pair]) -> str:
-    """SHA-256 (hexadecimal) over the stems, file sizes and contents of ``pairs``, whatever their order.
+    """SHA-256 (hexadecimal) of the stems, file sizes and contents of ``pairs``, independent of their order.
 
-    Two runs with equal fingerprints saw the same files, wherever those lay.
+    Equal fingerprints mean equal files, whatever their folders.
     """
     records = sorted((pair.stem, _content_record(pair.image), _content_record(pair.mask)) for pair in pairs)
     return hashlib.sha256(json.dumps(records).encode()).hexdigest()
 
 
 def prompts_digest(pairs: Sequence[Pair]) -> str:
-    """SHA-256 (hexadecimal) of which of ``pairs`` has which prompt."""
+    """SHA-256 (hexadecimal) of the stems and prompts of ``pairs``, independent of their order."""
     lines = sorted(f"{pair.stem}\n{pair.prompt}" for pair in pairs)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -190,14 +189,14 @@ def _content_record(path: Path) -> tuple[int, str]:
 
 
 def _listed_pairs(path: Path, default_prompt: str | None, tell: Tell) -> list[Pair]:
-    """The pairs of a prompt file; what lies beside their images and is not listed is told."""
+    """The pairs of a prompt file; unlisted files beside their images are reported through ``tell``."""
     pairs = pairs_of_prompt_file(path, default_prompt)
     named: dict[Path, set[str]] = {}
     for pair in pairs:
         named.setdefault(pair.image.parent, set()).add(pair.image.name)
     for folder, names in named.items():
         if path.absolute().parent not in (folder, *folder.parents):
-            continue  # a list of files elsewhere is a choice among them
+            continue  # a prompt file elsewhere is a deliberate selection
         unlisted = [image.stem for image in list_images(folder) if image.name not in names]
         if unlisted:
             count = counted(len(unlisted), "image")
@@ -208,7 +207,7 @@ def _listed_pairs(path: Path, default_prompt: str | None, tell: Tell) -> list[Pa
 
 
 def _other_place(source: Path) -> str:
-    """What to do about a folder that shows no pairs, by what it holds."""
+    """Advice on a folder without pairs, depending on its content."""
     inside = sorted(path for path in source.iterdir() if path.is_dir() and path.name[0] not in "._")
     good = [
         path.name

@@ -1,4 +1,4 @@
-"""Adding pairs to a folder that may hold pairs of the same names."""
+"""Adding pairs to a folder that may already hold pairs of the same names."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .manifest import MANIFEST, RUN_FOLDER, PairRecord
 from .pair_writer import PairWriter, WriteError
 
 IfExists = Literal["number", "skip", "overwrite"]
-"""What happens to a pair whose name is taken: it gets a number, is left out, or replaces the old one.
+"""What to do with a pair whose name is taken: number it, skip it, or overwrite the old one.
 
-Only what ``manifest.jsonl`` lists is ever replaced.
+Only files listed in ``manifest.jsonl`` are ever overwritten.
 """
 
 
@@ -42,10 +42,10 @@ def add_pairs(
 ) -> list[str]:
     """Add ``pairs`` to the folder ``root`` and return the stems written, in order.
 
-    Stems are made portable first. A stem that two of ``pairs`` share is numbered in any case, so that none of
-    them is lost. ``text`` goes into every image file; ``on_pair`` is called before each pair is written.
-    Raises WriteError as :meth:`PairWriter.write` does, for a folder that holds a generated dataset, which has
-    lists of its own, and where "overwrite" would replace files that no list of ours names.
+    Stems are made portable first. A stem shared by two of ``pairs`` is always numbered, so that none of them
+    is lost. ``text`` goes into every image file; ``on_pair`` is called before each pair is written. Raises
+    WriteError like :meth:`PairWriter.write`, for a folder that holds a generated dataset (which has its own
+    lists), and when "overwrite" would replace files that the manifest does not list.
     """
     if os.path.lexists(root / RUN_FOLDER):
         raise WriteError(
@@ -76,7 +76,7 @@ def add_pairs(
 
 
 def _refuse_strangers(root: Path, stems: Collection[str]) -> None:
-    """Raise WriteError when the files of one of ``stems`` are there and no line of the manifest is theirs."""
+    """Raise WriteError when files for one of ``stems`` exist that the manifest does not list."""
     manifest = root / MANIFEST
     lines = json_objects(manifest) if manifest.is_file() else ()
     listed = {text_in(line.value, "stem") for line in lines}

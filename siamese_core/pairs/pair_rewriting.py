@@ -1,4 +1,4 @@
-"""A dataset written anew in another layout, pixel for pixel, with what is known of how each was made."""
+"""Exporting a dataset to another layout, pixel for pixel and with the records of its pairs."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from .pair_files import IMAGE_FOLDERS, PROMPT_FILE, Pair, find_pairs, load_pair
 
 
 class ExportError(UserError):
-    """A dataset that cannot be written in another layout; the message names the file and the fix."""
+    """A dataset that cannot be exported; the message names the file and the fix."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Pairs in the order in which they are written, and the manifest that tells of them, if there is one."""
+    """Pairs in the order in which they will be written, and their manifest, if there is one."""
 
     pairs: Sequence[Pair]
     manifest: Manifest | None
 
     @property
     def keeps_indices(self) -> bool:
-        """Whether the manifest tells an index of its own for each pair; else they are numbered anew."""
+        """Whether the manifest has a distinct index for every pair; otherwise they are renumbered."""
         if self.manifest is None:
             return False
         known = self.manifest.indices()
@@ -45,11 +45,11 @@ class Source:
 
 
 def find_source(path: Path, tell: Tell = lambda note: None) -> Source:
-    """The pairs at ``path``: whatever find_pairs reads, else the files that a ``manifest.jsonl`` names.
+    """The pairs at ``path``, found by :func:`find_pairs` or else from the files named in ``manifest.jsonl``.
 
-    ``tell`` as there. So every layout of ours in which image and mask are files of their own can be read.
-    Pairs of a complete manifest come in its order. Raises PairError, ManifestError and JsonLinesError as
-    those readers do.
+    This covers all layouts of this project in which image and mask are separate files. If the manifest covers
+    all pairs, they come in its index order. Raises PairError, ManifestError and JsonLinesError like those
+    readers.
     """
     root = path if path.is_dir() else path.parent
     manifest = Manifest(root / MANIFEST) if (root / MANIFEST).is_file() else None
@@ -76,11 +76,12 @@ def export_pairs(
 ) -> list[str]:
     """Write the pairs of ``source`` to the folder ``output`` as ``kind``, with a ``manifest.jsonl``.
 
-    The folder appears whole or not at all, where there is none or an empty one. ``chunk`` pairs at a time are
-    in memory, which a layout of shared files writes into one. ``default_prompt`` is that of pairs for which
-    neither ``source`` nor its manifest has one. Returns what the user should know of the masks.
-    Raises PairError for a pair that cannot be read, ExportError for names that fall together and when the
-    disk refuses, and OverlapError for a folder that falls together with those of ``source``.
+    ``output``, which must be missing or empty, appears complete or not at all. ``chunk`` pairs at a time are
+    in memory; layouts with shared files put them into one. ``default_prompt`` is used for pairs without a
+    prompt in ``source`` or its manifest. Returns notes for the user on the masks.
+
+    Raises PairError for a pair that cannot be read, ExportError for colliding names and disk errors, and
+    OverlapError when ``output`` overlaps the folders of ``source``.
     """
     require_apart([output], places_of(file for pair in source.pairs for file in (pair.image, pair.mask)))
     survey = MaskSurvey(rule)
@@ -108,7 +109,7 @@ def export_pairs(
 
 
 class _Writer:
-    """Writes the files of pairs; one that consecutive pairs share is written once."""
+    """Writes the files of pairs; a file shared by consecutive pairs is written once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -126,7 +127,7 @@ class _Writer:
 
     def _new(self, name: str, content: bytes, stem: str) -> StoredFile:
         path = contained_path(self._folder, name)
-        if path.exists():  # on a file system that does not tell A from a, for instance
+        if path.exists():  # on a case-insensitive file system, for instance
             raise ExportError(f"{stem}: another pair's file is called '{name}' too; rename one of the pairs")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -142,7 +143,7 @@ def _can_be_found(folder: Path) -> bool:
 def _finished_pairs(
     source: Source, rule: ForegroundRule, default_prompt: str, survey: MaskSurvey
 ) -> Iterator[tuple[Mapping[str, Any], FinishedPair]]:
-    """Each pair with its line of the source's manifest ({} without one); ``survey`` sees its mask."""
+    """Load each pair, with its line of the source's manifest ({} without one); add its mask to ``survey``."""
     keeps_indices = source.keeps_indices
     for index, pair in enumerate(source.pairs):
         loaded = load_pair(pair, size=None, rule=rule)
@@ -156,7 +157,7 @@ def _finished_pairs(
 
 
 def _unknown(pair: Pair, index: int) -> PairRecord:
-    """The record of a pair of which nothing is known but its files."""
+    """The record of a pair about which only its files are known."""
     return PairRecord(
         index=index,
         stem=pair.stem,
@@ -171,7 +172,7 @@ def _unknown(pair: Pair, index: int) -> PairRecord:
 
 
 def _png_text(path: Path) -> dict[str, str]:
-    """The text before the pixels of a PNG file, where the record of its making stands; {} for other files."""
+    """The text chunks before the pixels of a PNG file, which hold the pair's record; {} for other formats."""
     with Image.open(path) as image:
         texts = image.info.items() if image.format == "PNG" else ()
         return {str(key): value for key, value in texts if isinstance(value, str)}

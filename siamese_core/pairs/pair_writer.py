@@ -1,4 +1,4 @@
-"""Writing generated pairs: ``images/``, ``masks/``, ``prompt.json`` and ``manifest.jsonl`` of one folder."""
+"""Writing generated pairs to ``images/``, ``masks/``, ``prompt.json`` and ``manifest.jsonl`` of a folder."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class WriteError(UserError):
 
 
 class PairWriter:
-    """Adds pairs to one folder, each file whole or not at all; a pair is listed after its files exist.
+    """Adds pairs to one folder with atomic writes; a pair is listed once its files exist.
 
-    Lists that are there are continued. :meth:`holds` tells which names are taken, and :meth:`forget` takes
-    the pairs off the lists that are to be replaced.
+    Existing lists are continued. :meth:`holds` checks whether a name is taken, and :meth:`forget` removes
+    pairs that will be replaced from the lists.
     """
 
     def __init__(self, root: Path) -> None:
@@ -53,11 +53,11 @@ class PairWriter:
                     )
 
     def holds(self, stem: str) -> bool:
-        """Whether an image or a mask of this stem is there."""
+        """Whether an image or a mask with this stem exists."""
         return any(self._path(folder, stem).exists() for folder in ("images", "masks"))
 
     def forget(self, stems: Collection[str]) -> None:
-        """Take the pairs of these stems off both lists; their files stay.
+        """Remove the pairs with these stems from both lists, but not their files.
 
         Raises JsonLinesError for a list that cannot be read.
         """
@@ -74,8 +74,8 @@ class PairWriter:
     ) -> None:
         """Write ``image`` (H, W, 3) uint8 and ``mask`` (H, W) bool as lossless PNG, the mask as 0/255.
 
-        ``text`` goes into the image's file as PNG text. Raises WriteError when their sizes differ or the stem
-        would leave the folder.
+        ``text`` goes into the image's file as PNG text. Raises WriteError when shapes or dtypes do not match
+        or the stem is not a plain file name.
         """
         if image.shape != (*mask.shape, 3) or image.dtype != np.uint8 or mask.dtype != np.bool_:
             raise WriteError(
@@ -87,7 +87,7 @@ class PairWriter:
         prompt_line = {
             "source": f"masks/{record.stem}.png",
             "target": f"images/{record.stem}.png",
-            # Without one, whoever reads the pairs falls back on a prompt of their own.
+            # Without the key, readers fall back on their default prompt.
             **({"prompt": record.prompt} if record.prompt else {}),
         }
         _append_line(self._prompts, prompt_line)
@@ -100,12 +100,12 @@ class PairWriter:
 
 
 def pair_stem(mask_stem: str, variant: int, variants: int) -> str:
-    """Name of a pair: the mask's stem, with ``_<variant>`` when a mask has several."""
+    """Name of a pair: the mask's stem, followed by ``_<variant>`` unless ``variants`` is 1."""
     return mask_stem if variants == 1 else f"{mask_stem}_{variant}"
 
 
 def png_bytes(pixels: NDArray[np.uint8], text: Mapping[str, str] | None = None) -> bytes:
-    """``pixels`` (H, W) or (H, W, 3) as a PNG file that carries ``text``."""
+    """``pixels``, (H, W) or (H, W, 3) uint8, as a PNG file with ``text`` chunks."""
     info = PngInfo()
     for key, value in (text or {}).items():
         info.add_text(key, value)
@@ -120,13 +120,13 @@ def _drop_lines(path: Path, dropped: Callable[[dict[str, Any]], bool]) -> None:
 
 
 def _append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Add a line to a list; an error, such as that of a full disk, leaves the list as it was."""
+    """Append a line to a list and sync it; on an error, such as a full disk, the list is restored."""
     line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8")
     with path.open("a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         if end:
             file.seek(end - 1)
-            if file.read(1) != b"\n":  # edited by hand
+            if file.read(1) != b"\n":  # the list was edited by hand
                 line = b"\n" + line
         try:
             while line:

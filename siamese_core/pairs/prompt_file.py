@@ -1,4 +1,4 @@
-"""Prompt files: JSON Lines, or a JSON array, whose entries name a mask, an image and a prompt."""
+"""Prompt files: JSON Lines or a JSON array whose entries name a mask, an image and a prompt."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ _BETWEEN_ENTRIES = re.compile(r"[\s,]*")
 
 
 def pairs_of_prompt_file(path: Path, default_prompt: str | None) -> list[Pair]:
-    """The pairs of a prompt file, see :func:`~siamese_core.pairs.pair_files.find_pairs`.
+    """The pairs of a prompt file; see :func:`~siamese_core.pairs.pair_files.find_pairs`.
 
-    Entries without a prompt get ``default_prompt``. Raises PairError, which names the line.
+    Entries without a prompt get ``default_prompt``. Raises PairError, naming the line, for a malformed entry
+    or a missing file, and for an entry without a prompt when ``default_prompt`` is None.
     """
     pairs = read_prompt_file(path)
     for line, pair in pairs:
@@ -33,7 +34,10 @@ def pairs_of_prompt_file(path: Path, default_prompt: str | None) -> list[Pair]:
 
 
 def read_prompt_file(path: Path) -> list[tuple[int, Pair]]:
-    """The pairs of a prompt file, each with the line that names it; without a prompt it is None."""
+    """The pairs of a prompt file, each with its line number; ``prompt`` is None where it is missing.
+
+    Raises PairError for a malformed entry, a missing file, repeated stems and an empty file.
+    """
     pairs: list[tuple[int, Pair]] = []
     line_by_stem: dict[str, int] = {}
     for line, entry in _prompt_entries(path):
@@ -51,9 +55,9 @@ def read_prompt_file(path: Path) -> list[tuple[int, Pair]]:
 
 
 def names_in_prompt_file(path: Path) -> list[tuple[str, str]]:
-    """The mask and the image of every entry of a prompt file, as it names them, there or not.
+    """The mask and image names in every entry of a prompt file, whether the files exist or not.
 
-    Entries that lack one of them are left out. Raises PairError for a file that is no JSON.
+    Entries that lack one of them are skipped. Raises PairError for a file that is not valid JSON.
     """
     entries = [entry for _, entry in _prompt_entries(path) if isinstance(entry, dict)]
     named = [(entry.get("source"), entry.get("target")) for entry in entries]
@@ -65,7 +69,7 @@ def names_in_prompt_file(path: Path) -> list[tuple[str, str]]:
 
 
 def _prompt_entries(path: Path) -> Iterator[tuple[int, Any]]:
-    """The entries of a prompt file, each with the number of the line it begins on."""
+    """The entries of a prompt file, each with the number of the line that it starts on."""
     if what := foreign_file(path):
         raise PairError(f"'{path}' {what}.")
     if path.suffix.lower() in IMAGE_EXTENSIONS:
@@ -77,7 +81,7 @@ def _prompt_entries(path: Path) -> Iterator[tuple[int, Any]]:
     if text.lstrip().startswith("["):
         yield from _array_entries(path, text)
         return
-    # Not splitlines(): prompts may hold the separators of Unicode, which end no line of JSON Lines.
+    # Not splitlines(): prompts may contain Unicode line separators, which do not end a line of JSON Lines.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, _parsed(path, line, first_line=number)
@@ -85,7 +89,7 @@ def _prompt_entries(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _array_entries(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     _parsed(path, text, first_line=1)
-    # The whole is valid by now; a second pass finds the lines, which json does not tell.
+    # The array is known to be valid; this second pass finds line numbers, which json does not report.
     decoder = json.JSONDecoder()
     line, counted, position = 1, 0, text.index("[") + 1
     while True:
@@ -134,11 +138,11 @@ def _pair_of_entry(path: Path, line: int, entry: Any) -> Pair:
 def _referenced_file(path: Path, line: int, key: str, name: str) -> Path:
     relative = Path(name.replace("\\", "/"))
     folder = path.absolute().parent
-    # Accents are one letter or two, by the system that a name was typed or stored on.
+    # File names may be in either Unicode normal form, depending on the system they come from.
     forms = dict.fromkeys([relative, *(Path(normalize(form, str(relative))) for form in ("NFC", "NFD"))])
     for base in (folder, folder.parent, Path.cwd()):
         for form in forms:
-            with contextlib.suppress(OSError):  # of a name that is too long, or in a folder that is closed
+            with contextlib.suppress(OSError):  # a name that is too long, or a folder without access
                 if (base / form).is_file():
                     return base / form
     shown = name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}..."

@@ -1,8 +1,8 @@
-"""Masks that this package has written: white on black, whatever a user's own masks are like.
+"""Recognising masks written by this package, which are white on black whatever a user's own masks are like.
 
-A mask option such as ``--invert`` says how the files of a user are encoded. Many commands read both kinds at
-once, real pairs and synthetic ones, and an option for the former must not swap the latter. What was written
-here is known by the lists that stand beside it, so the origin of each file decides, not its role.
+Mask options such as ``--invert`` describe the user's files. Many commands read real and synthetic pairs at
+once, and options for the former must not apply to the latter. Files written by this package are recognised by
+the lists beside them, so the rule for each file depends on its origin.
 """
 
 from __future__ import annotations
@@ -27,25 +27,24 @@ from .manifest import MANIFEST, RECORD_KEY
 from .prompt_file import read_prompt_file
 
 PREPARATION_REPORT = "prepare.json"
-"""What training.prepare writes above the sets that it has made."""
+"""The report that training.prepare writes into the folder that contains its sets."""
 
 _NOTE = "it was written by this package as white on black, so the options for masks do not apply to it"
 _CHANGE = "masks that this package has written are white on black"
 
 
 def read_mask_by_origin(path: Path, rule: ForegroundRule = PLAIN_MASKS) -> MaskReading:
-    """Read the mask file ``path``: by ``rule``, or as white on black where this package has written it.
+    """Read the mask file ``path`` with ``rule``, or as white on black if this package has written it.
 
-    Where the two differ, the reading's note says so, and its ``changed`` keeps apart what was begun by
-    versions that did not tell them apart. Raises MaskError as
-    :func:`~siamese_core.masks.mask_files.read_mask` does, and JsonLinesError or PairError for a list of ours
-    that cannot be read.
+    If that makes a difference, the reading has a note, and ``changed`` is set because earlier versions
+    applied ``rule`` to all files. Raises MaskError like :func:`~siamese_core.masks.mask_files.read_mask`, and
+    JsonLinesError or PairError for a list of this package that cannot be read.
     """
     return read_mask_as_known(path, rule_by_origin(path, rule), rule)
 
 
 def read_mask_as_known(path: Path, own: ForegroundRule, given: ForegroundRule) -> MaskReading:
-    """Read ``path`` by its ``own`` rule, that of :func:`rule_by_origin` for the ``given`` one; as above."""
+    """Like :func:`read_mask_by_origin`, with ``own`` = ``rule_by_origin(path, given)`` already known."""
     reading = read_mask(path, own)
     if own == given:
         return reading
@@ -54,7 +53,7 @@ def read_mask_as_known(path: Path, own: ForegroundRule, given: ForegroundRule) -
 
 
 def rule_by_origin(path: Path, rule: ForegroundRule) -> ForegroundRule:
-    """The rule that holds for the mask file ``path``; ``rule`` itself where it makes no difference."""
+    """The rule to read the mask file ``path`` with; ``rule`` itself if it makes no difference."""
     if rule == PLAIN_MASKS or not is_written_mask(path):
         return rule
     try:
@@ -67,11 +66,11 @@ def rule_by_origin(path: Path, rule: ForegroundRule) -> ForegroundRule:
 def is_written_mask(path: Path) -> bool:
     """Whether this package has written the mask file ``path``.
 
-    That is, whether ``manifest.jsonl`` of its dataset lists it, the image beside it carries the record of a
+    That is the case if its dataset's ``manifest.jsonl`` lists it, its image's PNG holds the record of a
     generated pair, or training.prepare's report and prompt file name it.
     """
     path = path.resolve()
-    # Of masks/a.png the first, of TrainDataset/masks/a.png the second.
+    # The dataset's root is the first one for masks/a.png, the second for TrainDataset/masks/a.png.
     roots = path.parents[1:3]
     return (
         _carries_record(path.parent.parent / "images" / f"{path.stem}.png")
@@ -88,7 +87,7 @@ def _is_in_manifest(mask: Path, root: Path) -> bool:
 
 
 def _was_prepared(mask: Path, folder: Path) -> bool:
-    """Whether ``mask`` is one of those that training.prepare wrote into ``folder``."""
+    """Whether training.prepare has written ``mask`` into ``folder``."""
     prompts = folder / "prompt.json"
     above = next((place for place in folder.parents[:2] if (place / PREPARATION_REPORT).is_file()), None)
     if above is None or not prompts.is_file():
@@ -108,14 +107,14 @@ def _carries_record(image: Path) -> bool:
 
 
 def _state(path: Path) -> tuple[int, int]:
-    """What changes with a file's content: lists grow while a host runs."""
+    """Modification time and size, part of the cache keys because lists grow while a host runs."""
     found = path.stat()
     return found.st_mtime_ns, found.st_size
 
 
 @lru_cache(maxsize=16)
 def _listed_files(manifest: Path, *state: int) -> frozenset[str]:
-    """The files of all pairs on the lines of ``manifest`` that are ours, relative to its folder."""
+    """The files of all pairs that this package has listed in ``manifest``, relative to its folder."""
     lines = (line.value for line in json_objects(manifest))
     return frozenset(normalize("NFC", name) for line in lines for name in _files_of_pair(line))
 
@@ -123,7 +122,7 @@ def _listed_files(manifest: Path, *state: int) -> frozenset[str]:
 def _files_of_pair(line: Mapping[str, Any]) -> list[str]:
     stem, files = text_in(line, "stem"), line.get("files")
     if stem is None or text_in(line, "mask_file") is None:
-        return []  # of another program's manifest.jsonl
+        return []  # a line of another program's manifest.jsonl
     if not isinstance(files, list):
         return [f"masks/{stem}.png"]
     return [file["name"] for file in files if isinstance(file, dict) and isinstance(file.get("name"), str)]
@@ -131,7 +130,7 @@ def _files_of_pair(line: Mapping[str, Any]) -> list[str]:
 
 @lru_cache(maxsize=16)
 def _prepared_sets(report: Path, *state: int) -> frozenset[str]:
-    """The names of the sets in a report of training.prepare; none for another program's file."""
+    """The names of the sets in a report of training.prepare; empty for another program's file."""
     try:
         found = json.loads(report.read_text("utf-8"))
         return frozenset(found["sets"] if "near_duplicates" in found else ())

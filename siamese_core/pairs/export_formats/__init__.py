@@ -1,4 +1,4 @@
-"""The layouts in which a dataset is written, one a module, and what they have in common."""
+"""The layouts in which a dataset can be written, one per module, and their common interface."""
 
 from __future__ import annotations
 

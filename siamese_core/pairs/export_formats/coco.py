@@ -1,4 +1,4 @@
-"""Annotations as COCO's: an object for every connected region of a mask, as run-length encoding."""
+"""COCO annotations: one object per connected region of a mask, run-length encoded."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _CATEGORY = 1
 
 
 class Coco(PngPairs):
-    """``images/``, ``annotations.json``, and ``masks/`` (0/255) from which the annotations were made.
+    """``images/``, ``annotations.json``, and the ``masks/`` (0/255) that the annotations are made from.
 
-    Run lengths and not polygons: they alone give every pixel back, holes and single ones included. The union
-    of an image's objects is its mask; an image without foreground has none.
+    Run lengths are used instead of polygons because they reproduce every pixel, including holes and single
+    pixels. The union of an image's objects is its mask; an image without foreground has no objects.
     """
 
     name = "coco"
@@ -35,13 +35,13 @@ class Coco(PngPairs):
 
 
 def objects(mask: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
-    """``segmentation``, ``area``, ``bbox`` of each connected region of the (H, W) bool ``mask``.
+    """``segmentation``, ``area`` and ``bbox`` of each 8-connected region of the (H, W) bool ``mask``.
 
-    Regions are 8-connected. bbox: left, top, width, height. segmentation: ``size`` (H, W) and ``counts``, the
-    compressed string that pycocotools makes.
+    ``bbox`` is (left, top, width, height) in pixels. ``segmentation`` has ``size`` (H, W) and ``counts``, a
+    compressed string as made by pycocotools.
     """
     height, width = mask.shape
-    # COCO counts down the columns: the runs of the transposed mask.
+    # COCO orders pixels by column, so its runs are those of the transposed mask.
     runs = component_runs(mask.T)
     order = np.argsort(runs.component, kind="stable")
     bounds = np.flatnonzero(np.diff(runs.component[order])) + 1
@@ -63,7 +63,7 @@ def objects(mask: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
 
 
 def compressed(counts: Iterable[int]) -> str:
-    """Run lengths as COCO's string: in base 32, from the fourth on as differences from the last but one."""
+    """Run lengths as COCO's string: base 32, from the fourth on as differences from the last but one."""
     counts = list(counts)
     text = []
     for place, count in enumerate(counts):
@@ -71,15 +71,15 @@ def compressed(counts: Iterable[int]) -> str:
         more = True
         while more:
             digit, number = number & 31, number >> 5
-            # The fifth bit is the sign of what remains.
+            # A digit's fifth bit is the sign of the remaining number.
             more = number != (-1 if digit & 16 else 0)
             text.append(chr(48 + digit + 32 * more))
     return "".join(text)
 
 
 def _counts(starts: NDArray[Any], ends: NDArray[Any], size: int) -> list[int]:
-    """Lengths of background and foreground in turn, from runs along the whole of ``size`` pixels."""
-    # A run that reaches a column's end continues where the next begins at the top.
+    """Alternating lengths of background and foreground, from runs over ``size`` pixels in column order."""
+    # A run that reaches the end of a column is joined with one at the top of the next column.
     apart = starts[1:] > ends[:-1]
     edges = np.stack([starts[np.r_[True, apart]], ends[np.r_[apart, True]]], axis=1).ravel()
     counts = np.diff(edges, prepend=0).tolist()
@@ -90,8 +90,8 @@ def _counts(starts: NDArray[Any], ends: NDArray[Any], size: int) -> list[int]:
 def _annotation_file(
     records: Callable[[], Iterable[Record]], read: Callable[[str], bytes]
 ) -> Iterator[bytes]:
-    # Letters outside of ASCII are escaped, and nothing is left out that COCO's own files have: older readers
-    # open the file in the encoding of their system, and ask for "info".
+    # Non-ASCII letters are escaped and "info" is present, because older readers open the file in the system's
+    # encoding and require the key.
     head = {
         "info": {},
         "licenses": [],
@@ -101,7 +101,7 @@ def _annotation_file(
     yield from _items(_image(record, read) for record in records())
     yield b'\n],\n"annotations": ['
     annotations = (_annotated(record, found) for record in records() for found in _found(record, read))
-    # 0 would read as no annotation in pycocotools' evaluation.
+    # Ids start at 1: pycocotools' evaluation takes 0 for no annotation.
     yield from _items({"id": number, **annotation} for number, annotation in enumerate(annotations, start=1))
     yield b"\n]}\n"
 
@@ -113,11 +113,11 @@ def _items(items: Iterable[dict[str, Any]]) -> Iterator[bytes]:
 
 def _image(record: Record, read: Callable[[str], bytes]) -> dict[str, Any]:
     image, mask = (file["name"] for file in record["files"])
-    with Image.open(io.BytesIO(read(mask))) as opened:  # of the two the smaller file
+    with Image.open(io.BytesIO(read(mask))) as opened:  # smaller than the image's file
         width, height = opened.size
     return {
         "id": record["index"] + 1,
-        # Below images/, the folder that readers ask for beside the annotations.
+        # Relative to images/, because readers are given that folder.
         "file_name": image.removeprefix("images/"),
         "width": width,
         "height": height,

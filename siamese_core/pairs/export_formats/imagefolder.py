@@ -1,4 +1,4 @@
-"""A folder that ``datasets.load_dataset("FOLDER")`` of Hugging Face reads."""
+"""A folder that Hugging Face's ``datasets.load_dataset("FOLDER")`` reads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from .layout import Record, json_line
 from .png_pairs import PngPairs
 
-# Without it, names such as test_4.png are taken for splits, and the metadata for none of theirs.
+# Without this card, datasets takes names such as test_4.png for splits and does not apply the metadata.
 _CARD = b"""---
 configs:
 - config_name: default
@@ -22,9 +22,9 @@ configs:
 
 
 class ImageFolder(PngPairs):
-    """``images/``, ``masks/`` (0/255) and a ``metadata.jsonl``, read as columns image, mask and prompt.
+    """``images/``, ``masks/`` (0/255) and ``metadata.jsonl``, read as columns image, mask and prompt.
 
-    A ``README.md``, the card of a dataset, says which files there are.
+    ``README.md``, the dataset card, declares the files.
     """
 
     name = "imagefolder"

@@ -6,10 +6,10 @@ from .png_pairs import PngPairs
 
 
 class Isic(PngPairs):
-    """Images and masks (0/255) in the folders of its training set, ``_segmentation`` after a mask's stem.
+    """Images and masks (0/255) in the folders of the training set, masks with the suffix ``_segmentation``.
 
-    Stems stay what they are: numbers in the style of ``ISIC_0000000`` would be those of real images.
-    Images are PNG, where the archive's are JPEG, which cannot keep every pixel.
+    Stems are kept, since names like ``ISIC_0000000`` would collide with real images. Images are PNG instead
+    of the archive's JPEG, to be lossless.
     """
 
     name = "isic"

@@ -1,4 +1,4 @@
-"""The raw data of nnU-Net v2: what belongs into a folder ``Dataset<number>_<name>``."""
+"""The raw data format of nnU-Net v2: the content of a folder ``Dataset<number>_<name>``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .png_pairs import PngPairs
 
 
 class NnUNet(PngPairs):
-    """``imagesTr/<stem>_0000.png`` (RGB, one file as natural images have), ``labelsTr/<stem>.png`` (0/1)."""
+    """``imagesTr/<stem>_0000.png`` (all of RGB in one file) and ``labelsTr/<stem>.png`` (0/1)."""
 
     name = "nnunet"
     image_file, mask_file = "imagesTr/{}_0000.png", "labelsTr/{}.png"

@@ -1,4 +1,4 @@
-"""The pack's own layout: ``images/``, ``masks/`` and ``prompt.json``, which training.train reads as it is."""
+"""This project's own layout, which training.train reads: ``images/``, ``masks/`` and ``prompt.json``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ class Pairs(PngPairs):
 
 def _prompt_line(record: Record) -> bytes:
     image, mask = (file["name"] for file in record["files"])
-    # Without a prompt, whoever reads the pairs falls back on one of their own.
+    # Without the key, readers fall back on their default prompt.
     prompt = {"prompt": record["prompt"]} if record["prompt"] else {}
     return json_line({"source": mask, "target": image, **prompt})

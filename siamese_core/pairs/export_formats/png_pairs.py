@@ -1,4 +1,4 @@
-"""What most layouts share: a PNG file for the image, another for the mask, named after the pair."""
+"""Base class of most layouts: one PNG file for the image and one for the mask, named after the pair."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .layout import FileContent, FinishedPair, Record
 
 
 class PngPairs:
-    """Lossless pairs; ``{}`` in the names stands for the stem, ``foreground`` is the value of foreground."""
+    """Pairs as PNG files; ``{}`` in file names stands for the stem, ``foreground`` is its value in masks."""
 
     name: str
     image_file: str

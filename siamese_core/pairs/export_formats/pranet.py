@@ -1,4 +1,4 @@
-"""The layout of PraNet, which Polyp-PVT, SANet and most other polyp networks read."""
+"""The layout of PraNet, also read by Polyp-PVT, SANet and most other polyp networks."""
 
 from __future__ import annotations
 

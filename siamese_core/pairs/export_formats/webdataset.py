@@ -1,4 +1,4 @@
-"""Shards of WebDataset: tar files that are read from start to end."""
+"""WebDataset shards: tar files that are read sequentially."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .layout import FileContent, FinishedPair, Record, json_line
 
 
 class WebDataset:
-    """``pairs-<index of the first>.tar``, in which a pair is ``png``, ``mask.png`` (0/255) and ``json``.
+    """``pairs-<index of the first>.tar``, in which a sample has ``png``, ``mask.png`` (0/255) and ``json``.
 
-    A sample's key is the pair's index, because a key ends at its first dot and stems may have some; the JSON
-    is the pair's record with stem and prompt.
+    A sample's key is the pair's index, because a key ends at its first dot and stems may contain dots. The
+    JSON is the pair's record, including stem and prompt.
     """
 
     name = "webdataset"
@@ -26,7 +26,7 @@ class WebDataset:
         return [f"pairs-{index:09d}.tar"]
 
     def pair_files(self, chunk: Sequence[FinishedPair]) -> Iterator[list[FileContent]]:
-        if not chunk:  # no mask of it could be drawn
+        if not chunk:  # all pairs of the chunk were skipped
             return
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -47,7 +47,7 @@ class WebDataset:
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    # A new TarInfo has neither time nor owner, so that equal pairs make equal files.
+    # A plain TarInfo has neither time nor owner, so that equal pairs make equal files.
     member = tarfile.TarInfo(name)
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
