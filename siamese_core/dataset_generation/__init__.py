@@ -1,1 +1,1 @@
-"""Making a dataset, by one worker or many, that can be stopped and resumed."""
+"""Generating a dataset with one or many workers, with resume."""

@@ -1,4 +1,4 @@
-"""Real frames without a finding, for generated lesions to lie in: which there are, and which a pair takes."""
+"""Real frames without findings, used as backgrounds of generated lesions: finding and choosing them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _ANY_FOREGROUND = ForegroundRule(threshold=0)
 
 
 class FrameError(UserError):
-    """Frames that nothing can be generated into; the message names the file or folder and the fix."""
+    """Frames that cannot be used; the message names the file or folder and the fix."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The frame of a pair: its name, SHA-256 of its content, and its pixels (H, W, 3) at the pair's size."""
+    """The frame of a pair: name, SHA-256 of the content, and ``pixels`` (H, W, 3) uint8 at its size."""
 
     name: str
     digest: str
@@ -41,38 +41,35 @@ class Frame:
 
 
 class Frames(Protocol):
-    """Frames to choose from.
-
-    ``files`` are those that they are read from, if any, and ``notes`` what the user should know of them.
-    """
+    """Frames to choose from, with the ``files`` they are read from, if any, and ``notes`` for the user."""
 
     files: Sequence[Path]
     notes: Sequence[str]
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all their contents, in their order."""
+        """SHA-256 of the contents of all frames, in order."""
         ...
 
     def __len__(self) -> int: ...
 
     def frame(self, number: int, size: Size, mode: ResizeMode) -> Frame:
-        """Frame ``number``, resized to ``size`` (height, width) unless it has that size."""
+        """Frame ``number`` (from 0), resized to ``size`` (height, width)."""
         ...
 
 
 def frame_of_pair(frames: Frames, seed: int, index: int, size: Size, mode: ResizeMode = "stretch") -> Frame:
-    """The frame of pair ``index`` of a dataset of ``seed``, whatever else is made."""
+    """The frame of pair ``index``, a pure function of the arguments; ``seed`` is the dataset's."""
     return frames.frame(stream_seed(seed, "background", index) % len(frames), size, mode)
 
 
 class FrameFiles:
-    """The frames of image files, in natural order of their names.
+    """Frames read from image files.
 
-    ``own_masks``: each frame, and its own mask where it has one (:func:`find_frames`). All are looked at once
-    on construction, so that bad ones are refused before hours of generating; ``on_frame`` is called for each.
-    Raises PairError for a file that is no image, and FrameError for one whose own mask is not empty: the
-    pair's mask would not show what the frame does.
+    ``own_masks`` maps each frame's file to its own mask or None (see :func:`find_frames`). All files are
+    checked on construction, so that bad ones are refused before hours of sampling; ``on_frame`` is called for
+    each. Raises PairError for an unreadable image, and FrameError for a frame whose own mask is not empty,
+    because the pair's mask would not contain the frame's lesion.
     """
 
     def __init__(
@@ -100,9 +97,9 @@ class FrameFiles:
         return hashlib.sha256("\n".join(self._digests).encode()).hexdigest()
 
     def frame(self, number: int, size: Size, mode: ResizeMode) -> Frame:
-        """As :class:`Frames`. Raises FrameError when the file has changed since it was looked at."""
+        """See :class:`Frames`. Raises FrameError when the file has changed since construction."""
         path, digest = self.files[number], self._digests[number]
-        # Read first: whatever is digested afterwards is as new as what was used, or newer.
+        # The digest is taken after reading, so that a change in between is detected.
         frame = read_frame(path, size, mode)
         if frame.digest != digest:
             raise FrameError(
@@ -113,24 +110,24 @@ class FrameFiles:
 
 
 def read_frame(path: Path, size: Size, mode: ResizeMode) -> Frame:
-    """The image file ``path`` as a frame of ``size`` (height, width). Raises PairError for no image."""
+    """Read ``path`` as a frame of ``size`` (height, width). Raises PairError for an unreadable image."""
     pixels = resize_image(read_image(path), size, mode)
     return Frame(path.name, file_digest(path), pixels)
 
 
 def frame_folder(folder: Path) -> Path:
-    """Where the frames of ``folder`` lie: in its ``images/`` or ``image/`` when there is one."""
+    """The folder with the frames: ``images/`` or ``image/`` in ``folder`` if present, else ``folder``."""
     return first_subfolder(folder, IMAGE_FOLDERS) or folder
 
 
 def find_frames(
     source: Path, may_read: Callable[[Path], bool] = lambda path: True
 ) -> dict[Path, Path | None]:
-    """The frames of the folder ``source``, in natural order, each with its own mask where there is one.
+    """The frames in the folder ``source``, in natural order, each with its own mask or None.
 
-    A mask of its own lies in ``masks/`` or ``mask/``, or is named by a ``prompt.json``, in the folder or, of
-    frames in ``images/``, around it; what ``may_read`` says no to is left alone. Raises FrameError when there
-    is no frame, and for one that is the mask of another.
+    A frame's own mask is in ``masks/`` or ``mask/`` or named by a ``prompt.json``, in the same folder or, for
+    frames in ``images/``, in the parent folder. Paths for which ``may_read`` is False are ignored. Raises
+    FrameError when there is no frame, and for a frame that looks like the mask of another.
     """
     if not source.is_dir():
         raise FrameError(f"The folder of frames '{source}' does not exist; check the path.")
@@ -154,7 +151,7 @@ def find_frames(
 
 
 def _masks_beside(place: Path, by_stem: Mapping[str, Path]) -> dict[Path, Path]:
-    """The masks in a mask folder of ``place``, by the frames that they belong to."""
+    """The masks in a mask folder of ``place``, by the resolved path of their frame."""
     folder = first_subfolder(place, MASK_FOLDERS)
     masks = list_images(folder) if folder else []
     owners = [by_stem.get(mask_stem(mask, by_stem)) for mask in masks]
@@ -162,12 +159,12 @@ def _masks_beside(place: Path, by_stem: Mapping[str, Path]) -> dict[Path, Path]:
 
 
 def _listed_masks(place: Path, frames: Collection[Path]) -> dict[Path, Path]:
-    """The masks that a prompt file in ``place`` names for ``frames``; an image of itself is none."""
+    """The masks that a prompt file in ``place`` names for ``frames``; a frame is never its own mask."""
     file = place / PROMPT_FILE
     found = {}
     for mask, image in names_in_prompt_file(file) if file.is_file() else ():
         for base in (place, place.parent):
-            with contextlib.suppress(OSError, ValueError):  # of names that no file can have
+            with contextlib.suppress(OSError, ValueError):  # raised for impossible file names
                 frame, own = (base / image).resolve(), (base / mask).resolve()
                 if frame in frames and own != frame and own.is_file():
                     found[frame] = own

@@ -1,8 +1,8 @@
-"""The lists of a generated dataset: what it is, which pairs are finished, and which files those have.
+"""The lists of a generated dataset: its settings, its finished pairs and their files.
 
-Each chunk of a dataset has a small list of its own below ``.run/``, which is replaced whenever a batch is
-finished; so a killed run has listed whole pairs only. These lists alone say what is there: ``manifest.jsonl``
-and the format's own index are made of them, as often as need be, and never read.
+Each chunk has a small list of its own below ``.run/``, which is replaced atomically after every batch, so
+that a killed run has listed complete pairs only. These lists are authoritative: ``manifest.jsonl`` and the
+format's index files are derived from them and never read.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from ..resume_check import ResumeError, check_record
 from .storage import DatasetStore
 
 Line = dict[str, Any]
-"""Of a finished pair its record and ``files``; of one that cannot be made, ``index`` and ``skipped``: why."""
+"""A finished pair's record and ``files``, or a skipped pair's ``index`` and reason (``skipped``)."""
 
 SKIPPED = "skipped.jsonl"
 _SETTINGS, _PARTS, _WRITING, _INDEXES, _LOCK = (
     f"{RUN_FOLDER}/{name}" for name in ("settings.json", "parts", "writing", "indexes.json", "lists.lock")
 )
 _PARTIAL = ".partial"
-_MOST_CHUNKS = 1_000_000  # each has a file
+_MOST_CHUNKS = 1_000_000  # each chunk has a list file
 _FILE = re.compile(r"(?:(?!\.\.?/)[^/\0]+/)*[^/\0]+\.(?:png|tar)")
 
 
 class DatasetError(UserError):
-    """A dataset that cannot be made as asked; the message names the place and the fix."""
+    """A dataset that cannot be generated as asked; the message names the place and the fix."""
 
 
 @dataclass(frozen=True)
 class DatasetPlan:
-    """What a dataset is: ``count`` pairs in a format, and the ``settings`` that decide what they show.
+    """The plan of a dataset: ``count`` pairs in a format, and the ``settings`` that determine their content.
 
-    They are computed ``batch_size`` at a time and listed in chunks of ``chunk_size`` pairs, which is rounded
-    up to whole batches.
+    Pairs are computed ``batch_size`` at a time and listed in chunks of ``chunk_size`` pairs, rounded up to
+    whole batches.
     """
 
     form: PairFormat
@@ -55,7 +55,7 @@ class DatasetPlan:
 
     @property
     def record(self) -> dict[str, Any]:
-        """All that has to be the same for a half-finished dataset to be resumed."""
+        """Everything that must be equal for a dataset to be resumed."""
         own = {"format": self.form.name, "pairs": self.count, "chunk_size": self.chunk_pairs}
         return {**own, "batch_size": self.batch_size, **self.settings}
 
@@ -68,14 +68,14 @@ class DatasetPlan:
         return -(-self.count // self.chunk_pairs)
 
     def indices(self, chunk: int) -> range:
-        """The pairs of ``chunk``."""
+        """The indices of the pairs in ``chunk``."""
         first = chunk * self.chunk_pairs
         return range(first, min(first + self.chunk_pairs, self.count))
 
 
 @dataclass(frozen=True)
 class SetState:
-    """How far a dataset is: pairs that are listed, pairs that cannot be made, and the chunks not finished."""
+    """Progress of a dataset: counts of listed and of skipped pairs, and the numbers of unfinished chunks."""
 
     pairs: int
     skipped: int
@@ -83,7 +83,7 @@ class SetState:
 
 
 def stored_plan(store: DatasetStore) -> DatasetPlan:
-    """The plan that the dataset was begun with. Raises DatasetError when there is none that can be read."""
+    """The plan of the dataset in ``store``. Raises DatasetError when it is missing or damaged."""
     try:
         settings = parse_json(store.read(_SETTINGS).decode("utf-8"))
         form = FORMATS[settings.pop("format")]
@@ -108,14 +108,14 @@ def stored_plan(store: DatasetStore) -> DatasetPlan:
 
 
 def begun_plan(store: DatasetStore) -> DatasetPlan | None:
-    """The plan of the dataset begun at the place; None where none was. Raises DatasetError as above."""
+    """The plan of the dataset in ``store``, or None without a dataset. Raises DatasetError if damaged."""
     return None if store.size(_SETTINGS) is None else stored_plan(store)
 
 
 def remove_dataset(store: DatasetStore) -> None:
-    """Remove the dataset at the place, if there is one: what its lists name, and the lists, nothing else.
+    """Remove the dataset in ``store``, if there is one: the files in its lists and the lists, nothing else.
 
-    Files that a killed run had written, but not yet listed, go too.
+    This includes files that a killed run had announced and written but not yet listed.
     """
     if store.size(_SETTINGS) is None:
         return
@@ -124,22 +124,23 @@ def remove_dataset(store: DatasetStore) -> None:
         store.remove(name)
     for folder in (_WRITING, _PARTS):
         store.remove(folder, True)
-    # The settings come last: a run that is killed before has left a dataset, which is removed the next time.
+    # The settings go last, so that after a kill the rest is still recognised as a dataset and removed next
+    # time.
     for name in (_INDEXES, _SETTINGS):
         store.remove(name)
 
 
 @dataclass(frozen=True)
 class DatasetLists:
-    """The lists of one dataset. Methods raise DatasetError for lists that cannot be ours, and OSError."""
+    """The lists of one dataset. Methods raise DatasetError for damaged or foreign lists, and OSError."""
 
     store: DatasetStore
     plan: DatasetPlan
 
     def check_files(self, stem: Callable[[int], str]) -> None:
-        """Raise DatasetError when a file that the dataset may write is there, on no list of ours.
+        """Raise DatasetError when a file that the dataset may write exists but is on none of its lists.
 
-        Such a file is somebody else's, whatever the run is asked to do. ``stem(i)`` is the name of pair i.
+        Such files belong to somebody else and are never replaced. ``stem(i)`` is the name of pair i.
         """
         strangers = [*(self._strange_pairs(stem) if self.store.holds_others(RUN_FOLDER) else ())]
         strangers += self._strange_indexes([*_index_names(self.plan.form, self.store), SKIPPED, MANIFEST])
@@ -150,9 +151,9 @@ class DatasetLists:
         self._refuse(strangers)
 
     def check_place(self, may_go_on: bool) -> None:
-        """Raise unless the place is new or, with ``may_go_on``, holds the same dataset half-finished.
+        """Check that the place is empty or, with ``may_go_on``, holds the same dataset.
 
-        Raises DatasetError, and ResumeError when the settings differ from those that it was begun with.
+        Raises DatasetError if not, and ResumeError when the settings differ from the dataset's.
         """
         place = self.store.place
         if self.store.size(_SETTINGS) is not None:
@@ -166,19 +167,19 @@ class DatasetLists:
             raise DatasetError(f"{place}: not empty; give another folder{beside}")
 
     def begin(self) -> None:
-        """Note the plan. Raises ResumeError when another worker has just noted a different one."""
+        """Record the plan. Raises ResumeError when another worker has recorded a different one."""
         with self.store.lock(_LOCK, wait=True):
             if self.store.size(_SETTINGS) is None:
                 self.store.write(_SETTINGS, [json_line(self.plan.record)])
             self._check_record()
 
     def remove_torn(self) -> None:
-        """Remove what this worker left half written when it was killed, if there is a dataset of ours."""
+        """If there is a dataset, remove partial files that this worker left when it was killed."""
         if self.store.size(_SETTINGS) is not None:
             self.store.remove_torn()
 
     def whole_lines(self, chunk: int) -> dict[int, Line]:
-        """Of ``chunk`` the lines, by index, whose files are there at their sizes; others are struck out."""
+        """The lines of ``chunk``, by index, whose files exist at the listed sizes; strikes out the others."""
         found = self._listed(chunk)
         lines = {index: line for index, line in found.items() if self._is_whole(line)}
         if len(lines) == len(self.plan.indices(chunk)):
@@ -186,7 +187,7 @@ class DatasetLists:
         if self.plan.form.chunk_is_a_file:
             lines = {}
         if len(lines) < len(found):
-            # Their files stay ours, also when this run is killed before they are made again.
+            # Announced, so that their files are still known as the dataset's if this run is killed.
             struck = (name for index, line in found.items() if index not in lines for name in _files(line))
             self.announce(f"struck-{chunk:08d}", dict.fromkeys((*self.announced(), *struck)))
             self.write(chunk, list(lines.values()))
@@ -194,24 +195,24 @@ class DatasetLists:
         return lines
 
     def _listed(self, chunk: int) -> dict[int, Line]:
-        for is_full in (True, False, True):  # another worker may just have written the full list
+        for is_full in (True, False, True):  # another worker may replace the partial list by the full one
             if self.store.size(_part(chunk, is_full)) is not None:
                 return {line["index"]: line for line in self._parsed(_part(chunk, is_full))}
         return {}
 
     def write(self, chunk: int, lines: Sequence[Line]) -> None:
-        """List ``lines``, in order of their index, as what is finished of ``chunk``."""
+        """Replace the list of ``chunk`` by ``lines``, which are in index order."""
         is_full = len(lines) == len(self.plan.indices(chunk))
         self.store.write(_part(chunk, is_full), map(json_line, lines))
         if is_full:
             self.store.remove(_part(chunk, is_full=False))
 
     def announce(self, worker: str, names: Collection[str]) -> None:
-        """Note the files that ``worker`` is about to write, in place of those that it wrote before."""
+        """Record the files that ``worker`` is about to write, replacing its previous announcement."""
         self.store.write(f"{_WRITING}/{worker}.json", [json_line({"files": [*names]})])
 
     def announced(self) -> Iterator[str]:
-        """The names of the files that each worker has written last, or was about to; of struck ones, too."""
+        """The names of all announced files: each worker's latest batch, and the files of struck lines."""
         for name in self.store.names(_WRITING):
             yield from self._names_in(f"{_WRITING}/{name}", _FILE.fullmatch)
 
@@ -222,13 +223,13 @@ class DatasetLists:
             yield from _files(line)
 
     def indexes(self) -> list[str]:
-        """The names of the lists for the user that :meth:`finish` has written, or was about to."""
+        """The names of the manifest and index files that :meth:`finish` has written or was about to write."""
         known = {name for form in FORMATS.values() for name in _index_names(form, self.store)}
         if self.store.size(_INDEXES) is not None:
             return list(self._names_in(_INDEXES, {*known, SKIPPED, MANIFEST}.__contains__))
         if self.store.size(MANIFEST) is None:
             return []
-        return [*_index_names(self.plan.form, self.store), SKIPPED, MANIFEST]  # a dataset of an older version
+        return [*_index_names(self.plan.form, self.store), SKIPPED, MANIFEST]  # written by an older version
 
     def _names_in(self, name: str, fits: Callable[[str], object]) -> Iterator[str]:
         try:
@@ -241,19 +242,20 @@ class DatasetLists:
         yield from found
 
     def _stored(self) -> DatasetLists | None:
-        """The lists of the dataset that is there, which may be another one."""
+        """The lists of the existing dataset, which may be a different one; None without a dataset."""
         if self.store.size(_SETTINGS) is None:
             return None
         return DatasetLists(self.store, stored_plan(self.store))
 
     def _strange_pairs(self, stem: Callable[[int], str]) -> list[str]:
-        """The files of pairs that are there and that no list of ours names."""
+        """The existing files at names of this plan's pairs that are on no list of the existing dataset."""
         stored, found = None, dict[str, None]()
         every = (
             [name for index in self.plan.indices(chunk) for name in self.plan.form.names(index, stem(index))]
             for chunk in range(self.plan.chunks)
         )
-        # Files are looked at before the lists: what another worker writes meanwhile is on one by then.
+        # Files are checked before the lists, because files that another worker writes meanwhile are announced
+        # or listed by then.
         for chunk, there in enumerate(self.store.taken(every)):
             if there and stored is None:
                 stored = self._stored()
@@ -287,10 +289,10 @@ class DatasetLists:
             )
 
     def finish(self, incomplete: bool = False) -> bool:
-        """Write the manifest and the format's index; whether they are there.
+        """Write the manifest and the format's index files; return whether they were written.
 
-        Unless ``incomplete``, only when no chunk is missing. The manifest comes last: with it, all is there.
-        Raises DatasetError, too, when somebody else's file has the name of one of them.
+        Unless ``incomplete``, that happens only when no chunk is missing. The manifest is written last, so
+        its presence means that everything is there. Raises DatasetError when a foreign file is in the way.
         """
         with self.store.lock(_LOCK, wait=True):
             if not incomplete and self._missing():
@@ -313,13 +315,13 @@ class DatasetLists:
             return True
 
     def state(self) -> SetState:
-        """How far the dataset is."""
+        """The progress of the dataset."""
         is_skipped = Counter("skipped" in line for line in self.lines())
         return SetState(is_skipped[False], is_skipped[True], self._missing())
 
     def lines(self) -> Iterator[Line]:
-        """The lines of all pairs that are listed, in order; of skipped ones too."""
-        # A run killed at the wrong moment leaves the partial list of a chunk beside the full one.
+        """The lines of all listed pairs in index order, including skipped ones."""
+        # A set, since a killed run can leave the partial list of a chunk beside the full one.
         chunks = sorted({int(name[:8]) for name in self.store.names(_PARTS) if name[:8].isdigit()})
         return (line for chunk in chunks for line in self._listed(chunk).values())
 
@@ -342,7 +344,7 @@ class DatasetLists:
                 line = parse_json(text.decode("utf-8"))
                 is_there = type(line["index"]) is int and 0 <= line["index"] < self.plan.count
                 fits = is_there and ("files" not in line if "skipped" in line else self._is_pair(line))
-            except (ValueError, TypeError, KeyError):  # a ManifestError, too
+            except (ValueError, TypeError, KeyError):  # ManifestError is a ValueError
                 fits = False
             if not fits:
                 raise DatasetError(
@@ -352,9 +354,9 @@ class DatasetLists:
             yield line
 
     def _is_pair(self, line: Line) -> bool:
-        """Whether a line is a pair's record and its files. Raises ValueError, TypeError or KeyError, too."""
+        """Whether a line is valid. For some invalid ones it raises ValueError, TypeError or KeyError."""
         record_of(line, "it")
-        # What a list names is removed with the dataset: a name that may be a folder's is none of ours.
+        # Listed files are removed with the dataset, so a name that could be a folder is not accepted.
         named = [
             type(file["bytes"]) is int and type(file["sha256"]) is str and _FILE.fullmatch(file["name"])
             for file in line["files"]
@@ -370,12 +372,12 @@ def _files(line: Line) -> list[str]:
 
 
 def _index_names(form: PairFormat, store: DatasetStore) -> list[str]:
-    """The files that describe a whole dataset in this format."""
+    """The names of the format's index files."""
     return [name for name, _ in form.index_files(lambda: (), store.read)]
 
 
 def _folded(name: str) -> str:
-    """``name`` as disks see it that do not tell A from a, or two ways of writing an accent."""
+    """``name`` as compared by case-insensitive file systems that normalise Unicode."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

@@ -1,8 +1,8 @@
-"""Making a dataset, chunk by chunk: resumable, shared among workers, in memory that does not grow.
+"""Generating a dataset chunk by chunk: resumable, shared among workers, in constant memory.
 
-Pair i is a pure function of the dataset's settings and i, so that any worker can make it, and again. Pairs
-are computed in batches that lie on one grid however the work is shared; they are listed when their files are
-whole.
+Pair i is a pure function of the dataset's settings and i, so any worker can make it, even repeatedly. The
+division into batches does not depend on how the work is shared. Pairs are listed once their files are
+complete.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Job = TypeVar("Job")
 
 @dataclass(frozen=True)
 class Shard:
-    """Worker ``index`` of ``count``: it makes every ``count``-th chunk."""
+    """Worker ``index`` (from 0) of ``count``, which makes every ``count``-th chunk."""
 
     index: int = 0
     count: int = 1
@@ -37,7 +37,7 @@ class Shard:
         return f"{self.index}-of-{self.count}"
 
     def part(self, index: int, count: int) -> Shard:
-        """This shard's work shared among ``count`` workers: the share of the one of ``index``."""
+        """The share of worker ``index`` when this shard is divided among ``count`` workers."""
         return Shard(self.index * count + index, self.count * count)
 
     def chunks(self, plan: DatasetPlan) -> range:
@@ -46,12 +46,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class PairMaker(Generic[Job]):
-    """How pairs are made.
+    """The functions that make pairs.
 
-    ``job(i)`` says what pair i is to be, and raises TransformError when no mask for it can be drawn.
-    ``sample(jobs)`` computes as many pairs at once as there are jobs. ``is_out_of_memory`` tells whether an
-    error of it means that fewer at once may do; ``on_smaller_batch(n)`` is called when n are tried next.
-    ``stem(i)`` is the name of pair i, and ``reads`` are the folders and files that pairs are made of.
+    ``job(i)`` describes pair i; it raises TransformError when no mask for it can be drawn. ``sample(jobs)``
+    computes one pair per job as a batch. ``is_out_of_memory(error)`` tells whether a smaller batch may
+    succeed after an exception from ``sample``; ``on_smaller_batch(n)`` is called before batches of n are
+    tried. ``stem(i)`` is the name of pair i; ``reads`` are the folders and files that pairs are made from.
     """
 
     job: Callable[[int], Job]
@@ -64,9 +64,11 @@ class PairMaker(Generic[Job]):
 
 @dataclass
 class SetRun(Generic[Job]):
-    """One worker's run. ``on_pairs(pairs, known)`` follows each batch: the new ones, or how many were there.
+    """One worker's run.
 
-    What it raises ends the run; ``listed`` says how many of this worker's pairs are then listed.
+    ``on_pairs(pairs, known)`` is called with the new pairs of each batch, or with the number of pairs in a
+    chunk that existed already. Exceptions from it end the run; ``listed`` is the number of this worker's
+    pairs that are listed then.
     """
 
     store: DatasetStore
@@ -84,19 +86,19 @@ class SetRun(Generic[Job]):
         return DatasetLists(self.store, self.plan)
 
     def run(self, *, resume: bool = False, replace: bool = False) -> bool:
-        """Make what is missing of this worker's share, and the lists when nothing of the dataset is missing.
+        """Make the missing pairs of this worker's share, and the final lists once the dataset is complete.
 
-        With ``replace`` a dataset that is there is removed first. Returns whether the dataset is complete.
-        Raises DatasetError when the place holds something else or another run is at it, when it cannot be
-        written, and when one sample is too much for the memory; ResumeError when the settings differ from
-        those that it was begun with; OverlapError when it would be written where it is read.
+        With ``replace`` an existing dataset is removed first. Returns whether the dataset is complete. Raises
+        DatasetError when the place holds something else, another run is working on the shard, files cannot be
+        written, or a single sample does not fit into memory; ResumeError when the settings differ from those
+        of the existing dataset; OverlapError when the output overlaps the input.
         """
         if isinstance(self.store, FolderStore):
             names = self.plan.form.names(0, self.maker.stem(0))
             written = {self.store.root / PurePosixPath(name).parent for name in names}
             require_apart(sorted(written), self.maker.reads)
         self.lists.check_files(self.maker.stem)
-        if not replace:  # of several workers, any may have begun the dataset
+        if not replace:  # with several workers, another one may have begun the dataset
             self.lists.check_place(may_go_on=resume or self.shard.count > 1)
         lock = f"{RUN_FOLDER}/shard-{self.shard.name}.lock"
         with self._writing(), self.store.lock(lock, wait=False) as mine:
@@ -114,7 +116,7 @@ class SetRun(Generic[Job]):
             return self.lists.finish()
 
     def list_unfinished(self) -> None:
-        """Write manifest and index of what there is, for a run that was stopped."""
+        """Write manifest and index files for the pairs made so far, after a run was stopped."""
         with self._writing():
             self.lists.finish(incomplete=True)
 
@@ -148,11 +150,11 @@ class SetRun(Generic[Job]):
         for index in batch:
             try:
                 jobs[index] = self.maker.job(index)
-            except TransformError as error:  # one mask that cannot be drawn must not end the work of days
+            except TransformError as error:  # one mask that cannot be drawn must not end a run of days
                 skipped.append({"index": index, "skipped": str(error)})
         if not jobs:
             return [], skipped
-        # A short batch is filled, and a skipped pair's place taken, so that all are computed alike.
+        # Short batches and skipped pairs are filled up, so that all batches have the same size.
         filling = next(iter(jobs.values()))
         places = [jobs.get(batch.start + place, filling) for place in range(self.plan.batch_size)]
         pairs = self._sample(places)
@@ -179,12 +181,12 @@ class SetRun(Generic[Job]):
             self.maker.on_smaller_batch(self._compute_batch)
 
     def _written(self, pairs: Sequence[FinishedPair]) -> Iterator[Line]:
-        """Write the files of ``pairs``; their lines for the list."""
+        """Write the files of ``pairs`` and yield their lines for the list."""
         stored: dict[str, StoredFile] = {}
         contents = list(self.plan.form.pair_files(pairs))
         self.lists.announce(self.shard.name, dict.fromkeys(name for files in contents for name, _ in files))
         for pair, files in zip(pairs, contents, strict=True):
-            for name, content in reversed(files):  # an image that is there has its mask
+            for name, content in reversed(files):  # the image last, so that its presence implies the mask
                 if name not in stored:
                     self.store.write(name, [content])
                     stored[name] = stored_file(name, content)

@@ -1,4 +1,4 @@
-"""The masks of a generated dataset: which file and which transform belong to pair i, and what comes out."""
+"""The masks of a generated dataset: the mask file and random transform of each pair."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ PairSize = Literal["model", "source"]
 class MaskUse:
     """How a mask file becomes the mask of a pair.
 
-    ``size`` (height, width) is the model's, in pixels; ``written`` tells at which size the pair is written.
-    ``transforms`` are random ones, drawn at the written size.
+    ``size`` (height, width) in pixels is what the model gets; ``written`` selects the size of the written
+    pair. Random ``transforms`` are applied at the written size.
     """
 
     size: Size
@@ -40,10 +40,10 @@ class MaskUse:
     transforms: TransformSettings | None = None
 
     def apply(self, mask: NDArray[np.bool_], seed: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """The mask to write and the mask for the model, both (H, W) bool, of the ``mask`` in the file.
+        """The mask to write and the mask for the model, both (H, W) bool, from the file's ``mask`` (H, W).
 
-        ``seed`` is the transform's. Raises TransformError when no transform meets its constraints, as where
-        there is no foreground.
+        ``seed`` is the transform's. Raises TransformError when no transform meets the constraints or there is
+        no foreground to transform.
         """
         used = mask if self.written == "source" else resize_mask(mask, self.size, self.resize_mode)
         if self.transforms is not None:
@@ -56,9 +56,9 @@ class MaskUse:
 
 @dataclass(frozen=True)
 class PairMask:
-    """The mask of pair i: its file, the file's SHA-256, what of it is written, and what the model gets.
+    """The mask of a pair: its file and the file's SHA-256, and the (H, W) bool masks to write and to sample.
 
-    ``rule`` is the one that the file was read by.
+    ``rule`` is the rule that the file was read with.
     """
 
     stem: str
@@ -73,14 +73,14 @@ class PairMask:
 class MaskSource:
     """Mask files, each used ``per_mask`` times: pair i is variant i % per_mask of mask i // per_mask.
 
-    ``total``, where given, counts in place of ``per_mask``: so many pairs are spread evenly over the N masks,
-    pair i being of mask i * N // total, and ``per_mask`` becomes the most that one of them gets.
+    ``total``, if given, replaces ``per_mask``: that many pairs are spread evenly over the N masks, pair i
+    using mask i * N // total, and ``per_mask`` becomes the largest number of pairs per mask.
 
-    All are read once on construction, so that bad ones are refused before hours of sampling; ``on_mask`` is
-    called after each with the note on its reading, if any. ``notes`` is what the user should know of all of
-    them together, and ``changes`` what the first versions read otherwise. Raises MaskError for a bad one and
-    for masks that as a whole cannot be meant, and UserError when a file changes afterwards, since equal
-    settings would no longer mean an equal dataset.
+    All files are read once on construction, so that bad ones are refused before hours of sampling;
+    ``on_mask`` is called after each with the note on its reading, if any. ``notes`` are messages for the user
+    on the set as a whole, ``changes`` describe files that the first versions read differently. Raises
+    MaskError for a bad file and for an implausible set, and UserError when a file changes afterwards, since
+    equal settings would no longer mean an equal dataset.
     """
 
     def __init__(
@@ -119,18 +119,18 @@ class MaskSource:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the names and contents of all files, in their order."""
+        """SHA-256 of the names and contents of all files, in order."""
         total = hashlib.sha256()
         for path, digest in zip(self.files, self._digests, strict=True):
             total.update(path.name.encode("utf-8", "surrogateescape") + b"\0" + digest)
         return total.hexdigest()
 
     def number(self, index: int) -> int:
-        """The place of pair ``index``'s file among ``files``."""
+        """The position in ``files`` of pair ``index``'s mask file."""
         return index * len(self.files) // self._total
 
     def _variant(self, index: int) -> tuple[int, int]:
-        """The place of pair ``index``'s file, and how many pairs of the same file come before it."""
+        """The position of pair ``index``'s file, and the number of earlier pairs of the same file."""
         number = self.number(index)
         first = -(-number * self._total // len(self.files))
         return number, index - first
@@ -141,7 +141,7 @@ class MaskSource:
         return pair_stem(self.files[number].stem, variant, self.per_mask)
 
     def mask(self, index: int) -> PairMask:
-        """The mask of pair ``index``; raises TransformError as :meth:`MaskUse.apply`."""
+        """The mask of pair ``index``. Raises TransformError like :meth:`MaskUse.apply`."""
         number, variant = self._variant(index)
         path, digest = self.files[number], self._digests[number].hex()
         seed = variant_seed(self.seed, number, variant)
@@ -159,7 +159,7 @@ class MaskSource:
 
     def _read_again(self, number: int) -> NDArray[np.bool_]:
         path = self.files[number]
-        # Read first: whatever is digested afterwards is as new as what was used, or newer.
+        # The digest is taken after reading, so that a change in between is detected.
         mask = read_mask(path, self._rules[number]).mask
         if file_digest(path) != self._digests[number].hex():
             raise UserError(

@@ -1,4 +1,4 @@
-"""Where a dataset is kept: a folder, or an object store through fsspec. Files are whole or not there."""
+"""Storage of a dataset in a folder or, through fsspec, in an object store, with atomic writes."""
 
 from __future__ import annotations
 
@@ -16,64 +16,65 @@ from ..errors import UserError
 from ..files import atomic_path, contained_path
 
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "obs", "memory"}
-"""Kinds of address at which a file appears whole. Elsewhere a killed upload leaves half of one."""
+"""fsspec protocols with atomic uploads; elsewhere a killed upload leaves a partial file."""
 
 
 class StoreError(UserError):
-    """A place for a dataset that cannot be used; the message names it and the fix."""
+    """A storage place that cannot be used; the message names it and the fix."""
 
 
 class DatasetStore(Protocol):
-    """Files by their name below one root, with forward slashes. OSError comes of what the disk refuses."""
+    """Files by name below one root; names use forward slashes. Methods raise OSError for disk errors."""
 
     place: str
     """The root as the user gave it."""
 
     def write(self, name: str, pieces: Iterable[bytes]) -> None:
-        """Write a file, which then has all its content or, after an error or a kill, the old one."""
+        """Write a file atomically: after an error or a kill it still has its old content."""
         ...
 
     def read(self, name: str) -> bytes: ...
 
     def lines(self, name: str) -> Iterator[bytes]:
-        """The lines of a file, one at a time, with their ends."""
+        """The lines of a file, one at a time, with their line ends."""
         ...
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None when it is not there."""
+        """Size of a file in bytes, or None if it does not exist."""
         ...
 
     def names(self, folder: str) -> list[str]:
-        """The names, without the folder, of the files in ``folder``, sorted; none when it is not there."""
+        """The sorted names, without the folder, of the files in ``folder``; empty if it does not exist."""
         ...
 
     def remove_torn(self) -> None:
-        """Remove what this worker left half written when it was killed; its lock must be held."""
+        """Remove partial files that this worker left when it was killed; its lock must be held."""
         ...
 
     def holds_others(self, folder: str) -> bool:
-        """Whether there is anything besides ``folder``."""
+        """Whether the root contains anything besides ``folder``."""
         ...
 
     def taken(self, groups: Iterable[Sequence[str]]) -> Iterator[list[str]]:
-        """Of each group of names those at which anything is, and whatever is no folder where one has to be.
+        """For each group of names, those that exist, plus parents that exist but are not folders.
 
-        What appears in the meantime may be left out. Raises UserError for folders that lead out of the root.
+        Files that appear during the call may be missed. Raises UserError for folders that lead outside the
+        root.
         """
         ...
 
     def is_same(self, name: str, other: str) -> bool:
-        """Whether two names are those of one file, as where A and a are the same."""
+        """Whether two names refer to one file, as on case-insensitive file systems."""
         ...
 
     def remove(self, name: str, tree: bool = False) -> None:
-        """Remove a file or, as a ``tree``, a folder with all that it holds, if it is there."""
+        """Remove a file or, with ``tree``, a folder and everything in it, if it exists."""
         ...
 
     def lock(self, name: str, wait: bool) -> contextlib.AbstractContextManager[bool]:
-        """Hold the lock ``name`` until the block ends, or the process.
+        """Hold the lock ``name`` for the block; the process's end releases it, too.
 
-        Gives False when another process holds it, or waits for that one to end.
+        If another process holds it, wait for it or, without ``wait``, yield False.
         """
         ...
 
@@ -81,14 +82,14 @@ class DatasetStore(Protocol):
 def open_store(place: str, worker: str = "") -> DatasetStore:
     """The store at ``place``: a folder, or the address of an object store, such as ``s3://bucket/set``.
 
-    ``worker`` names whoever writes, so that what it leaves half written when killed can be told from the
-    files that others are writing.
-    Raises StoreError for an address that cannot be opened or is of another kind.
+    ``worker`` names the writer, by which partial files that it left when killed are told from files that
+    others are writing. Raises StoreError for an address that cannot be opened or whose protocol is not
+    supported.
     """
     if "://" not in place:
         return FolderStore(Path(place), worker)
     try:
-        # Here, as a folder needs neither this package nor a host that has it.
+        # Imported here, because folders do not need fsspec.
         import fsspec
 
         system, root = fsspec.core.url_to_fs(place)
@@ -106,7 +107,7 @@ def open_store(place: str, worker: str = "") -> DatasetStore:
 
 
 class FolderStore:
-    """A folder on a disk. No name leads out of it, symbolic links included."""
+    """A folder on a disk. Names that lead outside of it, also through symbolic links, are refused."""
 
     def __init__(self, root: Path, worker: str = "") -> None:
         self.root = root
@@ -152,7 +153,7 @@ class FolderStore:
         for names in groups:
             folders = dict.fromkeys(str(parent) for name in names for parent in PurePosixPath(name).parents)
             blocked = [folder for folder in folders if self._is_blocked(folder)]
-            # A link that leads nowhere is somebody's, too.
+            # lexists, because a dangling link is also somebody's file.
             yield [*blocked, *(name for name in names if os.path.lexists(self.root / name))]
 
     def is_same(self, name: str, other: str) -> bool:
@@ -189,7 +190,7 @@ class FolderStore:
                 torn.unlink(missing_ok=True)
 
     def _entry(self, name: str) -> Path:
-        """The path of ``name`` that is written or removed: of a link the link, never what it leads to."""
+        """The path to write or remove for ``name``: a link itself, never its target."""
         self._path(name)
         return self._path(str(PurePosixPath(name).parent)) / PurePosixPath(name).name
 
@@ -202,10 +203,10 @@ class FolderStore:
 
 
 class ObjectStore:
-    """An object store, in which an object appears with its whole content by nature.
+    """An object store, in which an object appears atomically.
 
-    It knows no lock that a killed process gives back: two workers with one shard would write the same bytes
-    twice, which costs time and nothing else.
+    There are no locks, since a killed process would not release them. Two workers on one shard write the same
+    bytes twice, which only costs time.
     """
 
     def __init__(self, place: str, system: Any, root: str) -> None:
@@ -215,7 +216,7 @@ class ObjectStore:
     def write(self, name: str, pieces: Iterable[bytes]) -> None:
         path = self._path(name)
         self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
-        # By way of a file of one's own: what is uploaded piece by piece appears torn after an error.
+        # Through a local file, because an upload in pieces would leave a partial object after an error.
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "whole"
             with whole.open("wb") as file:
@@ -246,7 +247,7 @@ class ObjectStore:
         return sorted(entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "file")
 
     def remove_torn(self) -> None:
-        """There is nothing: an object that was not whole never appeared."""
+        """Nothing to do: objects appear atomically."""
 
     def holds_others(self, folder: str) -> bool:
         try:
@@ -259,7 +260,7 @@ class ObjectStore:
         found: dict[str, set[str]] = {}
         for names in groups:
             for folder in {name.rpartition("/")[0] for name in names} - found.keys():
-                found[folder] = set(self.names(folder))  # a question for each name would take hours
+                found[folder] = set(self.names(folder))  # one request per name would take hours
             yield [name for name in names if name.rpartition("/")[2] in found[name.rpartition("/")[0]]]
 
     def is_same(self, name: str, other: str) -> bool:
