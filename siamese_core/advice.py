@@ -1,7 +1,7 @@
-"""What errors of the core advise, in the words of the commands; ``nodes/host/advice.py`` has the graph's.
+"""Advice in the core's error messages, worded for the commands; ``nodes/host/advice.py`` translates it.
 
-Each is a part of a sentence. A graph has widgets in place of flags, so that outside of the diffusers backend
-no other text of the core may name a flag.
+Each constant is part of a sentence. A graph has widgets in place of flags, so no other text of the core,
+except in the diffusers backend, may name a flag.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a weight file cannot say by itself: widths, depths and heads of the four networks of a model."""
+"""The architecture of a model: widths, depths and heads of its four networks, as recorded in model files."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from typing import Any, Literal, get_args
 from .json_lines import parse_json
 
 LATENT_SCALE = 0.18215
-"""Latents are VAE samples times this (Stable Diffusion 1.x); also what the host multiplies by."""
+"""Scaled latents are VAE samples times this (Stable Diffusion 1.x); ComfyUI uses the same factor."""
 
 LATENT_STRIDE = 8
+"""Image pixels per latent pixel along each axis."""
 
 HintBlock = Literal["dense", "sparse"]
 
 Prediction = Literal["epsilon", "v_prediction"]
-"""What a UNet gives: the noise (SD 1.x, SD 2.1-base), or v of it and the image (SD 2.1)."""
+"""What a UNet predicts: the noise (SD 1.x, SD 2.1-base) or v (SD 2.1)."""
 
 _MOST_LEVELS, _MOST_LAYERS, _MOST_CHANNELS = 10, 100, 1 << 20
-_SHOWN = 80  # characters of a value in messages
+_SHOWN = 80  # most characters of a value quoted in a message
 
 
 @dataclass(frozen=True)
 class UNetArchitecture:
-    """SD 1.x and 2.x topology: attention on every level but the deepest, two residual blocks a level.
+    """A UNet of SD 1.x or 2.x topology, with attention on every level but the deepest.
 
-    ``widths`` are multiples of 32 (32 group-norm groups) and of the first width (the ldm layout's
-    ``channel_mult``). Every level has ``num_heads`` heads, which cannot be read from weights; or, with
-    ``head_channels``, as many as have that many channels (SD 2.x: 64). ``linear_projection``: tokens go in
-    and out of a transformer through linear layers (SD 2.x), not 1x1 convolutions.
+    ``widths``, the channels per level, are multiples of 32 (group norm has 32 groups) and of the first width
+    (the ldm layout's ``channel_mult``). Every level has ``num_heads`` heads, which weights do not reveal, or
+    heads of ``head_channels`` channels if that is set (SD 2.x: 64). ``linear_projection``: transformers
+    project tokens with linear layers (SD 2.x) instead of 1x1 convolutions.
     """
 
     widths: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -43,7 +44,7 @@ class UNetArchitecture:
 
     @property
     def heads(self) -> int | tuple[int, ...]:
-        """Heads of every level, or of each."""
+        """Number of attention heads: one for all levels, or a tuple with one per level."""
         if not self.head_channels:
             return self.num_heads
         return tuple(max(1, width // self.head_channels) for width in self.widths)
@@ -51,7 +52,7 @@ class UNetArchitecture:
 
 @dataclass(frozen=True)
 class VAEArchitecture:
-    """AutoencoderKL with middle attention, stride ``2 ** (len(widths) - 1)``."""
+    """An AutoencoderKL with attention in the middle block and stride ``2 ** (len(widths) - 1)``."""
 
     widths: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
@@ -60,11 +61,11 @@ class VAEArchitecture:
 
 @dataclass(frozen=True)
 class TextArchitecture:
-    """CLIP text transformer; its hidden size is the UNet's context size.
+    """A CLIP text transformer; its hidden size is the UNet's ``context_dim``.
 
     ``family``: OpenAI's CLIP (SD 1.x: quick-GELU, prompts padded with the end token) or OpenCLIP (SD 2.x:
-    GELU, padded with 0, other names in files). ``num_layers`` counts the layers that are used: SD 2.x leaves
-    out OpenCLIP's last one.
+    GELU, prompts padded with 0, other key names in files). ``num_layers`` counts the layers used: SD 2.x
+    leaves out OpenCLIP's last one.
     """
 
     hidden_size: int = 768
@@ -80,7 +81,7 @@ class TextArchitecture:
 class Architecture:
     """The four networks of a model; the defaults are Stable Diffusion 1.5 with a DHI ControlNet.
 
-    ``resolution`` is the image side in pixels that the model was trained for.
+    ``resolution`` is the image side in pixels that the base model was made for.
     """
 
     unet: UNetArchitecture = field(default_factory=UNetArchitecture)
@@ -97,8 +98,8 @@ class Architecture:
     def from_json(text: str) -> Architecture:
         """Read what :meth:`to_json` wrote.
 
-        Raises ValueError when a field is missing, unknown or of another kind, and for numbers so large that
-        the mere list of the weights' names would fill the memory.
+        Raises ValueError when a field is missing, unknown or of the wrong type, and for numbers so large that
+        merely listing the weights' names would exhaust memory.
         """
         try:
             record: dict[str, Any] = parse_json(text)
@@ -119,9 +120,9 @@ def _with_tuples(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_architecture(architecture: Architecture) -> None:
-    """Raise ValueError for what no architecture can be: its numbers may come from anyone's file.
+    """Raise ValueError for an impossible architecture, since its numbers may come from untrusted files.
 
-    Called before anything counts up to them.
+    Call it before any loop runs up to these numbers.
     """
     choices = (
         ("hint_block", architecture.hint_block, get_args(HintBlock)),
@@ -165,4 +166,4 @@ TINY = Architecture(
     text=TextArchitecture(hidden_size=32, intermediate_size=128, num_layers=2, num_heads=4),
     resolution=128,
 )
-"""The architecture of the tiny models that ship with the pack."""
+"""The architecture of the tiny bundled models."""

@@ -1,4 +1,4 @@
-"""Pictures made of pictures: grids, and a mask's outline drawn over an image."""
+"""Contact sheets: grids of images, and mask outlines drawn over images."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ OUTLINE = (0, 255, 128)
 
 
 def grid(rows: Sequence[Sequence[NDArray[np.uint8]]], gap: int = 2) -> NDArray[np.uint8]:
-    """Put equally sized images (H, W, 3) or masks (H, W) into rows on a white ground.
+    """Arrange images (H, W, 3) or masks (H, W), uint8 and of equal size, in rows on white: (H', W', 3) uint8.
 
-    Short rows are filled up with white. Raises ValueError when there is no image.
+    ``gap`` is the space between them in pixels. Raises ValueError when there is no image.
     """
     tiles = [
         [tile if tile.ndim == 3 else np.repeat(tile[..., None], 3, axis=2) for tile in row] for row in rows
@@ -33,7 +33,7 @@ def grid(rows: Sequence[Sequence[NDArray[np.uint8]]], gap: int = 2) -> NDArray[n
 
 
 def outlined(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """``image`` (H, W, 3) with the inner boundary of ``mask`` (H, W) painted in :data:`OUTLINE`."""
+    """A copy of ``image`` (H, W, 3) with the inner boundary of ``mask`` (H, W) painted in :data:`OUTLINE`."""
     padded = np.pad(mask, 1, mode="edge")
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     result = image.copy()

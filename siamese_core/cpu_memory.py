@@ -1,19 +1,19 @@
-"""How a process on a CPU handles the memory of its tensors."""
+"""Tuning glibc's memory allocator for tensors on the CPU."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Have the memory that tensors free kept for the next ones, from now on in this process.
+    """Make this process keep freed tensor memory for reuse. Does nothing without glibc.
 
-    glibc returns blocks above 32 MiB to the system and fetches new ones page by page, each of which the
-    system has to fill with zeros: up to a tenth of the time of a batch. In return the process never
-    shrinks below the most it needed. Does nothing where the C library is another.
+    By default glibc returns blocks above 32 MiB to the system and fetches new ones page by page, each of
+    which the system has to zero; that can take a tenth of a batch's time. The price is that the process stays
+    at its peak memory.
     """
     if _has_glibc():
         libc = ctypes.CDLL(None)
@@ -22,7 +22,7 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Return what has been freed to the system, from between the blocks in use too. With glibc only."""
+    """Return all freed memory to the system, also between blocks in use. Does nothing without glibc."""
     if _has_glibc():
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -17,12 +17,12 @@ _DIGITS = re.compile(r"(\d+)", re.ASCII)
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 _RESERVED = re.compile(r"CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9]", re.IGNORECASE)
 _LONGEST_NAME = 255  # bytes
-_LONGEST_STEM = 120  # characters; most file systems take 255 bytes
+_LONGEST_STEM = 120  # characters; most file systems allow 255 bytes
 _BLOCK_BYTES = 1 << 20
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that readers see the old content or the new, never a part.
+    """Write ``data`` to ``path`` atomically: readers see either the old content or the new.
 
     The parent folder must exist. Raises OSError when the file cannot be written; ``path`` is
     then unchanged and no temporary file is left behind.
@@ -43,13 +43,12 @@ def write_text_atomic(path: Path, text: str) -> None:
 def atomic_path(path: Path, prefix: str = ".tmp-") -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` that replaces it when the block succeeds.
 
-    For writers that insist on a path of their own. The temporary file exists and is empty on
-    entry, is called ``prefix`` and something random, and keeps the suffix of ``path`` because some
-    writers choose their format by it.
-    On success it is flushed to the disk and renamed over ``path``; when the block raises, it is
-    removed and ``path`` is unchanged. The parent folder must exist (OSError otherwise).
+    For writers that need a path. The temporary file exists and is empty on entry; its name is ``prefix``, a
+    random part, and the suffix of ``path``, by which some writers choose their format. On success it is
+    flushed to the disk and renamed over ``path``; when the block raises, it is removed and ``path`` is
+    unchanged. The parent folder must exist (OSError otherwise).
     """
-    # Not tempfile.mkstemp: its files are private to their owner, these obey the umask like any other.
+    # Not tempfile.mkstemp, whose files ignore the umask and are private to their owner.
     temporary = path.with_name(f"{prefix}{secrets.token_hex(8)}{path.suffix}")
     try:
         temporary.touch(exist_ok=False)
@@ -65,13 +64,13 @@ def atomic_path(path: Path, prefix: str = ".tmp-") -> Iterator[Path]:
 def replace_folder(temporary: Path, target: Path) -> None:
     """Sync every file of the folder ``temporary`` to the disk, then rename it to its sibling ``target``.
 
-    A folder ``target`` is replaced: it stays until the new one is whole. Raises OSError; whatever is then
-    at ``target`` is whole.
+    An existing ``target`` is kept until the new folder is complete. Raises OSError, after which ``target`` is
+    a complete folder or missing, never a partial one.
     """
     for path in temporary.rglob("*"):
         if path.is_file():
             _sync_file(path)
-    # A folder cannot be renamed over one that holds files.
+    # A folder cannot be renamed over a non-empty one.
     old = target.with_name(f".tmp-old-{target.name}")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
@@ -85,12 +84,12 @@ def replace_folder(temporary: Path, target: Path) -> None:
 def whole_folder(target: Path, replace: bool = True) -> Iterator[Path]:
     """Yield an empty sibling of the folder ``target`` that replaces it when the block succeeds.
 
-    When the block raises, the sibling is removed and ``target`` is as it was; so is what a killed process
-    left of an earlier one. Raises OSError as :func:`replace_folder` and, unless ``replace``, when there is
-    anything in ``target`` by then.
+    When the block raises, the sibling is removed and ``target`` is unchanged. A sibling left by a killed
+    process is removed on entry. Raises OSError like :func:`replace_folder` and, unless ``replace``, when
+    ``target`` is not empty at the end of the block.
     """
     if not replace:
-        target = Path(os.path.realpath(target))  # a link cannot be removed as a folder
+        target = Path(os.path.realpath(target))  # rmdir does not work on a link
     temporary = target.with_name(f".tmp-{target.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -107,24 +106,24 @@ def whole_folder(target: Path, replace: bool = True) -> Iterator[Path]:
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key that orders numbers inside names by value: ``img2`` before ``img10``.
 
-    Case is ignored. Names that differ only in case or leading zeros compare equal, so a stable
-    sort keeps their order.
+    Case is ignored. Names that differ only in case or leading zeros compare equal, so that sorting keeps
+    their order.
     """
     parts = (part for part in _DIGITS.split(name.casefold()) if part)
     return tuple((0, int(part), "") if _DIGITS.fullmatch(part) else (1, 0, part) for part in parts)
 
 
 def portable_stem(name: str) -> str:
-    """``name`` as a file name (without extension) that every system can store: what none can becomes ``_``.
+    """``name`` as a file stem that is valid on every system; forbidden characters become ``_``.
 
-    Windows forbids some characters, names such as CON or LPT1, and a dot or space at the end.
+    Windows also forbids names such as CON or LPT1, and a dot or space at the end.
     """
     stem = _FORBIDDEN.sub("_", name.strip()).rstrip(". ")[:_LONGEST_STEM] or "_"
     return stem + "_" if _RESERVED.fullmatch(stem.partition(".")[0]) else stem
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of the content of ``path`` as 64 lower-case hexadecimal digits, read in blocks."""
+    """SHA-256 of the content of ``path`` as 64 lower-case hexadecimal digits. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK_BYTES):
@@ -133,15 +132,15 @@ def file_digest(path: Path) -> str:
 
 
 def contained_path(root: Path, relative: str | Path) -> Path:
-    """Resolve ``relative`` under ``root``, refusing any path that ends outside of it.
+    """Resolve ``relative`` under ``root`` to an absolute path, following symbolic links.
 
-    Symbolic links are followed before the comparison. The target need not exist. Returns the
-    resolved absolute path. Raises UserError when it escapes, and for text that no path can be.
+    The target need not exist. Raises UserError when the path leads outside ``root``, and for text that cannot
+    be a path.
     """
     resolved_root = os.path.realpath(root)
     try:
         resolved = os.path.realpath(Path(resolved_root) / relative)
-    except ValueError as error:  # a null character, or half of a surrogate pair
+    except ValueError as error:  # a null character or a lone surrogate
         raise UserError(f"The path {str(relative)!r} cannot be one ({error}); correct it.") from error
     if any(len(os.fsencode(part)) > _LONGEST_NAME for part in Path(resolved).parts):
         raise UserError(
@@ -150,7 +149,7 @@ def contained_path(root: Path, relative: str | Path) -> Path:
         )
     try:
         inside = os.path.commonpath([resolved_root, resolved]) == resolved_root
-    except ValueError:  # Windows: the two lie on different drives.
+    except ValueError:  # on Windows: different drives
         inside = False
     if not inside:
         raise UserError(
@@ -165,8 +164,8 @@ def _sync_file(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Windows cannot open a folder, and some network file systems refuse to sync one: the rename
-    # has happened either way, so only its survival of a power cut is at stake.
+    # Windows cannot open a folder, and some network file systems refuse to sync one. The rename has happened
+    # in any case; only its durability after a power failure is at stake.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Reading JSON that somebody else may have written: every way of being wrong is one kind of error."""
+"""Reading untrusted JSON and JSON Lines, with all failures mapped to one kind of error."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 
 from .errors import UserError
 
-# A prompt of a book's length fits; a file without line ends is not read into memory as one line.
+# Long enough for any prompt, and a limit on memory for files without line ends.
 _LONGEST_LINE = 1 << 20
 
 
 class JsonLinesError(UserError):
-    """A file of JSON Lines that cannot be read; the message names it, the line and the fix."""
+    """A JSON Lines file cannot be read; the message names the file, the line and the fix."""
 
 
 class JsonLine(NamedTuple):
-    """A line's number from 1, its place in the file and itself in bytes, and the object that it holds."""
+    """A line's number (from 1), its byte offset (``place``), its raw bytes, and the object it contains."""
 
     number: int
     place: int
@@ -27,9 +27,9 @@ class JsonLine(NamedTuple):
 
 
 def parse_json(text: str) -> Any:
-    """``json.loads``, which raises ValueError for all that it refuses: nesting too deep for it, too.
+    """``json.loads`` that raises ValueError also for excessive nesting and for lone surrogates.
 
-    So it does for half of a surrogate pair, which no file and no terminal takes.
+    Lone surrogates can be neither written to a file nor printed.
     """
     try:
         value = json.loads(text)
@@ -43,7 +43,7 @@ def parse_json(text: str) -> Any:
 def json_objects(path: Path) -> Iterator[JsonLine]:
     """Each line of ``path`` that is not blank.
 
-    Raises JsonLinesError for a line of more than 1 MiB and for one that holds no JSON object in UTF-8.
+    Raises JsonLinesError for a line of more than 1 MiB and for one that is not a JSON object in UTF-8.
     """
     with path.open("rb") as file:
         number = place = 0
@@ -55,13 +55,13 @@ def json_objects(path: Path) -> Iterator[JsonLine]:
 
 
 def text_in(value: Mapping[str, Any], key: str) -> str | None:
-    """The text at ``key``, None where there is none or something else."""
+    """The string at ``key``, or None if it is missing or not a string."""
     text = value.get(key)
     return text if isinstance(text, str) else None
 
 
 def json_object_at(path: Path, place: int) -> dict[str, Any]:
-    """The object of the line that begins ``place`` bytes into ``path``; errors as :func:`json_objects`."""
+    """The object in the line at byte offset ``place`` of ``path``; raises like :func:`json_objects`."""
     with path.open("rb") as file:
         file.seek(place)
         return _object(path, None, file.readline(_LONGEST_LINE))

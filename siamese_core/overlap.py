@@ -1,4 +1,4 @@
-"""What is written lies apart from what is read, so that no command ever replaces its own input."""
+"""Checking that outputs do not overlap inputs, so that no command replaces its own input."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .errors import UserError
 
 
 class OverlapError(UserError):
-    """An output that falls together with an input; the message names both and the fix."""
+    """An output overlaps an input; the message names both and the fix."""
 
 
 def require_apart(written: Iterable[Path], read: Iterable[Path]) -> None:
-    """Raise OverlapError when a folder that is ``written`` is, holds or lies in a folder that is ``read``.
+    """Raise OverlapError when a ``written`` folder equals, contains or is inside a ``read`` folder.
 
-    A file that is ``read`` may lie beside what is written, but not in it. Symbolic links are followed, and
-    names compared as the disk does.
+    A ``read`` file may be beside a written folder, but not inside it. Symbolic links are followed, and paths
+    are compared as the file system does.
     """
     folders: dict[Path, None] = {}
     files: dict[Path, Path] = {}
@@ -39,13 +39,13 @@ def require_apart(written: Iterable[Path], read: Iterable[Path]) -> None:
 
 
 def places_of(files: Iterable[Path]) -> list[Path]:
-    """The folders of ``files``, and the files themselves, which may be links, as what is read."""
+    """The parent folders of ``files``, and the files, which may be links; for :func:`require_apart`."""
     files = list(files)
     return [*dict.fromkeys(file.parent for file in files), *files]
 
 
 def _lies_in(path: Path, folder: Path) -> bool:
-    """Whether ``path`` is ``folder`` or is anywhere below it."""
+    """Whether ``path`` is ``folder`` or below it."""
     if not folder.exists():
         return False
     real = Path(os.path.realpath(path))

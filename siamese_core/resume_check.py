@@ -1,4 +1,4 @@
-"""Whether a half-finished run can be resumed: its record against the present settings, and the refusal."""
+"""Comparing the record of an unfinished run with the current settings, to decide whether to resume it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from .errors import UserError
 
 READ_DIFFERENTLY = "read_differently"
-"""Key of a record: files that the first versions read otherwise than masks/foreground.py; or absent."""
+"""Key of a record: phrases on files that the first versions read differently; absent if there are none."""
 CHANGES_KEY = "changes"
-"""Of a record: what was changed when the run was resumed, and after which step. It identifies nothing."""
+"""Key of a record: settings changed on resuming, and after which step. Ignored in comparisons."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An entry in which the record of a run and that of the present one differ; None where there is none."""
+    """An entry that differs between a stored (``old``) and the current record (``new``); None if missing."""
 
     key: str
     old: Any
@@ -26,10 +26,9 @@ class Difference:
 
 
 class ResumeError(UserError):
-    """A run that cannot be resumed as asked; the message says why and what to do.
+    """A run cannot be resumed as asked; the message says why and what to do.
 
-    ``differences`` are those of the records, if it is about them: whoever knows the entries by other names
-    can say it in those.
+    ``differences`` of the records, if these are the reason, let callers describe them in their own terms.
     """
 
     def __init__(self, message: str, differences: Sequence[Difference] = ()) -> None:
@@ -44,9 +43,10 @@ def check_record(
     may_differ: tuple[str, ...] = (),
     what: str = "checkpoint",
 ) -> None:
-    """Raise ResumeError naming every key in which the record of a ``what`` differs from the present run's.
+    """Raise ResumeError, naming every differing key, unless the stored record matches the ``wanted`` one.
 
-    A record from before files were read as they are now is told apart (:data:`READ_DIFFERENTLY`).
+    Records by versions that read some of the files differently (:data:`READ_DIFFERENTLY`) are refused with a
+    message of their own. ``what`` is the word for the run in messages.
     """
     if READ_DIFFERENTLY in wanted and READ_DIFFERENTLY not in found:
         raise ResumeError(
@@ -62,7 +62,7 @@ def check_record(
 def differences(
     found: Mapping[str, Any], wanted: Mapping[str, Any], may_differ: tuple[str, ...] = ()
 ) -> list[Difference]:
-    """The entries that differ, by key; of two mappings their own entries, as ``key.entry``."""
+    """The entries that differ, sorted by key; entries of nested mappings are named ``key.entry``."""
     wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the file
     differing: list[Difference] = []
     for key in sorted((set(found) | set(wanted)) - {"step", CHANGES_KEY, *may_differ}):

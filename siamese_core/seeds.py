@@ -1,4 +1,4 @@
-"""Seeds: every random draw is a pure function of a base seed and a position, never of global state."""
+"""Seeds: every random draw is a pure function of a base seed and a position, without global state."""
 
 from __future__ import annotations
 
@@ -19,44 +19,45 @@ def _splitmix64(z: int) -> int:
 
 
 def sample_seed(seed: int, index: int) -> int:
-    """Seed of sample ``index`` of a dataset: ``seed`` itself for index 0, else a 64-bit hash of both."""
+    """The seed of sample ``index`` of a dataset: ``seed`` itself for index 0, else a 64-bit hash of both."""
     if index == 0:
         return seed
     return _splitmix64(_splitmix64(seed & _MASK) ^ index)
 
 
 def stream_seed(seed: int, stream: str, position: int = 0) -> int:
-    """Seed of position ``position`` of a named stream of draws (``"noise"``, ``"order"``, ...)."""
+    """The 64-bit seed for ``position`` in a named stream of draws (``"noise"``, ``"order"``, ...)."""
     return _splitmix64(_splitmix64((seed & _MASK) ^ zlib.crc32(stream.encode())) ^ position)
 
 
 def generator(seed: int) -> torch.Generator:
-    """A CPU generator of its own; ``seed`` is any integer, taken modulo 2**64."""
+    """A new CPU generator; ``seed`` is any integer, taken modulo 2**64."""
     return torch.Generator().manual_seed(seed & _MASK)
 
 
 def starting_noise(seed: int, height: int, width: int, channels: int = 4) -> Tensor:
-    """The first latent of one sample: CPU float32 normal noise ``(1, channels, height, width)``.
+    """The initial latent of one sample: standard normal noise ``(1, channels, height, width)``, float32, CPU.
 
-    Drawn on its own, as ComfyUI's sampler draws it, so that a sample does not depend on its batch.
+    It is drawn separately for each sample, with ComfyUI's values, so that a sample does not depend on its
+    batch. ``height`` and ``width`` are those of the latent.
     """
     return torch.randn((1, channels, height, width), generator=generator(seed))
 
 
 def epoch_order(seed: int, step: int, batch_size: int, count: int) -> list[int]:
-    """Indices of the samples of batch ``step``: consecutive slices of one shuffled order per epoch.
+    """Indices (0..``count`` - 1) of batch ``step``: consecutive slices of one shuffled order per epoch.
 
-    An epoch's last, short batch is filled from the next epoch's order, so that every step has
-    ``batch_size`` samples and every sample is seen once before any is seen twice. ``count`` may be smaller
+    The last, short batch of an epoch is filled from the next epoch's order, so that every step has
+    ``batch_size`` samples and every sample is used once before any is used twice. ``count`` may be smaller
     than ``batch_size``.
     """
     return shuffled_places(seed, step * batch_size, batch_size, count, "order")
 
 
 def shuffled_places(seed: int, start: int, length: int, count: int, stream: str) -> list[int]:
-    """``length`` places of 0..``count`` - 1 from position ``start`` of an endless order.
+    """``length`` numbers of 0..``count`` - 1 from position ``start`` of an endless sequence.
 
-    It is one shuffled order of all places after another; ``stream`` names it, as in :func:`stream_seed`.
+    The sequence is a concatenation of shuffled orders; ``stream`` names it, as in :func:`stream_seed`.
     """
     places: list[int] = []
     while len(places) < length:
@@ -66,6 +67,6 @@ def shuffled_places(seed: int, start: int, length: int, count: int, stream: str)
     return places
 
 
-@lru_cache(maxsize=4)  # two streams, each at the turn from one order to the next
+@lru_cache(maxsize=4)  # enough for two streams that cross from one order to the next
 def _shuffled(seed: int, epoch: int, count: int, stream: str) -> Tensor:
     return torch.randperm(count, generator=generator(stream_seed(seed, stream, epoch)))

@@ -1,4 +1,4 @@
-"""Settings are frozen dataclasses whose fields carry their line of ``--help`` and the numbers they may be."""
+"""Settings: frozen dataclasses whose fields carry their ``--help`` text and their allowed range."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .errors import UserError
 
 
 class SettingError(UserError):
-    """A setting whose number is out of its range; the message names it, its value and the range."""
+    """A setting is out of range; the message names the setting, its value and the range."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The finite numbers from ``low`` to ``high``, of them only the multiples of ``multiple_of``.
+    """The finite numbers from ``low`` to ``high`` that are multiples of ``multiple_of`` (if above 1).
 
-    An end that is ``open`` does not belong to the range.
+    Ends with ``open_low`` or ``open_high`` are excluded.
     """
 
     low: float = -math.inf
@@ -27,10 +27,10 @@ class Range:
     multiple_of: int = 1
 
     def problem(self, number: float) -> str | None:
-        """What ``number`` would have to do, after "must"; None for a number in the range."""
+        """The end of a sentence "must ..." for a ``number`` out of range; None for one in the range."""
         above = self.low < number if self.open_low else self.low <= number
         below = number < self.high if self.open_high else number <= self.high
-        # Of nan every comparison is false.
+        # Every comparison with nan is false, so nan is out of range.
         fits = self.multiple_of == 1 or not number % self.multiple_of
         if above and below and abs(number) < math.inf and fits:
             return None
@@ -53,38 +53,38 @@ class Range:
 
 
 COUNT = Range(1)
-"""Of things of which there has to be one."""
+"""A count of at least one."""
 COUNT_OR_NONE = Range(0)
-"""Where 0 switches something off."""
+"""A count where 0 switches something off."""
 WEIGHT = Range(0)
-"""Of a term in a sum; 0 leaves it out."""
+"""The weight of a term in a sum; 0 leaves it out."""
 RATE = Range(0, open_low=True)
-"""An optimiser's."""
+"""A learning rate."""
 RATE_OR_NONE = Range(0)
-"""An optimiser's, where 0 may leave the weights as they are."""
+"""A learning rate; 0 leaves the weights unchanged."""
 SHARE = Range(0, 1)
 DECAY = Range(0, 1, open_high=True)
-"""Of a moving average."""
+"""The decay of a moving average."""
 SEED = Range(-(2**63), 2**64 - 1)
-"""Seeds are taken modulo 2**64."""
+"""A seed, taken modulo 2**64."""
 GREY_LEVEL = Range(0, 255)
 CLASS = Range(0, 65535)
-"""Number of a class in a mask, which has up to 16 bits."""
+"""A class number in a mask of up to 16 bits."""
 THREADS = Range(0, 1024)
-"""0 leaves torch's choice."""
+"""A number of CPU threads; 0 leaves torch's choice."""
 SAMPLING_STEPS = Range(1, 999)
-"""Of DDIM, whose model knows 1000 timesteps."""
+"""Sampling steps, fewer than the model's 1000 timesteps."""
 GUIDANCE = Range(0, 1000)
 """A guidance scale; 1 switches guidance off."""
 SIDE = Range(64, 16384, multiple_of=64)
-"""Of an image that a UNet of three halvings sees by way of a VAE of three, in pixels."""
+"""An image side in pixels; VAE and UNet each halve it three times."""
 
 
 def option(default: Any, help: str, within: Range | None = None, *, added_later: bool = False) -> Any:
-    """A dataclass field with ``default``, its line of help, and the range ``within`` which its numbers lie.
+    """A dataclass field with a ``default``, its ``--help`` text, and the range of its number or numbers.
 
-    ``added_later``: the setting is younger than records that runs and datasets have been begun with, and its
-    default is what those did (see :func:`recorded`).
+    ``added_later``: existing records of runs and datasets lack this setting, and its default is what they did
+    (see :func:`recorded`).
     """
     return dataclasses.field(
         default=default, metadata={"help": help, "range": within, "added_later": added_later}
@@ -92,10 +92,9 @@ def option(default: Any, help: str, within: Range | None = None, *, added_later:
 
 
 def recorded(settings: Any) -> dict[str, Any]:
-    """The values of a settings dataclass as a record holds them.
+    """The values of a settings dataclass for a record.
 
-    A setting that was added later is left out at its default, so that what was begun without it is still
-    recognised as made with the same settings.
+    A setting that was added later is omitted at its default, so that older records still compare equal.
     """
     values = dataclasses.asdict(settings)
     for item in dataclasses.fields(settings):
@@ -105,9 +104,9 @@ def recorded(settings: Any) -> dict[str, Any]:
 
 
 def check_range(flag: str, value: Any, within: Range | None) -> None:
-    """Raise SettingError, which names ``flag``, unless the number or numbers of ``value`` are in the range.
+    """Raise SettingError, naming ``flag``, unless ``value`` (a number or a tuple) is within the range.
 
-    Without a range, and where ``value`` is None, there is nothing to check.
+    Nothing is checked without a range or when ``value`` is None.
     """
     if within is None or value is None:
         return

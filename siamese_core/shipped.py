@@ -1,4 +1,4 @@
-"""Where the files that come with the pack are: two models, sample pairs and example masks."""
+"""Paths of the bundled files: two models, sample pairs, example masks and frames."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ BASE = ASSETS / "nuclei-base.safetensors"
 """A small base model for 128 px, to train from."""
 
 MODEL = ASSETS / "nuclei-siamese.safetensors"
-"""A whole model trained from :data:`BASE`, ready to generate with."""
+"""A full model trained from :data:`BASE`, ready to generate with."""
 
 TRAIN, HELD_OUT = ASSETS / "nuclei" / "train", ASSETS / "nuclei" / "held_out"
-"""Real pairs of nuclei at 128 px with prompts; no shipped model has seen those of :data:`HELD_OUT`."""
+"""Real pairs of nuclei at 128 px with prompts; no bundled model was trained on those in :data:`HELD_OUT`."""
 
 EXAMPLE_MASKS = ASSETS / "example_masks"
-"""A few masks at 128 px, of pairs of :data:`HELD_OUT`."""
+"""A few masks at 128 px, taken from :data:`HELD_OUT`."""
 
 FRAMES = ASSETS / "nuclei" / "frames"
-"""Real images of tissue at 128 px without nuclei, to generate them into."""
+"""Real images at 128 px without nuclei, as backgrounds to generate nuclei into."""

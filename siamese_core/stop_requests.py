@@ -1,4 +1,4 @@
-"""Asking a long run to stop: the signals that a user or a job scheduler sends."""
+"""Stopping a long run cleanly on signals from a user or a job scheduler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one of a kind acts as usual."""
+    """Collect the numbers of SIGINT and SIGTERM in a list; a second signal of a kind has its usual effect."""
     received: list[int] = []
     previous: dict[int, Any] = {}
 
@@ -28,7 +28,7 @@ def stop_requests() -> Iterator[list[int]]:
         signal.signal(number, previous[number])
 
     for number in map(int, (signal.SIGINT, signal.SIGTERM)):
-        with contextlib.suppress(ValueError):  # not the main thread: the caller's handlers stay
+        with contextlib.suppress(ValueError):  # raised outside the main thread; handlers stay unchanged
             previous[number] = signal.signal(number, handler)
     try:
         yield received

@@ -1,4 +1,4 @@
-"""Reading text that somebody wrote with a program of their own."""
+"""Reading text files in the encodings that common editors write."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .errors import UserError
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    # Longer marks first: that of UTF-32 begins like the one of UTF-16.
+    # UTF-32 before UTF-16, because its mark begins with that of UTF-16.
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -18,13 +18,13 @@ _MARKS = {
 
 
 class TextError(UserError):
-    """A file that is no text; the message names it and the fix."""
+    """A file is not text; the message names the file and the fix."""
 
 
 def read_text(path: Path) -> str:
-    """The text of ``path``: UTF-8, with or without the mark that Windows editors put before it, or UTF-16.
+    """The text of ``path``, in UTF-8 or, with a byte order mark, UTF-16 or UTF-32.
 
-    Line ends become ``\\n``. Raises TextError for anything else, and OSError.
+    Windows line ends become ``\\n``. Raises TextError for other encodings, and OSError.
     """
     content = path.read_bytes()
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
