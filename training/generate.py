@@ -43,10 +43,10 @@ from siamese_core.dataset_generation.mask_source import MaskSource, MaskUse, Pai
 from siamese_core.dataset_generation.storage import DatasetStore, open_store
 from siamese_core.diffusers_backend.base_model import BaseError
 from siamese_core.diffusers_backend.mask_sampling import DEFAULT_STEPS, Sampler
-from siamese_core.diffusers_backend.siamese_model import DTYPES, Precision, SiameseModel, model_from_file
+from siamese_core.diffusers_backend.siamese_model import Precision, SiameseModel, model_from_file
 from siamese_core.errors import CheckpointError
 from siamese_core.files import file_digest
-from siamese_core.masks.folder_contents import Tell, left_out
+from siamese_core.masks.folder_contents import left_out
 from siamese_core.masks.mask_files import discover_masks
 from siamese_core.masks.random_transforms import TransformSettings
 from siamese_core.masks.resizing import ResizeMode
@@ -64,7 +64,7 @@ from siamese_core.settings import (
 )
 from siamese_core.stop_requests import Interrupted, stop_requests
 from siamese_core.weights.model_file import ModelFile, load_model
-from siamese_core.weights.recorded_sampling import PAPER_RESOLUTION, recorded_hint_weights, recorded_side
+from siamese_core.weights.recorded_sampling import recorded_hint_weights
 
 from .command_line.background_options import BackgroundOptions
 from .command_line.mask_options import MaskOptions
@@ -80,6 +80,7 @@ from .command_line.options import (
     run_command,
 )
 from .command_line.prompt_notes import tell_cut, tell_guidance
+from .generation.defaults import default_guidance, default_precision, default_resolution
 from .generation.pair_sampling import PairJob, PairSampler, SamplerSettings
 from .generation.prior_images import prior_images
 from .generation.prompts import chosen_prompts
@@ -112,7 +113,12 @@ class GenerateSettings(MaskOptions):
         None, "number format of the networks; default: fp16 on CUDA, else fp32, and a begun dataset's own"
     )
     compile: bool = option(False, "have torch compile the networks: minutes first, for long runs")
-    guidance: float = option(9.0, "guidance scale; 1 switches guidance off", GUIDANCE)
+    guidance: float | None = option(
+        None,
+        "guidance scale; 1 switches it off; default: the one the checkpoint records, else the paper's 9, or "
+        "3 for a small model; a begun dataset keeps its own",
+        GUIDANCE,
+    )
     resolution: int | None = option(
         None, "side in pixels, a multiple of 64; without it the checkpoint's", SIDE
     )
@@ -158,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise OptionError("images beside the masks do not go with --random-masks, nor with --backgrounds")
     model = _model(settings.checkpoint, checkpoint)
     try:
-        resolution = _resolution(settings, checkpoint, tell)
+        resolution = settings.resolution or default_resolution(settings.checkpoint, checkpoint, tell)
         prompts = chosen_prompts(
             settings.prompt,
             settings.masks,
@@ -172,10 +178,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise OptionError(f"{settings.checkpoint}: {error}") from error
     masks = _read_masks(settings, transforms, files, resolution)
     tell_cut(model.base.tokenizer, prompts.all | {settings.negative_prompt}, tell)
-    tell_guidance(prompts.all, settings.negative_prompt, settings.guidance, tell)
+    begun = None if args.overwrite else begun_plan(store)
+    guidance = default_guidance(checkpoint, begun) if settings.guidance is None else settings.guidance
+    tell_guidance(prompts.all, settings.negative_prompt, guidance, tell)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
-    precision = settings.precision or _own_precision(store, accelerator.device, replaces=args.overwrite)
+    precision = settings.precision or default_precision(accelerator.device, begun)
     model.to(accelerator.device, precision)
     if settings.compile:
         model.compile()
@@ -186,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     blend = background.blend if frames else None
     pair_sampler = PairSampler(
         model,
-        _sampler(settings, masks, precision, len(prompts.all) == 1, hint_weights, blend),
+        _sampler(settings, masks, precision, guidance, len(prompts.all) == 1, hint_weights, blend),
         masks=masks,
         prompts=prompts,
         images=image_paths,
@@ -213,7 +221,8 @@ def _run(
     )
     own = sum(len(plan.indices(chunk)) for chunk in shard.chunks(plan))
     print(
-        f"{own} of {plan.count} pairs at {pair_sampler.sampler.resolution} px on {pair_sampler.model.device}"
+        f"{own} of {plan.count} pairs at {pair_sampler.sampler.resolution} px, guidance "
+        f"{pair_sampler.sampler.guidance:g}, on {pair_sampler.model.device}"
     )
     with stop_requests() as requests, tqdm(total=own, desc="generating", unit="pair") as progress:
 
@@ -281,18 +290,11 @@ def _read_masks(
     return source
 
 
-def _own_precision(store: DatasetStore, device: torch.device, replaces: bool) -> Precision:
-    """That of the dataset that was begun at the place, or the device's own; older records mean fp32."""
-    begun = None if replaces else begun_plan(store)
-    if begun is None:
-        return "fp16" if device.type == "cuda" else "fp32"
-    return next((own for own in DTYPES if own == begun.settings.get("precision")), "fp32")
-
-
 def _sampler(
     settings: GenerateSettings,
     masks: MaskSource,
     precision: Precision,
+    guidance: float,
     shares_text: bool,
     hint_weights: tuple[float, float | None],
     blend: int | None,
@@ -302,7 +304,7 @@ def _sampler(
         precision=precision,
         compile=settings.compile,
         steps=settings.sampling_steps,
-        guidance=settings.guidance,
+        guidance=guidance,
         negative_prompt=settings.negative_prompt,
         resolution=masks.use.size[0],
         resize_mode=settings.resize_mode,
@@ -321,18 +323,6 @@ def _model(path: Path, checkpoint: ModelFile) -> SiameseModel:
         return model_from_file(checkpoint)
     except BaseError as error:
         raise BaseError(f"{path}: {error}") from error
-
-
-def _resolution(settings: GenerateSettings, checkpoint: ModelFile, tell: Tell) -> int:
-    if settings.resolution is not None:
-        return settings.resolution
-    recorded = recorded_side(checkpoint.training)
-    if recorded is None:
-        tell(
-            f"{settings.checkpoint} does not record at which size it was trained: it samples at the paper's "
-            f"{PAPER_RESOLUTION} px; --resolution gives another"
-        )
-    return recorded or PAPER_RESOLUTION
 
 
 def _shard(text: str) -> Shard:

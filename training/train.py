@@ -65,6 +65,7 @@ from siamese_core.settings import (
 )
 from siamese_core.stop_requests import Interrupted
 from siamese_core.weights.model_file import save_model
+from siamese_core.weights.recorded_sampling import usual_guidance
 from siamese_core.weights.training_record import PROMPTS_KEY, prompt_shares
 
 from .command_line.change_flags import add_change_flags, changeable, flags_advised
@@ -110,8 +111,8 @@ class TrainSettings(MaskOptions):
     sample_every: int = option(500, "steps between sample pictures, 0 for none", COUNT_OR_NONE)
     sample_count: int = option(4, "fixed masks in a sample picture", COUNT)
     sampler: Sampler = option("ddim", "of sample pictures: 20 steps of ddim, or 15 of dpmpp-2m")
-    sample_guidance: float = option(
-        9.0, "guidance scale of sample pictures; small bases want 2 to 3", GUIDANCE
+    sample_guidance: float | None = option(
+        None, "guidance scale of sample pictures; default: 9, the paper's, or 3 for a small base", GUIDANCE
     )
     threads: int = option(0, "CPU threads, 0 leaves torch's choice", THREADS)
     export: Literal["full", "adapter", "both"] = option("full", "what the finished run writes")
@@ -301,6 +302,7 @@ def _preview(
     """A hook that samples images for the same few masks every ``sample_every`` steps."""
     chosen = preview_pairs(data, settings.sample_count)
     folder = settings.output / "samples"
+    own, given = usual_guidance(base.architecture), settings.sample_guidance
 
     def after_step(done: int) -> None:
         due = settings.sample_every and (done % settings.sample_every == 0 or done == settings.steps)
@@ -315,7 +317,7 @@ def _preview(
             chosen,
             settings.resolution,
             sampler=settings.sampler,
-            guidance=settings.sample_guidance,
+            guidance=own if given is None else given,
             hint_weights=hint_weights,
             seed=settings.seed,
         )

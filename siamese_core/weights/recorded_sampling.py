@@ -46,14 +46,19 @@ def own_sampling(training: Mapping[str, Any], architecture: Architecture) -> Own
         side = recorded_side(training)
     except CheckpointError:
         side = None
-    is_small = architecture.unet.widths[0] < SD15.unet.widths[0]
-    guidance = _SMALL_GUIDANCE if is_small else PAPER_GUIDANCE
+    guidance = usual_guidance(architecture)
     for key in ("sample_guidance", "guidance"):
         value: Any = training.get(key)
         if type(value) in (int, float) and 1 <= value <= _LARGEST_GUIDANCE:
             guidance = float(value)
     hint_weights = recorded_hint_weights(training)
     return OwnSampling(side or PAPER_RESOLUTION, guidance, side is not None, hint_weights)
+
+
+def usual_guidance(architecture: Architecture) -> float:
+    """The guidance scale that suits models of this size: the paper's, or less for narrower ones."""
+    is_small = architecture.unet.widths[0] < SD15.unet.widths[0]
+    return _SMALL_GUIDANCE if is_small else PAPER_GUIDANCE
 
 
 def recorded_hint_weights(training: Mapping[str, Any]) -> tuple[float, float]:

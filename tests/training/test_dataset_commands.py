@@ -167,6 +167,19 @@ def test_a_dataset_is_resumed_in_the_precision_that_it_was_begun_in(
     assert "precision" in run_generate(full_model, masks, full, "--resume", "--precision", "bf16").refusal
 
 
+def test_without_a_flag_the_guidance_is_the_models_or_the_begun_datasets(
+    full_model: Path, masks: Path, whole: Path, tmp_path: Path
+) -> None:
+    assert {line["sampler"]["guidance"] for line in manifest(whole)} == {3.0}
+
+    begun = tmp_path / "begun"
+    assert run_generate(full_model, masks, begun, "--guidance", 9).status == 0
+    wanted = files(begun)
+    (begun / manifest(begun)[0]["files"][0]["name"]).unlink()
+    assert run_generate(full_model, masks, begun, "--resume").status == 0
+    assert files(begun) == wanted
+
+
 def test_another_setting_than_the_begun_sets_is_named(
     full_model: Path, masks: Path, tmp_path: Path, signal_at_pair: SignalAtPair
 ) -> None:
@@ -175,7 +188,7 @@ def test_another_setting_than_the_begun_sets_is_named(
     run_generate(full_model, masks, folder, *RANDOM)
     refusal = run_generate(full_model, masks, folder, *RANDOM, "--guidance", 5, "--resume").refusal
     assert refusal.endswith(
-        "the dataset belongs to another run: guidance was 9.0 and is now 5.0; give the same settings as "
+        "the dataset belongs to another run: guidance was 3.0 and is now 5.0; give the same settings as "
         "before, another folder, or --overwrite to begin anew"
     )
 

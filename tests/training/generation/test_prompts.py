@@ -89,7 +89,7 @@ def test_guidance_without_a_prompt_is_said_to_have_no_effect(
 ) -> None:
     model = retold(full_model, tmp_path / "model.safetensors", {"prompt": "", "resolution": 64})
     outcome = run(model, masks / "masks" / "a.png", tmp_path / "out")
-    assert "prompt and negative prompt are both '', so --guidance 9 has no effect" in outcome.output
+    assert "prompt and negative prompt are both '', so --guidance 3 has no effect" in outcome.output
     outcome = run(model, masks / "masks" / "a.png", tmp_path / "off", "--guidance", 1)
     assert "has no effect" not in outcome.output
 

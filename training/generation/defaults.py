@@ -1,0 +1,42 @@
+"""Resolution, guidance scale and precision where no flag gives them: the model's, or a begun dataset's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from siamese_core.dataset_generation.finished_pairs import DatasetPlan
+from siamese_core.diffusers_backend.siamese_model import DTYPES, Precision
+from siamese_core.masks.folder_contents import Tell
+from siamese_core.weights.model_file import ModelFile
+from siamese_core.weights.recorded_sampling import PAPER_RESOLUTION, own_sampling, recorded_side
+
+
+def default_resolution(path: Path, checkpoint: ModelFile, tell: Tell) -> int:
+    """The side in pixels that the model was trained at, else the paper's.
+
+    Raises CheckpointError for a recorded side that no model can have.
+    """
+    recorded = recorded_side(checkpoint.training)
+    if recorded is None:
+        tell(
+            f"{path} does not record at which size it was trained: it samples at the paper's "
+            f"{PAPER_RESOLUTION} px; --resolution gives another"
+        )
+    return recorded or PAPER_RESOLUTION
+
+
+def default_guidance(checkpoint: ModelFile, begun: DatasetPlan | None) -> float:
+    """The guidance scale of the dataset that was ``begun``, else the model's own."""
+    recorded = begun.settings.get("guidance") if begun else None
+    if isinstance(recorded, float):
+        return recorded
+    return own_sampling(checkpoint.training, checkpoint.architecture).guidance
+
+
+def default_precision(device: torch.device, begun: DatasetPlan | None) -> Precision:
+    """The precision of the dataset that was ``begun``, fp32 in older records, else the device's own."""
+    if begun is None:
+        return "fp16" if device.type == "cuda" else "fp32"
+    return next((own for own in DTYPES if own == begun.settings.get("precision")), "fp32")
