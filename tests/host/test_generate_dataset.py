@@ -21,7 +21,7 @@ from siamese_core.pairs.manifest import RECORD_KEY
 
 from .conftest import PACK, ROOT
 from .support import graphs
-from .support.datasets import drawn, files, graph, manifest
+from .support.datasets import SMALL, drawn, files, graph, manifest
 from .support.examples import example
 from .support.server import Host, HostError, Installation, Interrupted
 
@@ -69,15 +69,15 @@ def test_random_masks_are_those_of_the_transform_node(host: Host) -> None:
 
 @pytest.mark.parametrize("kind", sorted(FORMATS))
 def test_every_format_is_written_from_the_graph(host: Host, kind: str) -> None:
-    host.run(graph(f"as_{kind}", format=kind))
+    host.run(graph(f"as_{kind}", format=kind, **SMALL))
     folder = host.output_dir / f"as_{kind}"
     assert len(manifest(folder)) == len(list((shipped.EXAMPLE_MASKS).iterdir()))
     assert all((folder / file["name"]).is_file() for line in manifest(folder) for file in line["files"])
 
 
 def test_an_interrupted_run_lists_its_pairs_and_goes_on_when_queued_again(host: Host) -> None:
-    host.run(drawn("reference", steps=3))
-    long = drawn("stopped_early", steps=3)
+    host.run(drawn("reference", steps=3, **SMALL))
+    long = drawn("stopped_early", steps=3, **SMALL)
     prompt_id = host.queue(long)
     parts = host.output_dir / "stopped_early" / ".run" / "parts"
     while not (parts.is_dir() and list(parts.iterdir())):
@@ -110,7 +110,7 @@ def test_a_killed_host_leaves_whole_pairs_and_the_next_one_completes_the_set(
     installation: Installation, tmp_path: Path
 ) -> None:
     """One kill; SIAMESE_KILLS=50 asks for 50 kills of a run of five hundred pairs."""
-    prompt = drawn("set", per_mask=max(4, 5 * KILLS // 4))
+    prompt = drawn("set", per_mask=max(4, 5 * KILLS // 4), **SMALL)
     folder = tmp_path / "killed" / "output" / "set"
     with Host(installation, tmp_path / "reference", {PACK: ROOT}) as host:
         host.run(prompt, timeout=3600)

@@ -20,7 +20,7 @@ from tests.support.datasets.pair_files import save
 
 from ..conftest import PACK, ROOT
 from ..support import graphs
-from ..support.datasets import files, graph, manifest
+from ..support.datasets import SMALL, files, graph, manifest
 from ..support.examples import example
 from ..support.server import Host, HostError, Installation, Interrupted
 
@@ -179,7 +179,7 @@ def test_a_dataset_without_frames_records_none(host: Host) -> None:
 def test_a_killed_and_a_cancelled_dataset_over_frames_end_as_the_uninterrupted_one(
     installation: Installation, tmp_path: Path
 ) -> None:
-    prompt = dataset("set", chunk_size=3, steps=3)
+    prompt = dataset("set", chunk_size=3, steps=3, **SMALL)
     frames_in(tmp_path / "reference" / "input" / "frames")
     with Host(installation, tmp_path / "reference", {PACK: ROOT}) as host:
         host.run(prompt)

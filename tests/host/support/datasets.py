@@ -8,6 +8,9 @@ from typing import Any
 
 from . import graphs
 
+SMALL = {"width": 64, "height": 64}
+"""A quarter of the work of the model's own size, where a test does not look at the images."""
+
 
 def dataset(folder: str, **changes: Any) -> graphs.Node:
     settings = {

@@ -78,7 +78,7 @@ def training(**changes: Any) -> Graph:
         "prompt": "",
         "name": "trained",
         "steps": 4,
-        "resolution": 128,
+        "resolution": 64,
         "batch_size": 2,
         "micro_batches": 1,
         "learning_rate": 1e-4,
