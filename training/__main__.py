@@ -1,6 +1,6 @@
-"""The front door: ``python -m training`` lists the commands, ``python -m training train ...`` runs one.
+"""Entry point: ``python -m training`` lists the commands, ``python -m training train ...`` runs one.
 
-An installed ``siamese-diffusion`` is the same, and ``python -m training.train ...`` is as good.
+The installed command ``siamese-diffusion`` does the same; ``python -m training.train ...`` works, too.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ COMMANDS = (
     "rate",
     "convert",
 )
-"""In the order in which one uses them."""
+"""All commands, in the order in which they are typically used."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the first argument names, or list them all; ends with SystemExit."""
+    """Run the command named by the first argument, or list all; always raises SystemExit."""
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or [""]
     if name in ("", "-h", "--help"):
         print(_overview())
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if command not in COMMANDS:
         print(f"error: there is no command {name!r}; known ones: {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
-    # Only now: importing a command brings in torch, which takes seconds.
+    # Imported late, because importing a command imports torch, which takes seconds.
     from .command_line.options import run_command
 
     module = importlib.import_module(f"{__package__}.{command}")
@@ -60,7 +60,7 @@ def _overview() -> str:
 
 
 def _first_line(command: str) -> str:
-    """The first line of the command's manual, read without importing it."""
+    """The first line of the command's module docstring, read without importing the module."""
     text = Path(__file__).with_name(f"{command}.py").read_text("utf-8")
     return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
 

@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tests = named_folders(args.test)
     output: Path = args.output
     _check(args, plan)
-    base = local_base(args.base)  # of a hub's name the copy on this machine, once for all variants
+    base = local_base(args.base)  # download a model from the hub once, for all variants
     _prepare(args, plan, tests)
     generated = [variant for variant in plan.variants if variant.paint]
     for variant in plan.variants:
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _check(args: argparse.Namespace, plan: AblationPlan) -> None:
-    """Refuse before the first stage what the last one would refuse hours later."""
+    """Check the settings of all stages now, so that none is refused hours later."""
     for variant in plan.variants:
         train.parse(flags({**plan.stages["train"], **variant.train}))
     generate.parse(flags(plan.stages["generate"]))
@@ -101,13 +101,13 @@ def _check(args: argparse.Namespace, plan: AblationPlan) -> None:
 
 
 def _networks(plan: AblationPlan) -> tuple[list[str], dict[str, Any]]:
-    """The segmentation networks to compare with, and the other settings of that stage."""
+    """The segmentation networks to compare with, and the other settings of the segmentation stage."""
     settings = dict(plan.stages["segment"])
     return settings.pop("networks", ["small-unet"]), settings
 
 
 def _prepare(args: argparse.Namespace, plan: AblationPlan, tests: Mapping[str, str]) -> None:
-    """Begin the output folder, or see that it is of the same ablation on the same data."""
+    """Create the output folder, or check that it belongs to the same ablation on the same data."""
     pairs = find_pairs(args.pairs)
     record = {
         "variants": {
@@ -168,7 +168,7 @@ def _evaluate(
 def _segment(
     args: argparse.Namespace, plan: AblationPlan, variants: Sequence[Variant], tests: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Real pairs alone against real pairs and each variant's; the benchmark's results."""
+    """Compare segmentation on real pairs alone with real pairs plus each variant's; returns the results."""
     networks, settings = _networks(plan)
     folder, sets = args.output / "segmentation", args.output / "segmentation.toml"
     generated = {variant.name: args.output / variant.folder / "pairs" for variant in variants}
@@ -186,7 +186,7 @@ def _run(command: Callable[[Sequence[str]], int], label: str, words: Sequence[st
 
 
 def _whole(target: Path, write: Callable[[Path], None]) -> None:
-    """Have ``write`` fill the folder ``target``, unless it is there; it appears when it is whole."""
+    """Unless ``target`` exists, let ``write`` fill it; the folder appears once it is complete."""
     if target.exists():
         return
     with whole_folder(target) as unfinished:
@@ -208,7 +208,7 @@ def _updates(base: Path, output: Path, variants: Sequence[Variant]) -> list[Comp
 
 
 def _sheet(real: Path, folders: Sequence[Path]) -> NDArray[np.uint8] | None:
-    """A row for each of a few masks, spread over the set: mask, real image, then each variant's image."""
+    """A sheet (H, W, 3) with a row for each of a few masks: mask, real image, each variant's image."""
     if not folders:
         return None
     original_of, *generated_of = ({pair.stem: pair for pair in find_pairs(one)} for one in (real, *folders))

@@ -68,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write(path: Path, model: ModelFile, target: str, dtype: torch.dtype | None) -> ModelFile:
-    """Write ``model`` to ``path`` in the layout ``target``; return what of it was written."""
+    """Write ``model`` to ``path`` in the layout ``target`` and return the part that was written.
+
+    Raises OptionError when the model lacks networks that the layout needs.
+    """
     if target == "diffusers":
         write_folder(path, model, dtype)
         return model
@@ -81,7 +84,7 @@ def write(path: Path, model: ModelFile, target: str, dtype: torch.dtype | None) 
         )
     if target == "cldm":
         metadata = model_metadata(model)
-        del metadata["siamese.kind"]  # it marks files that hold weights and nothing else
+        del metadata["siamese.kind"]  # it marks files without the constants written here
         constants = schedule_buffers()
         if model.architecture.text.family == "clip":
             constants |= position_ids(model.architecture.text.max_tokens)

@@ -46,7 +46,7 @@ from .reports.run_report import Report, Sample, Table, write_report
 from .segmentation.judge import SegmenterSettings
 
 SIDE = 128
-# Enlarged and bent, but neither shrunk nor turned: no empty margin comes into a frame that nuclei fill.
+# Masks are enlarged and bent, but not shrunk or rotated, which would leave empty margins.
 _RANDOM_MASKS = (
     *("--mask-scale", "1.0", "1.5", "--mask-elastic", "0.05"),
     *("--mask-translate", "0", "--mask-rotate", "0"),
@@ -58,7 +58,7 @@ _LIST = "demo.json"
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Size of the demo; the defaults take ten minutes at most on two CPU cores."""
+    """Settings of the demo; with the defaults it takes at most ten minutes on two CPU cores."""
 
     pairs: int = option(24, "real pairs to train on, of the 24 that ship", Range(2, 24))
     held_out: int = option(24, "held-out real masks to generate for, of the 24 that ship", Range(1, 24))
@@ -138,7 +138,7 @@ def _run(output: Path, given: Path | None, settings: DemoSettings) -> int:
 
 
 def _copy_pairs(source: Path, target: Path, count: int) -> None:
-    """Copy ``count`` of the shipped pairs at ``source``, taken evenly so that each kind of image stays."""
+    """Copy ``count`` of the bundled pairs at ``source``, evenly spaced to include all kinds of images."""
     entries = [json.loads(line) for line in (source / PROMPT_FILE).read_text("utf-8").splitlines()]
     chosen = [entries[place * len(entries) // count] for place in range(count)]
     for folder in ("images", "masks"):
@@ -191,7 +191,7 @@ def _generate(
 
 
 def _samples(findings: Findings) -> list[Sample]:
-    """The synthetic pairs as the report shows them, those of the held-out masks first."""
+    """The synthetic pairs for the report, those of the held-out masks first."""
     training = [load_pair(pair, size=None).image for pair in findings.train]
     real = [load_pair(pair, size=None).image for pair in findings.real]
     samples = []
@@ -258,7 +258,7 @@ def _prompt_table(by_prompt: dict[str, dict[str, Any]]) -> Table:
 
 
 def _interval(estimate: Sequence[float | None] | None) -> str:
-    """An estimate to read, such as ``0.93 [0.90, 0.96]``."""
+    """An estimate as text, such as ``0.93 [0.90, 0.96]``."""
     if estimate is None:
         return "none"
     value, low, high = estimate
@@ -266,12 +266,12 @@ def _interval(estimate: Sequence[float | None] | None) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The record in ``path``, or nothing when there is none."""
+    """The JSON object in ``path``, or {} if the file does not exist."""
     return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
 
 
 def _contact_sheet(samples: Sequence[Sample]) -> NDArray[np.uint8]:
-    """Rows from the top: masks, their real images, synthetic images, these outlined, nearest real images."""
+    """A sheet with rows of masks, real, synthetic, outlined synthetic, and nearest real images."""
     count = min(_SHOWN, len(samples))
     shown = [samples[place * len(samples) // count] for place in range(count)]
     return grid(
@@ -286,7 +286,7 @@ def _contact_sheet(samples: Sequence[Sample]) -> NDArray[np.uint8]:
 
 
 def _prepare(output: Path) -> None:
-    """Make room: a folder that holds an earlier demo and nothing else is replaced, any other refused."""
+    """Empty ``output`` if it holds only files of an earlier demo; otherwise raise OptionError."""
     found = _files(output)
     if found:
         path = output / _LIST
@@ -308,7 +308,7 @@ def _prepare(output: Path) -> None:
 
 
 def _note_files(output: Path) -> None:
-    """List what this demo has written, so that the next one may replace that and nothing else."""
+    """List the files that this demo has written, so that the next one may replace only those."""
     write_text_atomic(output / _LIST, json.dumps({"files": sorted(_files(output))}, indent=1) + "\n")
 
 

@@ -77,7 +77,7 @@ _HEADLINES = ("kid", "fid", "precision", "recall", "close-share", "adherence", "
 
 @dataclass(frozen=True)
 class EvaluateSettings(MaskOptions):
-    """What is compared, and how."""
+    """Folders to compare, and settings of the metrics."""
 
     real: Path = option(Path(), "real images: those that the model was trained on")
     synthetic: tuple[str, ...] = option((), "folder of synthetic images; of several methods NAME=DIR each")
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _lpips(settings: EvaluateSettings) -> nn.Module | str:
-    """The network of LPIPS, or the reason to leave it out; weights that were asked for must be there."""
+    """The LPIPS network, or the reason why it is left out. Raises WeightsError if weights were asked for."""
     try:
         return load_lpips(settings.alexnet_weights, download=settings.download)
     except WeightsError as error:
@@ -168,7 +168,7 @@ def _lpips(settings: EvaluateSettings) -> nn.Module | str:
 
 @dataclass(frozen=True)
 class Reports:
-    """Writes what was measured: of a single method, or of several side by side."""
+    """Writes the reports of a single method or of several side by side."""
 
     settings: EvaluateSettings
     found: Found
@@ -221,7 +221,7 @@ class Reports:
         write_evaluation(folder, report)
 
     def write_side_by_side(self, study: StudyResults | None) -> None:
-        """Write the report of all methods, and into methods/NAME that of each."""
+        """Write the report of all methods, and each method's own report into methods/NAME."""
         output, real = self.settings.output, self.found.real.images
         for name in self.methods:
             folder = output / "methods" / portable_stem(name)
@@ -267,7 +267,7 @@ class Reports:
     def _shown(self, synthetic: Sequence[str]) -> dict[str, Any]:
         shown = plain(replace(self.settings, synthetic=tuple(synthetic)))
         if self.settings.rating_study is None:
-            del shown["rating_study"]  # younger than records that others read
+            del shown["rating_study"]  # added later, so omitted from records unless it is used
         return shown
 
     def _pictures(self, measured: Measured) -> CasePictures:
@@ -279,7 +279,7 @@ class Reports:
 
 
 def _image_rows(real: ImageSet, measured: Measured) -> list[dict[str, Any]]:
-    """What is known of each synthetic image."""
+    """The measurements of each synthetic image."""
     stems = real.stems
     rows: list[dict[str, Any]] = [{"stem": stem} for stem in measured.images.stems]
     for own, other in measured.matches.items():

@@ -91,7 +91,7 @@ _SHARD = re.compile(r"(\d+)/(\d+)", re.ASCII)
 
 @dataclass(frozen=True)
 class GenerateSettings(MaskOptions):
-    """What is generated, and how; sampling defaults are the paper's."""
+    """Input, output and sampling of the pairs; sampling defaults are the paper's."""
 
     checkpoint: Path = option(Path(), "full model file, of training.train or of the paper's authors")
     masks: Path = option(Path(), "folder of masks, or one mask file")
@@ -136,7 +136,7 @@ class GenerateSettings(MaskOptions):
 
     @property
     def sampling_steps(self) -> int:
-        """The steps that are given, else the sampler's own number."""
+        """The given number of steps, or else the sampler's default."""
         return DEFAULT_STEPS[self.sampler] if self.steps is None else self.steps
 
 
@@ -228,7 +228,7 @@ def _run(
 
         def on_pairs(pairs: Sequence[FinishedPair], known: int) -> None:
             progress.update(len(pairs) + known)
-            progress.initial += known  # the rate counts what was generated now
+            progress.initial += known  # pairs from earlier runs do not count in the rate
             if requests:
                 raise Interrupted(int(progress.n), requests[0])
 
@@ -351,7 +351,7 @@ def _check_settings(settings: GenerateSettings, background: BackgroundOptions) -
 def parse(
     arguments: Sequence[str] | None,
 ) -> tuple[argparse.Namespace, GenerateSettings, TransformSettings | None, BackgroundOptions]:
-    """The flags, the settings, the transforms of the masks when random ones are asked for, and the frames."""
+    """Parse flags, settings, the transforms for random masks (None without) and background options."""
     parser = command_parser("generate", __doc__)
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
     parser.add_argument(

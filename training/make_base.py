@@ -77,7 +77,7 @@ from .pretrained.perceptual_features import efficientnet_features
 
 @dataclass(frozen=True)
 class MakeBaseSettings:
-    """Settings of the command besides those of the two trainings."""
+    """Settings of the command besides those of VAE and UNet training."""
 
     prompt: str = option("", "prompt of images that have none of their own")
     resolution: int = option(128, "image side in pixels, a multiple of 64; images are stretched to it", SIDE)
@@ -95,7 +95,7 @@ class MakeBaseSettings:
     threads: int = option(1, "CPU threads; small models are fastest with one", Range(1, 1024))
 
 
-# Settings that decide the result: a run can be resumed only with the same ones.
+# Settings that determine the result; resuming requires equal ones.
 _IDENTITY = ("prompt", "resolution", "unet_widths", "vae_widths", "restart_unet", "seed")
 
 
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if engine.processes > 1:
         raise OptionError("make_base runs in one process; start it without accelerate launch")
     _check_settings(settings, vae_settings, unet_settings, continued=args.init is not None)
-    # All input comes before the folder is made: a refusal leaves nothing in the way of the next try.
+    # Input is checked before the folder is created, so that a refusal leaves nothing behind.
     paths, prompts = _find_images(args.images, settings.prompt)
     base = _start(args.init, settings)
     shares = prompt_shares(prompts)
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 loop = LoopSettings(vae_settings.steps, settings.save_every, is_last=unet_settings.steps == 0)
                 _train_vae(run, loop, base, images, vae_settings, settings.seed, tracked(accelerator, "vae"))
                 _save_reconstructions(base, images, args.output / "reconstructions.png")
-            # A VAE whose encoder was not trained keeps the scale that its UNet knows.
+            # If the encoder was not trained, the latents keep the scale that the UNet was trained on.
             fold_scale = vae_settings.steps > 0 and not vae_settings.decoder_only
             if fold_scale or unet_settings.steps:
                 moments = encode_moments(base.vae, torch.cat([images, images.flip(-1)]))
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 moments = normalise_latents(base.vae, moments)
             if unet_settings.steps:
                 loop = LoopSettings(unet_settings.steps, settings.save_every)
-                both = [*prompts, *prompts]  # the mirrored images' too
+                both = [*prompts, *prompts]  # for the images and their mirrored copies
                 _train_unet(
                     run, loop, base, moments, both, unet_settings, settings.seed, tracked(accelerator, "unet")
                 )
@@ -211,7 +211,7 @@ def _train_unet(
 
 
 def _start(init: Path | None, settings: MakeBaseSettings) -> Base:
-    """The base to train: ``init``'s weights for the resolution asked for, or new ones."""
+    """The base to train, from ``init`` (at the requested resolution) or with new weights."""
     if init is not None:
         base = load_base(init)
         if base.architecture.prediction != "epsilon":
@@ -237,7 +237,7 @@ def _start(init: Path | None, settings: MakeBaseSettings) -> Base:
 
 
 def _new_base(architecture: Architecture, settings: MakeBaseSettings) -> Base:
-    """A base with random weights and, where its width allows it, a UNet that starts as the identity."""
+    """A base with random weights and, if its width allows, a UNet initialised to copy its input."""
     base = build_base(architecture, settings.seed)
     if architecture.unet.widths[0] >= unet_initialisation.NARROWEST:
         unet_initialisation.start_from_identity(base.unet)
@@ -272,7 +272,7 @@ def _check_settings(
 
 
 def _find_images(source: Path, prompt: str) -> tuple[list[Path], list[str]]:
-    """Image files below ``source`` and the prompt of each."""
+    """The image files in ``source`` and the prompt of each."""
     if (source / "prompt.json").exists():
         pairs = find_pairs(source, default_prompt=prompt, tell=note)
         return [pair.image for pair in pairs], [pair.prompt or prompt for pair in pairs]
@@ -292,7 +292,7 @@ def _find_images(source: Path, prompt: str) -> tuple[list[Path], list[str]]:
 
 
 def _read_images(paths: Sequence[Path], resolution: int) -> Tensor:
-    """``(N, 3, R, R)`` uint8."""
+    """Read the images, stretched to ``resolution``: ``(N, 3, R, R)`` uint8."""
     survey = ImageSurvey()
     for path in paths:
         survey.add(path)

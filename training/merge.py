@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _broken(lists: DatasetLists, deep: bool) -> list[str]:
-    """Names of files that are not as their pair's line says."""
+    """Names of files whose size or, if ``deep``, digest differs from their pair's line."""
     broken: dict[str, None] = {}
     for line in tqdm(lists.lines(), total=lists.plan.count, desc="checking", unit="pair", leave=False):
         for file in line.get("files", ()):

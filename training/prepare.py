@@ -72,12 +72,12 @@ _SHOWN_MATCHES = 5
 
 
 class PrepareError(UserError):
-    """A dataset that cannot be prepared; the message names the file or folder and the fix."""
+    """A dataset cannot be prepared; the message names the file or folder and the fix."""
 
 
 @dataclass(frozen=True)
 class PrepareSettings(MaskOptions):
-    """Where the pairs go and how they are read and divided."""
+    """Output folder, and how pairs are read and split."""
 
     output: Path = option(Path(), "folder for the sets, new or empty")
     layout: LayoutName | None = option(None, "layout of SOURCE; without it recognised by its folders")
@@ -101,7 +101,7 @@ class PrepareSettings(MaskOptions):
 
 @dataclass(frozen=True)
 class WrittenSet:
-    """What is known of a set after writing it: its pairs' stems, facts and hashes (N, HASH_BITS)."""
+    """Stems, facts and perceptual hashes (N, HASH_BITS) of the pairs in a written set."""
 
     stems: list[str]
     facts: list[PairFacts]
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "sets": {name: asdict(set_of_facts) for name, set_of_facts in facts.items()},
             "near_duplicates": _duplicates(written),
         }
-        print("flushing to the disk")  # which can take as long as the rest
+        print("flushing to the disk")  # may take as long as everything else
         write_text_atomic(
             folder / PREPARATION_REPORT, json.dumps(report, indent=1, ensure_ascii=False) + "\n"
         )
@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def divide(dataset: Dataset, settings: PrepareSettings) -> tuple[Sets, dict[str, str | int]]:
-    """The sets to write, and for the report the split and, where pairs were drawn, the seed.
+    """The sets to write, and the split for the report (with the seed, if pairs were drawn).
 
     Raises SplitError for a ratio or a count that does not fit the pairs.
     """
@@ -160,7 +160,7 @@ def divide(dataset: Dataset, settings: PrepareSettings) -> tuple[Sets, dict[str,
 
 
 def with_modes(sets: Sets, settings: PrepareSettings) -> Sets:
-    """``sets`` with the kind of every pair's image after its prompt; raises ModeError."""
+    """``sets`` with the kind of each image appended to its prompt. Raises ModeError."""
     pairs = [pair for part in sets.values() for pair in part]
     if settings.mode_count is not None:
         progress = tqdm(pairs, "reading colours", unit="image", mininterval=1.0)
@@ -176,7 +176,7 @@ def with_modes(sets: Sets, settings: PrepareSettings) -> Sets:
 
 
 def _write_sets(folder: Path, sets: Sets, settings: PrepareSettings) -> tuple[dict[str, WrittenSet], int]:
-    """Write every set below ``folder``; returns what was written, and how many empty tiles were left out."""
+    """Write all sets below ``folder``; return what was written and the number of empty tiles left out."""
     written: dict[str, WrittenSet] = {}
     empty = 0
     with tqdm(total=sum(map(len, sets.values())), desc="preparing", unit="pair", mininterval=1.0) as progress:
@@ -201,7 +201,7 @@ def _write_sets(folder: Path, sets: Sets, settings: PrepareSettings) -> tuple[di
 def _pieces(
     pair: Pair, loaded: LoadedPair, crop: int | None
 ) -> Iterator[tuple[Pair, NDArray[np.uint8], NDArray[np.bool_]]]:
-    """The pair itself, or its tiles, whose stems say where they lie."""
+    """The pair itself, or its tiles of side ``crop``, whose stems contain their position."""
     if crop is None:
         yield pair, loaded.image, loaded.mask
         return
@@ -221,7 +221,7 @@ def _write_pair(
     mask_name = f"masks/{pair.stem}.png"
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    if (folder / mask_name).exists():  # on a file system that does not tell A from a, for instance
+    if (folder / mask_name).exists():  # on a case-insensitive file system, for instance
         raise PrepareError(f"{pair.image}: another pair has the name '{pair.stem}' too; rename one of them")
     if is_copied:
         shutil.copyfile(pair.image, folder / image_name)
@@ -234,13 +234,13 @@ def _write_pair(
 
 
 def _shows_its_pixels(image: Path) -> bool:
-    """Whether all readers take the file as it was read here: not turned by EXIF, nor scaled by its folder."""
+    """Whether every reader sees the pixels as read here: no EXIF rotation and at most 8 bits of grey."""
     header = image_header(image, "image")
     return header.orientation == 1 and not header.is_deep_grey
 
 
 def _duplicates(written: Mapping[str, WrittenSet]) -> dict[str, Any]:
-    """The near-duplicates across the sets, ready for JSON, and the closest images whether near or not."""
+    """Near-duplicates across the sets and the closest images, near or not, in JSON types."""
     found = near_duplicates({name: one.hashes for name, one in written.items()})
     closest = [
         {
@@ -272,7 +272,7 @@ def _print_report(report: Mapping[str, Any], facts: Mapping[str, SetFacts]) -> N
 
 @contextmanager
 def _output_folder(output: Path) -> Iterator[Path]:
-    """:func:`whole_folder`, whose errors say what to do."""
+    """:func:`whole_folder` with errors that say what to do."""
     try:
         with whole_folder(output, replace=False) as temporary:
             yield temporary

@@ -1,1 +1,1 @@
-"""Variants of the generative model trained on equal budgets: their plan, their updates and their summary."""
+"""Ablations: the plan, the comparison of parameter updates, and the summary."""

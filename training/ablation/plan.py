@@ -1,4 +1,4 @@
-"""What an ablation compares: a TOML file of variants and the settings they share."""
+"""The plan of an ablation: a TOML file with variants and the settings they share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from siamese_core.files import portable_stem
 _STAGES = ("train", "generate", "evaluate", "segment")
 _KEYS = {"title", "note", "variant", *_STAGES}
 _VARIANT_KEYS = {"name", "train", "paint"}
-# What the runner itself says to the commands.
+# Flags that training.ablate sets itself.
 _OWN_FLAGS = {
     "train": {"pairs", "base", "output", "resume"},
     "generate": {"checkpoint", "masks", "output", "overwrite"},
@@ -25,14 +25,14 @@ _OWN_FLAGS = {
 
 
 class AblationError(UserError):
-    """A plan that cannot be run; the message names the file, the key and what it should be."""
+    """A plan cannot be run; the message names the file, the key and what it should be."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One generative model: its settings of training.train beside the common ones.
+    """One generative model, with its settings for training.train in addition to the shared ones.
 
-    Without ``paint`` it is trained only, for its parameter update.
+    Without ``paint`` it is only trained, to measure its parameter update.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class AblationPlan:
-    """Variants, and the settings of each stage's command that all of them share."""
+    """Variants, and the shared settings of each stage's command."""
 
     title: str
     note: str
@@ -56,9 +56,9 @@ class AblationPlan:
 
 
 def plan_of_table(table: Mapping[str, Any], path: Path) -> AblationPlan:
-    """The plan in a TOML ``table`` read from ``path``; its keys are described in training.ablate.
+    """The plan in a TOML ``table`` read from ``path``; training.ablate documents the keys.
 
-    Raises AblationError naming the key that does not fit.
+    Raises AblationError, naming the invalid key.
     """
     _refuse_unknown(table, _KEYS, str(path))
     stages = {stage: _settings(table.get(stage, {}), stage, str(path)) for stage in _STAGES}
@@ -74,7 +74,7 @@ def plan_of_table(table: Mapping[str, Any], path: Path) -> AblationPlan:
 
 
 def flags(settings: Mapping[str, Any]) -> list[str]:
-    """``settings`` as a command's flags: ``{"hint_block": "sparse"}`` -> ``["--hint-block", "sparse"]``."""
+    """``settings`` as command-line words: ``{"hint_block": "sparse"}`` -> ``["--hint-block", "sparse"]``."""
     words: list[str] = []
     for name, value in settings.items():
         flag = name.replace("_", "-")
@@ -88,7 +88,7 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
 
 def segmentation_sets(title: str, real: Path, generated: Mapping[str, Path], tests: Mapping[str, str]) -> str:
     """The TOML file for training.segment that compares ``real`` with ``real`` + each variant's pairs."""
-    text = partial(json.dumps, ensure_ascii=False)  # JSON's texts and lists of texts are TOML's too
+    text = partial(json.dumps, ensure_ascii=False)  # JSON strings and lists of strings are valid TOML
     own = text([str(real.absolute())])
     lines = [f"title = {text(title)}", "", "[test]"]
     lines += [f"{text(name)} = {text(str(Path(folder).absolute()))}" for name, folder in tests.items()]

@@ -1,4 +1,4 @@
-"""An ablation's results as one table, numbers and a page."""
+"""An ablation's results as Markdown, JSON and HTML."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _NOTES = (
 
 @dataclass(frozen=True)
 class Summary:
-    """What an ablation found.
+    """The results of an ablation.
 
-    ``evaluations``: evaluation.json of each generated variant by name; ``segmentation``: the results of
-    training.segment; ``updates``: of all ``trained`` variants, in their order; ``sheet``: (H, W, 3), a row a
-    mask, or None when nothing was generated.
+    ``evaluations``: evaluation.json of each generated variant, by name; ``segmentation``: the results of
+    training.segment; ``updates``: comparisons of all ``trained`` variants, in their order; ``sheet``:
+    (H, W, 3) uint8, one row per mask, or None when nothing was generated.
     """
 
     title: str
@@ -43,7 +43,7 @@ class Summary:
 
 
 def as_json(summary: Summary) -> dict[str, Any]:
-    """Everything but the picture; metrics by variant."""
+    """Everything except the sheet, with metrics by variant."""
     return {
         "title": summary.title,
         "note": summary.note,
@@ -55,7 +55,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
 
 
 def as_markdown(summary: Summary) -> str:
-    """All tables."""
+    """All tables as Markdown."""
     parts = [f"# {summary.title}", *([summary.note] if summary.note else [])]
     for title, (header, rows) in _tables(summary).items():
         lines = [header, ["---"] * len(header), *rows]
@@ -91,7 +91,7 @@ def _tables(summary: Summary) -> dict[str, Table]:
 
 
 def _metrics(summary: Summary) -> Table:
-    """A row a metric, a column a variant."""
+    """A table with one row per metric and one column per variant."""
     found = {name: summary.evaluations[name]["metrics"] for name in summary.variants}
     names = list(dict.fromkeys(metric for metrics in found.values() for metric in metrics))
     rows = [
@@ -113,7 +113,7 @@ def _estimate(estimate: Mapping[str, Any] | None) -> str:
 
 
 def _updates(variants: Sequence[str], comparison: Comparison) -> Table:
-    """A row a variant: its update's size, and its cosine with every variant's."""
+    """A table with one row per variant: its update's size, and its cosines with all variants' updates."""
     rows = []
     for name, size, relative, cosines in zip(
         variants, comparison.sizes, comparison.relative, comparison.cosines, strict=True

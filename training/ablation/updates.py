@@ -1,4 +1,4 @@
-"""How far, and in which direction, training moved the weights (paper, Fig. 3)."""
+"""Sizes and directions of the parameter updates made by training (paper, Fig. 3)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 from siamese_core.weights.key_layouts import decoder_keys
 
 Update = Mapping[str, Tensor]
-"""Difference to the weights before training, flat and float32, for each group of :data:`GROUPS`."""
+"""Difference from the weights before training, a flat float32 tensor for each group of :data:`GROUPS`."""
 
 GROUPS = ("control encoder", "zero convolutions", "decoder")
-"""The weights that every variant has: not the hint block, whose kinds differ and whose start is random."""
+"""Groups of weights common to all variants; hint blocks may differ in kind and start at random."""
 
 _ZERO_CONVOLUTIONS = ("zero_convs.", "middle_block_out.")
 
@@ -23,9 +23,9 @@ _ZERO_CONVOLUTIONS = ("zero_convs.", "middle_block_out.")
 class Comparison:
     """Sizes and directions of N variants' updates of one group of weights.
 
-    ``sizes`` (N,): Euclidean norms; ``relative`` (N,): over the norm of the weights before training, None
-    where those are 0. ``cosines`` (N, N): 1 for the same direction, 0 for unrelated ones; None beside an
-    update of nothing.
+    ``sizes`` (N,): Euclidean norms; ``relative`` (N,): sizes divided by the norm of the weights before
+    training, None if that is 0. ``cosines`` (N, N): 1 for equal directions, 0 for orthogonal ones, None if
+    one of the updates is 0.
     """
 
     group: str
@@ -35,7 +35,7 @@ class Comparison:
 
 
 def starting_weights(unet: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights before training by group, flat, from the base's UNet by prefix-free ldm name."""
+    """The weights before training, flat by group, from the base's UNet weights by prefix-free ldm name."""
     decoder = set(decoder_keys(unet))
     return {
         "control encoder": _flat({key: value for key, value in unet.items() if key not in decoder}),
@@ -46,7 +46,8 @@ def starting_weights(unet: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def update(control: Mapping[str, Tensor], unet: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> Update:
     """The update of a trained model's ``control`` and ``unet`` (by prefix-free ldm name) since ``start``.
 
-    The control network's encoder began as the UNet's, its zero convolutions at 0 (ControlNet, section 3.1).
+    The control network's encoder started as a copy of the UNet's, its zero convolutions at 0 (ControlNet,
+    arXiv 2302.05543, section 3.1).
     """
     decoder = set(decoder_keys(unet))
     encoder = {key: control[key] for key in unet if key not in decoder}
@@ -60,7 +61,7 @@ def update(control: Mapping[str, Tensor], unet: Mapping[str, Tensor], start: Map
 
 
 def compare_updates(updates: Mapping[str, Update], start: Mapping[str, Tensor]) -> list[Comparison]:
-    """Sizes and pairwise directions of the ``updates`` of several variants, group by group."""
+    """Sizes and pairwise cosines of the ``updates`` of several variants, by group."""
     found = []
     for group in GROUPS:
         vectors = [one[group].double() for one in updates.values()]

@@ -1,1 +1,1 @@
-"""What the commands share: flags, TOML files, recipes and timing."""
+"""Shared code of the commands: flags, TOML files, recipes and timing."""

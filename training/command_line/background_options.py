@@ -1,4 +1,4 @@
-"""The flags by which lesions are generated into real frames."""
+"""The flags for generating lesions into real frames."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLEND = Range(0, MOST_BLEND)
 
 @dataclass(frozen=True)
 class BackgroundOptions:
-    """What lies around the masks: nothing real, or frames without a finding."""
+    """Settings for real frames around the masks."""
 
     backgrounds: Path | None = option(
         None,
@@ -29,7 +29,7 @@ class BackgroundOptions:
     )
 
     def read_frames(self, tell: Tell) -> FrameFiles | None:
-        """The frames, all of them looked at once; None without any. Raises FrameError and PairError."""
+        """Find and check all frames; None if the flag is not given. Raises FrameError and PairError."""
         if self.backgrounds is None:
             return None
         found = find_frames(self.backgrounds)

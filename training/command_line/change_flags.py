@@ -1,4 +1,4 @@
-"""Settings that a resumed training run may change when its user asks for it."""
+"""Flags that allow a resumed training run to change some settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from siamese_core.resume_check import ResumeError
 
 _CHANGEABLE: Mapping[str, Sequence[str]] = {
     "--change-steps": ("steps",),
-    # Not the kind of optimiser, nor whether an average is kept: a checkpoint holds the state of those.
+    # Not the kind of optimiser or of average, because checkpoints hold their state.
     "--change-optimiser": (
         *("learning_rate", "hint_learning_rate", "rate_decay", "warmup", "weight_decay"),
         "mixed_precision",
@@ -19,7 +19,7 @@ _CHANGEABLE: Mapping[str, Sequence[str]] = {
 
 
 def add_change_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each group of settings that may change."""
+    """Add one flag for each group of settings that may change."""
     parser.add_argument("--change-steps", action="store_true", help="allow --resume with another --steps")
     parser.add_argument(
         "--change-optimiser",
@@ -29,7 +29,7 @@ def add_change_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def changeable(args: argparse.Namespace) -> tuple[str, ...]:
-    """The settings that may differ from those of the run that is resumed."""
+    """Names of the settings that may differ from the resumed run's."""
     return tuple(
         name
         for flag, names in _CHANGEABLE.items()
@@ -40,7 +40,7 @@ def changeable(args: argparse.Namespace) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def flags_advised() -> Iterator[None]:
-    """Say in a refusal to resume which flags allow it, where there are some for all that differs."""
+    """Within the block, a ResumeError names the flags that allow resuming, if flags cover all differences."""
     try:
         yield
     except ResumeError as error:

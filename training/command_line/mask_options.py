@@ -1,4 +1,4 @@
-"""The flags by which every command is told how masks are read."""
+"""The flags, common to all commands, for how mask files are read."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from siamese_core.settings import CLASS, GREY_LEVEL, option, recorded
 
 @dataclass(frozen=True)
 class MaskOptions:
-    """Which pixels of a user's mask file are foreground; docs/masks.md has the whole of it.
+    """Which pixels of a user's mask file are foreground; see docs/masks.md.
 
-    The rule goes with every mask that a command reads, and is applied to those that this package has not
-    written itself: see :mod:`siamese_core.pairs.written_masks`.
+    The rule is passed along with all masks that a command reads, but not applied to those written by this
+    package: see :mod:`siamese_core.pairs.written_masks`.
     """
 
     mask_threshold: int = option(
@@ -34,13 +34,13 @@ class MaskOptions:
 
     @property
     def mask_rule(self) -> ForegroundRule:
-        """The rule that the flags make. Raises UserError for values out of range."""
+        """The flags as a rule. Raises UserError for values out of range."""
         return ForegroundRule(
             self.mask_threshold, self.mask_label, self.mask_from, self.mask_colour, self.invert
         )
 
     @property
     def mask_record(self) -> dict[str, Any]:
-        """What records say of them; flags younger than the first records are left out at their defaults."""
+        """The flags for a run's record; those added later are omitted at their defaults."""
         names = {field.name for field in fields(MaskOptions)}
         return {name: value for name, value in recorded(self).items() if name in names}

@@ -1,4 +1,4 @@
-"""Running out of memory: told in a sentence with the flags that need less."""
+"""Turning out-of-memory errors into a message that names the flags to change."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from siamese_core.errors import UserError
 
 
 class OutOfMemory(UserError):
-    """The work did not fit into memory; the message says what takes less."""
+    """The work did not fit into memory; the message says what to change."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` is Python's, NumPy's or PyTorch's way to say that memory is short, CPU or GPU."""
+    """Whether ``error`` is an out-of-memory error of Python, NumPy or PyTorch, on the CPU or a GPU."""
     if isinstance(error, MemoryError):
         return True
     if not isinstance(error, RuntimeError):
         return False
-    from accelerate.utils.memory import should_reduce_batch_size  # takes seconds, and is needed only here
+    from accelerate.utils.memory import should_reduce_batch_size  # a slow import, needed only here
 
     return bool(should_reduce_batch_size(error)) or "can't allocate memory" in str(error)
 
 
 @contextlib.contextmanager
 def memory_advised(advice: str) -> Iterator[None]:
-    """Turn running out of memory within the block, or the decorated function, into OutOfMemory."""
+    """Raise OutOfMemory with ``advice`` for an out-of-memory error in the block or decorated function."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,8 +1,8 @@
-"""What a command tells its user besides its results."""
+"""Notes that a command prints besides its results."""
 
 from __future__ import annotations
 
 
 def note(text: str) -> None:
-    """Print ``text`` as a line of its own that a reader of logs finds."""
+    """Print ``text`` on its own line with the prefix "note:", so that it can be found in logs."""
     print(f"note: {text}")

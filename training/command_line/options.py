@@ -32,7 +32,7 @@ class OptionError(UserError):
 
 
 def add_flags(parser: argparse._ActionsContainer, settings: type, prefix: str = "") -> None:
-    """Add ``--field-name`` for every field of the dataclass ``settings``; help comes from its metadata."""
+    """Add ``--field-name`` for every field of the dataclass ``settings``, with the help in its metadata."""
     hints = typing.get_type_hints(settings)
     for item in dataclasses.fields(settings):
         flag = "--" + (prefix + item.name).replace("_", "-")
@@ -52,7 +52,7 @@ def add_flags(parser: argparse._ActionsContainer, settings: type, prefix: str = 
 
 
 def command_parser(command: str, manual: str | None) -> argparse.ArgumentParser:
-    """The parser of ``python -m training.<command>``, whose manual is its module's docstring."""
+    """The parser of ``python -m training.<command>``; ``manual`` is the module's docstring."""
     return argparse.ArgumentParser(
         prog=f"python -m training.{command}",
         description=manual,
@@ -61,9 +61,9 @@ def command_parser(command: str, manual: str | None) -> argparse.ArgumentParser:
 
 
 def settings_of(settings: type[T], args: argparse.Namespace) -> T:
-    """Make ``settings`` from flags and the file ``--config``, which may hold nothing else.
+    """Make ``settings`` from flags and the ``--config`` file, in which no other keys are allowed.
 
-    Raises OptionError as :func:`read_toml`, :func:`refuse_unknown` and :func:`build` do.
+    Raises OptionError like :func:`read_toml`, :func:`refuse_unknown` and :func:`build`.
     """
     table = read_toml(args.config)
     refuse_unknown(table, field_names(settings), args.config)
@@ -71,12 +71,12 @@ def settings_of(settings: type[T], args: argparse.Namespace) -> T:
 
 
 def plain(settings: Any) -> dict[str, Any]:
-    """The values of a settings dataclass as JSON can hold them; a single text of several is itself."""
+    """The values of a settings dataclass in JSON types; a tuple of a single string becomes that string."""
     return {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
 
 
 def require_empty(output: Path, advice: str = "give a new folder") -> None:
-    """Raise OptionError unless ``output`` is an empty folder or not there; ``advice`` ends the sentence."""
+    """Raise OptionError unless ``output`` is an empty folder or missing; ``advice`` ends the message."""
     if output.exists() and not output.is_dir():
         raise OptionError(f"{output}: is a file; give a folder")
     if output.exists() and any(output.iterdir()):
@@ -84,10 +84,10 @@ def require_empty(output: Path, advice: str = "give a new folder") -> None:
 
 
 def read_toml(path: Path | None, folders: tuple[str, ...] = (".", "tables")) -> dict[str, Any]:
-    """The flat table of settings in ``path`` ({} for None), a file or a recipe that comes with the package.
+    """The table of settings in ``path``, a TOML file or a bundled recipe; {} for None.
 
-    ``folders`` are those of :func:`~training.command_line.recipes.recipe_file`. Raises OptionError naming the
-    file.
+    ``folders`` is passed to :func:`~training.command_line.recipes.recipe_file`. Raises OptionError, naming
+    the file, when it cannot be read.
     """
     if path is None:
         return {}
@@ -104,7 +104,10 @@ def read_toml(path: Path | None, folders: tuple[str, ...] = (".", "tables")) -> 
 
 
 def build(settings: type[T], args: argparse.Namespace, table: Mapping[str, Any], prefix: str = "") -> T:
-    """Make ``settings`` from flags (first), then the TOML ``table``, then the defaults."""
+    """Make ``settings`` from flags, the TOML ``table`` and the defaults, in this order of precedence.
+
+    Raises OptionError for a missing value or a wrong type, and SettingError for one out of range.
+    """
     values: dict[str, Any] = {}
     hints = typing.get_type_hints(settings)
     for item in dataclasses.fields(settings):  # type: ignore[arg-type]
@@ -122,19 +125,19 @@ def build(settings: type[T], args: argparse.Namespace, table: Mapping[str, Any],
 
 
 def refuse_unknown(table: Mapping[str, Any], known: set[str], path: Path | None) -> None:
-    """Raise OptionError for keys of a TOML ``table`` that no setting carries."""
+    """Raise OptionError for keys of a TOML ``table`` that are not in ``known``."""
     unknown = sorted(set(table) - known)
     if unknown:
         raise OptionError(f"{path}: unknown setting {unknown[0]!r}; known ones: {', '.join(sorted(known))}")
 
 
 def field_names(settings: type, prefix: str = "") -> set[str]:
-    """The setting names of a dataclass, as they stand in a TOML file."""
+    """The names of a dataclass's settings in a TOML file."""
     return {prefix + item.name for item in dataclasses.fields(settings)}
 
 
 def run_command(main: Callable[[], int]) -> None:
-    """Run a command's ``main``: errors the user can mend end it with one line and status 2."""
+    """Run a command's ``main`` and exit; errors that the user can fix are one line on stderr and status 2."""
     try:
         status = main()
     except (UserError, OSError) as error:
@@ -180,7 +183,7 @@ def _scalar_type(hint: Any) -> Any:
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
-    """A TOML value for a field of type ``kind``, or OptionError."""
+    """``value`` from a TOML file, converted to ``kind``. Raises OptionError if the type does not fit."""
     if typing.get_origin(kind) is tuple:
         if kind == _TEXTS and type(value) is str:
             value = [value]
@@ -199,12 +202,12 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
 
 
 def _accepted(kind: Any) -> tuple[type, ...]:
-    """The types that TOML's values for the parts of a tuple of type ``kind`` may have."""
+    """The types allowed for the elements of a TOML list that becomes a tuple of type ``kind``."""
     return (int, float) if typing.get_args(kind)[0] is float else (typing.get_args(kind)[0],)
 
 
 def _described(kind: Any) -> str:
-    """What a TOML value for a field of type ``kind`` looks like."""
+    """A phrase for messages on what a TOML value for a field of type ``kind`` must be."""
     if typing.get_origin(kind) is tuple:
         if kind == _TEXTS:
             return "a string, or a list of strings"

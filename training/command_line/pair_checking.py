@@ -1,4 +1,4 @@
-"""Checking pairs before a command's work, with a progress bar where that takes a while."""
+"""Checking pairs before a command's work, with a progress bar if it takes a while."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ def checked(
     place: Path | None = None,
     is_told: bool = True,
 ) -> PairCheck:
-    """Check ``pairs`` as :func:`~siamese_core.pairs.pair_checks.check_pairs` does, and print its notes.
+    """Run :func:`~siamese_core.pairs.pair_checks.check_pairs` on ``pairs`` and print its notes.
 
-    ``place`` goes before each note where pairs of several folders are checked. With ``is_told`` false nothing
-    is printed.
+    Each note is prefixed with ``place``, if given. Nothing is printed unless ``is_told``.
     """
     with tqdm(
         total=len(pairs), desc="checking pairs", unit="pair", delay=2.0, leave=False, disable=not is_told

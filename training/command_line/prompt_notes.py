@@ -1,4 +1,4 @@
-"""What a user should know of the prompts that a command works with."""
+"""Notes for the user on the prompts that a command uses."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from siamese_core.diffusers_backend.prompt_encoding import MAX_TOKENS, cut_texts
 from siamese_core.masks.folder_contents import Tell
 
-_SHOWN = 60  # characters of a prompt
+_SHOWN = 60  # most characters of a prompt quoted in a note
 _SHOWN_PROMPTS = 3
 
 
 def tell_cut(tokenizer: Any, prompts: Iterable[str], tell: Tell) -> None:
-    """Tell of ``prompts`` whose end the text encoder does not read."""
+    """Report ``prompts`` that are too long for the text encoder."""
     cut = cut_texts(tokenizer, prompts)
     if cut:
         prompt, rest = next(iter(cut.items()))
@@ -24,7 +24,7 @@ def tell_cut(tokenizer: Any, prompts: Iterable[str], tell: Tell) -> None:
 
 
 def tell_shares(given: str, shares: Mapping[str, float], tell: Tell) -> None:
-    """Tell of training prompts that are empty, or differ from the one ``given`` for all."""
+    """Report training prompts that are all empty, or that differ from the ``given`` one."""
     if not any(shares):
         tell(
             "no pair has a prompt, and --prompt gives none: the model learns the empty one, and a guidance "
@@ -44,7 +44,7 @@ def tell_shares(given: str, shares: Mapping[str, float], tell: Tell) -> None:
 
 
 def tell_guidance(prompts: Iterable[str], negative: str, guidance: float, tell: Tell) -> None:
-    """Tell that guidance has no effect, where every prompt is the one of the unconditional pass."""
+    """Report that guidance has no effect, if every prompt equals the negative one."""
     if guidance != 1 and set(prompts) == {negative}:
         tell(
             f"prompt and negative prompt are both {_short(negative)}, so --guidance {guidance:g} has no "

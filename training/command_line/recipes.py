@@ -1,4 +1,4 @@
-"""Where the settings that come with the package lie: by name, by path, and by the paths of older versions."""
+"""Finding the bundled settings files by name, by path, or by their path in older versions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ RECIPES = TRAINING / "recipes"
 
 
 def recipe_file(path: Path, folders: tuple[str, ...] = (".", "tables")) -> Path:
-    """The file that ``path`` names: itself, if it is there, else the recipe of that name, else ``path``.
+    """``path`` if it is a file, else the bundled recipe of that name, else ``path``.
 
-    A bare name, such as ``small_base`` or ``table3``, is looked for in these ``folders`` of the recipes.
-    Paths of older versions, as ``training/tables/table3.toml``, name them too.
+    A bare name, such as ``small_base`` or ``table3``, is looked up in these ``folders`` of the recipes. Paths
+    of older versions, such as ``training/tables/table3.toml``, are recognised, too.
     """
     if path.is_file():
         return path
@@ -22,7 +22,7 @@ def recipe_file(path: Path, folders: tuple[str, ...] = (".", "tables")) -> Path:
 
 
 def _names(path: Path, folders: tuple[str, ...]) -> Iterator[str]:
-    """What ``path`` may be called among the recipes."""
+    """Possible names of ``path`` relative to the folder of recipes."""
     full = path if path.suffix == ".toml" else path.with_name(f"{path.name}.toml")
     if len(path.parts) == 1:
         yield from ((Path(folder) / full).as_posix() for folder in folders)

@@ -1,4 +1,4 @@
-"""Seconds by stage of a command's work."""
+"""Timing the stages of a command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def timed(timings: dict[str, float], stage: str) -> Iterator[None]:
-    """Add to ``stage`` the seconds that the block took, unless it raises."""
+    """Add the seconds that the block takes to ``timings[stage]``, unless it raises."""
     start = time.perf_counter()
     yield
     timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - start

@@ -1,1 +1,1 @@
-"""How near synthetic images are to real ones: the cases shown and the report."""
+"""Evaluating synthetic images against real ones: measuring, cases and reports."""

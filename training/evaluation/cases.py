@@ -1,4 +1,4 @@
-"""Which images an evaluation's report shows: some of all, the best and worst, the closest to real ones."""
+"""Images shown in an evaluation's report: samples, best and worst cases, and those closest to real images."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ _CLOSEST = 8
 
 
 class CasePictures:
-    """Reads and shrinks the pictures of single cases; masks are read by ``rule``."""
+    """Reads images and masks (with ``rule``) and fits them into square tiles."""
 
     def __init__(self, real: ImageSet, synthetic: ImageSet, rule: ForegroundRule) -> None:
         self._real, self._synthetic = real, synthetic
         self._rule = rule
 
     def real(self, index: int) -> NDArray[np.uint8]:
-        """The real image ``index``, fitted into the tile."""
+        """The real image ``index``, fitted into a tile."""
         return resize_image(read_image(self._real.images[index]), (_SIDE, _SIDE), "pad")
 
     def synthetic(self, index: int) -> NDArray[np.uint8]:
-        """The synthetic image ``index``, fitted into the tile."""
+        """The synthetic image ``index``, fitted into a tile."""
         return resize_image(read_image(self._synthetic.images[index]), (_SIDE, _SIDE), "pad")
 
     def mask(self, index: int) -> NDArray[np.bool_] | None:
-        """The mask of the synthetic image ``index``, None without masks."""
+        """The mask of the synthetic image ``index``, or None without masks."""
         if self._synthetic.pairs is None:
             return None
         reading = read_mask_by_origin(self._synthetic.pairs[index].mask, self._rule)
         return resize_mask(reading.mask, (_SIDE, _SIDE), "pad")
 
     def of(self, index: int) -> list[tuple[str, NDArray[np.uint8]]]:
-        """The synthetic image, after its mask and before the two in one where there is a mask."""
+        """Labelled tiles: mask, synthetic image, and image with outline, or the image alone without masks."""
         image, mask = self.synthetic(index), self.mask(index)
         if mask is None:
             return [("synthetic", image)]
@@ -63,8 +63,9 @@ def galleries(
 ) -> list[Gallery]:
     """The galleries of a report.
 
-    stems: of the S synthetic images. matches: real images by the synthetic ones of their masks. neighbours:
-    by feature space, the one to judge realism by first. dice: mask adherence (S,), or None.
+    ``stems`` are those of the S synthetic images. ``matches`` maps synthetic images to the real images with
+    the same mask. ``neighbours`` are by feature space; the first one is used to judge realism. ``dice`` is
+    mask adherence, (S,), or None.
     """
     made = [_contact_sheet(pictures, stems, matches)]
     if dice is not None:
@@ -75,7 +76,7 @@ def galleries(
 
 
 def _contact_sheet(pictures: CasePictures, stems: Sequence[str], matches: Mapping[int, int]) -> Gallery:
-    """Synthetic images at equal distances in the set, beside the real image of their mask."""
+    """Evenly spaced synthetic images, each with the real image of its mask."""
     strips = []
     for i in spread(len(stems), _SAMPLES):
         shown = pictures.of(i)
@@ -112,7 +113,7 @@ def _by_realism(
 
 
 def _closest(pictures: CasePictures, stems: Sequence[str], neighbours: Mapping[str, Neighbours]) -> Gallery:
-    """The synthetic images that lie closest to a real one, measured by what is usual among real ones."""
+    """The synthetic images closest to a real one, relative to the usual distance between real images."""
     usual = {name: float(np.median(found.reference)) or 1.0 for name, found in neighbours.items()}
     ratios = np.min([found.nearest / usual[name] for name, found in neighbours.items()], axis=0)
     strips = []
@@ -130,12 +131,12 @@ def _closest(pictures: CasePictures, stems: Sequence[str], neighbours: Mapping[s
 
 
 def spread(count: int, wanted: int) -> list[int]:
-    """At most ``wanted`` indices at equal steps through ``count``."""
+    """At most ``wanted`` evenly spaced indices of 0..``count`` - 1."""
     return sorted({round(i) for i in np.linspace(0, count - 1, min(wanted, count))})
 
 
 def _ends(order: NDArray[np.intp]) -> Iterable[tuple[str, int]]:
-    """The first and the last of ``order``, worst first, without any twice."""
+    """A few from the start ("worst") and the end ("best") of ``order``, without repeating any."""
     few = min(_CASES, max(1, len(order) // 2))
     yield from (("worst", int(i)) for i in order[:few])
     yield from (("best", int(i)) for i in order[few:][-few:][::-1])

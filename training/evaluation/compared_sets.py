@@ -1,4 +1,4 @@
-"""What an evaluation compares: the real images, and synthetic ones of one method or of several, by name."""
+"""The sets that an evaluation compares: real images, and synthetic images of one or several methods."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ UNNAMED = "synthetic"
 
 @dataclass(frozen=True)
 class Compared:
-    """The folder of real images and those of the methods, by name.
+    """The folder of real images and the methods' folders by name.
 
-    ``is_single``: there is one without a name, which gets a report of its own and no row beside others.
+    ``is_single``: there is a single method without a name, which is reported by itself.
     """
 
     real: Path
@@ -35,7 +35,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Found:
-    """The images in the folders that are ``compared``, and notes about each set, the real one's as "real"."""
+    """The images in the ``compared`` folders, and notes by set (the real images' under "real")."""
 
     compared: Compared
     real: RealSets
@@ -44,9 +44,9 @@ class Found:
 
 
 def compared_folders(real: Path, synthetic: Sequence[str]) -> Compared:
-    """What ``synthetic``, a folder or ``NAME=DIR`` for each method, is to be compared with ``real``.
+    """Parse ``synthetic``: one folder, or ``NAME=DIR`` for each method to compare with ``real``.
 
-    Raises PlanError or OptionError for names that do not tell the methods apart.
+    Raises PlanError or OptionError for names that are equal or reserved.
     """
     if len(synthetic) == 1 and ("=" not in synthetic[0] or Path(synthetic[0]).exists()):
         return Compared(real, {UNNAMED: Path(synthetic[0])}, is_single=True)
@@ -58,9 +58,9 @@ def compared_folders(real: Path, synthetic: Sequence[str]) -> Compared:
 
 
 def check_study(study: StudyResults, path: Path, compared: Compared) -> Iterator[str]:
-    """What of the rating study at ``path`` is not shown, or was of other folders, a sentence each.
+    """Yield notes on sources of the rating study at ``path`` that are not compared or had other folders.
 
-    Raises OptionError where it rates none of the methods.
+    Raises OptionError when the study rates none of the methods.
     """
     if compared.is_single:
         raise OptionError("--rating-study needs the method's name in that study: --synthetic NAME=DIR")
@@ -87,9 +87,9 @@ def find_sets(
     *,
     skip_corrupt: bool,
 ) -> Found:
-    """Find and check all images, and the real pairs to ``train`` and ``test`` a judge of mask adherence on.
+    """Find and check all images, and the real pairs to ``train`` and ``test`` the judge of mask adherence on.
 
-    Raises PairError for what cannot be used, and OptionError where a judge has no masks to compare with.
+    Raises PairError for unusable files, and OptionError when the judge has no masks to compare with.
     """
     notes: dict[str, list[str]] = {}
     checked: dict[str, ImageSet] = {}

@@ -1,4 +1,4 @@
-"""What the demo finds out about its synthetic pairs: mask adherence, and the real images nearest to them."""
+"""The demo's measurements of its synthetic pairs: mask adherence and nearest real images."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Findings:
-    """Judged pairs; Dice is that of what a network trained on the real ``train`` pairs finds in an image.
+    """Judged pairs; Dice compares masks with the predictions of a network trained on the ``train`` pairs.
 
-    real_dice: (R,) on the held-out pairs ``real``. dice: (S,) on the pairs ``synthetic``: first one for each
-    of ``real`` and of the same mask, then those of random masks. nearest: (S,) the place in ``train`` of the
-    image nearest to each synthetic one, by the features of EfficientNet-Lite0.
+    ``real_dice`` (R,) is measured on the held-out pairs ``real``, ``dice`` (S,) on the ``synthetic`` pairs:
+    first one for the mask of each pair in ``real``, then those of random masks. ``nearest`` (S,) is the index
+    in ``train`` of the image nearest to each synthetic one, by EfficientNet-Lite0 features.
     """
 
     train: Sequence[Pair]
@@ -38,7 +38,7 @@ class Findings:
     nearest: NDArray[np.intp]
 
     def figures(self) -> dict[str, Any]:
-        """The figures of a demo's summary: over all held-out masks, over random ones, and by prompt."""
+        """The figures of the summary: over all held-out masks, over random masks, and by prompt."""
         random = self.dice[len(self.real) :]
         prompts = sorted({pair.prompt or "" for pair in self.real})
         return {
@@ -71,9 +71,9 @@ def judge(
     side: int,
     seed: int,
 ) -> Findings:
-    """Train the judging network on ``train`` and look at the others, each ``side`` x ``side``.
+    """Train the judging network on ``train`` and judge the other pairs, at ``side`` x ``side`` pixels.
 
-    ``synthetic`` are of the masks, and stems, of the held-out pairs ``real``; ``random`` are of other masks.
+    ``synthetic`` pairs have the masks and stems of the held-out pairs ``real``; ``random`` pairs have others.
     """
     by_stem = {pair.stem: pair for pair in synthetic}
     generated = [*(by_stem[pair.stem] for pair in real), *random]
@@ -93,7 +93,7 @@ def _rounded(figure: float) -> float:
 
 
 def _bounds(estimate: Estimate | None) -> list[float | None] | None:
-    """Value and ends of the 95 % interval, where there is one; None when nothing is found in real images."""
+    """Value and bounds of the 95 % interval (None if missing), or None without an estimate."""
     if estimate is None:
         return None
     figures = (estimate.value, estimate.low, estimate.high)

@@ -1,4 +1,4 @@
-"""Measuring synthetic sets against one real set: what concerns the real images alone is computed once."""
+"""Measuring synthetic sets against one real set, whose own part is computed once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .metrics.projection import FEWEST_PROJECTED, Projection, project, project_t
 
 @dataclass(frozen=True)
 class RealSets:
-    """The real images, and pairs for mask adherence (empty: not measured): to train on, and held out."""
+    """The real images, and real pairs to train and to test the judge of mask adherence on (may be empty)."""
 
     images: ImageSet
     train: Sequence[Pair]
@@ -44,10 +44,11 @@ class RealSets:
 
 @dataclass(frozen=True)
 class Instruments:
-    """What measures. ``lpips`` is its network, or the reason to leave it out.
+    """Networks and settings of the measurement.
 
-    ``extractors``: of features, the first one places the images in the plane. ``resolution`` is the side for
-    LPIPS in pixels, ``judge_side`` that of the judge of mask adherence, whose masks are read by ``rule``.
+    The first of the feature ``extractors`` is also used for the projection. ``lpips`` is the network, or the
+    reason why it is left out. ``resolution`` is the image side for LPIPS in pixels, ``judge_side`` that for
+    the judge of mask adherence; ``rule`` is used to read its masks.
     """
 
     extractors: Sequence[Extractor]
@@ -63,10 +64,10 @@ class Instruments:
 
 @dataclass
 class Measured:
-    """What is found out about one synthetic set.
+    """The measurements of one synthetic set of S images.
 
-    ``neighbours``: by feature space. ``dice``: (S,) where mask adherence was asked for. ``matching`` may be
-    the reason why images cannot be told by their masks.
+    ``matching`` may be the reason why images cannot be matched by mask. ``neighbours`` are by feature space;
+    ``dice`` (S,) is mask adherence, if measured.
     """
 
     images: ImageSet
@@ -78,12 +79,12 @@ class Measured:
 
     @property
     def matches(self) -> dict[int, int]:
-        """The real image of each synthetic one whose mask is known."""
+        """Indices of real images by those of the synthetic images with the same mask."""
         return {} if isinstance(self.matching, str) else dict(self.matching.pairs)
 
 
 def prepared(images: ImageSet, real: ImageSet, results: Results) -> Measured:
-    """Nothing measured yet, but which of ``images`` share their mask with which real one."""
+    """A :class:`Measured` without measurements, in which ``images`` are matched with real ones by mask."""
     return Measured(images, results, _matching(real, images))
 
 
@@ -95,9 +96,9 @@ def measure_all(
     *,
     share_plane: bool,
 ) -> None:
-    """Measure the ``sets``, by what progress bars call them; enters the seconds of each stage in ``timings``.
+    """Measure the ``sets`` (by name) in place and add the seconds of each stage to ``timings``.
 
-    With ``share_plane`` the images of all sets are placed by one t-SNE, else those of each by one of its own.
+    With ``share_plane`` one t-SNE is made of all sets, otherwise one of each.
     """
     for extractor in tools.extractors:
         features = _measure_features(real, sets, tools, extractor, timings)
@@ -129,9 +130,9 @@ def _measure_features(
     extractor: Extractor,
     timings: dict[str, float],
 ) -> list[Features]:
-    """All that rests on the features of one extractor; pixels serve memorisation alone.
+    """Measure everything that depends on one extractor's features; pixels are used for memorisation only.
 
-    Returns the features of the real images and of each set.
+    Returns the features of the real images and of each set, (N, D) each.
     """
     name = extractor.name
     with timed(timings, f"features [{name}]"):
@@ -180,7 +181,7 @@ def _measure_adherence(real: RealSets, sets: Mapping[str, Measured], tools: Inst
 
 
 def _matching(real: ImageSet, synthetic: ImageSet) -> Matching | str:
-    """Which images share a mask, or why that cannot be told."""
+    """Images matched by mask, or the reason why that is impossible."""
     for images in (real, synthetic):
         if images.pairs is None:
             return f"{images.root} holds no masks to pair images by"

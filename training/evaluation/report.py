@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML file of tables, figures and cases, and the same pictures as PNG."""
+"""The report of an evaluation: one HTML file with tables, figures and cases, and the figures as PNG."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from .metrics.memorisation import Neighbours
 from .metrics.names import meaning_of, metric_title
 from .metrics.projection import Projection
 
-_REAL, _SYNTHETIC = "#3b82f6", "#e08a1e"  # readable on white and on near-black alike
+_REAL, _SYNTHETIC = "#3b82f6", "#e08a1e"  # readable on white and on near-black
 _DPI = 130
-_TILE_DPI = 110  # pixels of a tile to the inch
+_TILE_DPI = 110  # pixels of a tile per inch
 _GAP = 6  # pixels between tiles
 _PANELS_IN_A_ROW = 3
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures of one size side by side, (label, (H, W, 3) or (H, W) uint8) each, and what they are."""
+    """Pictures of one size side by side, as (label, (H, W, 3) or (H, W) uint8), with a name and details."""
 
     name: str
     detail: str
@@ -52,7 +52,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Strips of the same labels under a heading; ``file`` is the stem of its PNG."""
+    """Strips with the same labels under a heading; ``file`` is the stem of the PNG."""
 
     heading: str
     text: str
@@ -62,7 +62,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What a report shows; a part that is empty is left out. timings: seconds by stage."""
+    """The content of a report; empty parts are left out. ``timings`` are seconds by stage."""
 
     title: str
     summary: Mapping[str, str | float | int]
@@ -78,10 +78,7 @@ class EvaluationReport:
 
 
 def write_evaluation(folder: Path, report: EvaluationReport) -> None:
-    """Write report.html and its pictures as PNG into ``folder``.
-
-    Raises OSError when one cannot be written.
-    """
+    """Write report.html and its figures as PNG into ``folder``. Raises OSError."""
     figures = {gallery.file: gallery_figure(gallery) for gallery in report.galleries if gallery.strips}
     if report.projections:
         figures["projection"] = projection_figure(report.projections)
@@ -92,13 +89,13 @@ def write_evaluation(folder: Path, report: EvaluationReport) -> None:
 
 
 def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
-    """Write each of the ``figures`` into ``folder`` as PNG, called by its name. Raises OSError."""
+    """Write each of the ``figures`` to ``folder/<name>.png``. Raises OSError."""
     for name, figure in figures.items():
         write_bytes_atomic(folder / f"{name}.png", _png(figure))
 
 
 def render_evaluation(report: EvaluationReport) -> str:
-    """``report`` as one HTML document; all its text is escaped."""
+    """``report`` as one HTML document; all text is escaped."""
     sections = [
         cards(report.summary),
         section("Metrics", _metric_table(report.metrics)),
@@ -114,9 +111,9 @@ def render_evaluation(report: EvaluationReport) -> str:
 
 
 def projection_figure(projections: Sequence[Projection], *, share_plane: bool = False) -> Figure:
-    """Scatter plots side by side, real and synthetic images in two colours.
+    """Scatter plots of real and synthetic images in two colours, one per projection.
 
-    With ``share_plane`` all have the same axes, and stand in rows of three.
+    With ``share_plane`` they share axes and are arranged in rows of three.
     """
     columns = min(len(projections), _PANELS_IN_A_ROW) if share_plane else len(projections)
     rows = -(-len(projections) // columns)
@@ -140,7 +137,7 @@ def projection_figure(projections: Sequence[Projection], *, share_plane: bool = 
 
 
 def distance_figure(neighbours: Mapping[str, Neighbours]) -> Figure:
-    """Histograms of nearest distances: synthetic to real beside real to other real, per feature space."""
+    """Histograms of nearest distances per feature space: synthetic to real, and real to other real."""
     figure = Figure(figsize=(4.6 * len(neighbours), 2.9), layout="constrained")
     panels = figure.subplots(1, len(neighbours), squeeze=False)[0]
     for axes, (name, found) in zip(panels, neighbours.items(), strict=True):
@@ -160,7 +157,7 @@ def distance_figure(neighbours: Mapping[str, Neighbours]) -> Figure:
 
 
 def gallery_figure(gallery: Gallery) -> Figure:
-    """The strips below each other, labels above, names to the left."""
+    """The strips of a gallery below each other, with labels above and names to the left."""
     sheet = grid([[pixels for _, pixels in strip.pictures] for strip in gallery.strips], _GAP)
     step = gallery.strips[0].pictures[0][1].shape[0] + _GAP
     texts = [f"{_shortened(strip.name)}\n{strip.detail}".rstrip() for strip in gallery.strips]
@@ -222,7 +219,7 @@ def _nearest(neighbours: Mapping[str, Neighbours]) -> str:
 
 
 def gallery_strips(gallery: Gallery) -> str:
-    """The strips of a gallery as HTML, or nothing where there is none; the page takes STYLE."""
+    """The strips of a gallery as HTML for a page with STYLE; empty without strips."""
     strips = "".join(_strip(strip) for strip in gallery.strips)
     return f'<p class="lead">{escape(gallery.text)}</p><div class="strips">{strips}</div>' if strips else ""
 
@@ -237,14 +234,14 @@ def _strip(strip: Strip) -> str:
 
 
 def shown(value: float) -> str:
-    """Three decimals, or two significant digits below 0.1 and none that mislead above 100."""
+    """``value`` with three decimals; one above 100, and two significant digits below 0.1."""
     if abs(value) >= 100:
         return f"{value:.1f}"
     return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2g}"
 
 
 def shown_interval(estimate: Estimate) -> str:
-    """Both ends, or nothing where there is no interval."""
+    """The bounds of the interval as text; empty without an interval."""
     return "" if estimate.low is None else f"{shown(estimate.low)} … {shown(estimate.high or 0.0)}"
 
 
@@ -254,7 +251,7 @@ def _shortened(name: str, most: int = 22) -> str:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    # Without the version of the library equal reports give equal bytes.
+    # Without matplotlib's version in the metadata, equal figures give equal bytes.
     figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 

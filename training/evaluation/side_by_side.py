@@ -1,4 +1,4 @@
-"""Several methods in one report: a row each, one plane with a panel each, the same masks under each."""
+"""The report that compares several methods: a table, a shared projection, and the same masks for each."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ from .report import (
 )
 
 _MASKS = 6
-_MOST_DIFFERENT = 0.02  # share of pixels: the same mask, written at two sizes
+_MOST_DIFFERENT = 0.02  # share of pixels that may differ when the same mask was written at two sizes
 _ARROWS = {"lower": " ↓", "higher": " ↑"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the report of several methods shows.
+    """The content of a report on several methods.
 
-    ``methods`` by name, in the order to show them. ``ratings``: of a rating study by source, the real images
-    as "real"; empty without one. ``timings``: seconds by stage.
+    ``methods`` are by name, in the order to show them. ``ratings`` are the results of a rating study by
+    source ("real" for the real images), empty without a study. ``timings`` are seconds by stage.
     """
 
     real_images: int
@@ -64,7 +64,7 @@ class Comparison:
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:
-    """Write report.html and its pictures as PNG into ``folder``; raises OSError where that fails."""
+    """Write report.html and its figures as PNG into ``folder``. Raises OSError."""
     figures = {}
     if comparison.gallery.strips:
         figures[comparison.gallery.file] = gallery_figure(comparison.gallery)
@@ -75,7 +75,7 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
 
 
 def render_comparison(comparison: Comparison) -> str:
-    """``comparison`` as one HTML document; all its text is escaped."""
+    """``comparison`` as one HTML document; all text is escaped."""
     left_out = {
         f"{name}: {metric_title(metric)}": reason
         for name, measured in comparison.methods.items()
@@ -98,7 +98,7 @@ def render_comparison(comparison: Comparison) -> str:
 
 
 def methods_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a method each, in the columns all metrics, values above their 95 % intervals."""
+    """Header and rows of the table: a row per method, a column per metric, values above 95 % intervals."""
     names = _metric_names(comparison)
     rated = {name: comparison.ratings[name] for name in comparison.methods if name in comparison.ratings}
     header = [
@@ -116,9 +116,9 @@ def methods_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 
 
 def same_masks(methods: Mapping[str, tuple[Measured, CasePictures]], real: Sequence[str]) -> Gallery:
-    """Some masks, spread evenly over those that all ``methods`` have, with the image of each method.
+    """A few masks, evenly spaced over those that all ``methods`` have, with each method's image.
 
-    ``real``: the stems of the real images, beside whose masks these stand where they are known.
+    ``real`` are the stems of the real images, which are shown, too, where they are known.
     """
     first_of = [_first_images(measured, real) for measured, _ in methods.values()]
     common = [key for key in first_of[0] if all(key in others for others in first_of)]
@@ -136,7 +136,7 @@ def same_masks(methods: Mapping[str, tuple[Measured, CasePictures]], real: Seque
 def _same_mask(
     methods: Mapping[str, tuple[Measured, CasePictures]], key: str, places: Sequence[int]
 ) -> Strip | None:
-    """Mask, real image and each method's image number ``places[k]``; None where their masks differ."""
+    """Mask, real image and image number ``places[k]`` of method k; None if the methods' masks differ."""
     measured, pictures = next(iter(methods.values()))
     masks = [own.mask(place) for (_, own), place in zip(methods.values(), places, strict=True)]
     mask = masks[0]
@@ -146,7 +146,7 @@ def _same_mask(
     if (original := measured.matches.get(places[0])) is not None:
         tiles.append(("real", pictures.real(original)))
     elif any(one.matches for one, _ in methods.values()):
-        tiles.append(("real", np.full((*mask.shape, 3), 255, np.uint8)))  # columns stay what they are
+        tiles.append(("real", np.full((*mask.shape, 3), 255, np.uint8)))  # a blank, to keep the columns
     tiles += [
         (name, own.synthetic(place)) for (name, (_, own)), place in zip(methods.items(), places, strict=True)
     ]
@@ -154,7 +154,7 @@ def _same_mask(
 
 
 def _first_images(measured: Measured, real: Sequence[str]) -> dict[str, int]:
-    """The first image of each mask by what tells the mask: the real image it belongs to, or its own name."""
+    """The first image of each mask, by the stem of the real image with that mask or else its own stem."""
     if measured.images.pairs is None:
         return {}
     matches = measured.matches
@@ -165,7 +165,7 @@ def _first_images(measured: Measured, real: Sequence[str]) -> dict[str, int]:
 
 
 def _metric_names(comparison: Comparison) -> list[str]:
-    """All metrics that one of the methods has, in their order."""
+    """All metrics that at least one method has, in order."""
     return list(dict.fromkeys(name for one in comparison.methods.values() for name in one.results.metrics))
 
 

@@ -1,4 +1,4 @@
-"""Sampling the pairs of a dataset with the diffusers-backed networks: what pair i is to be, and a batch."""
+"""Sampling the pairs of a dataset with the diffusers-backed networks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from .prompts import Prompts
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """What the manifest says of a pair's sampling; ``batch_size`` is the one it was computed in."""
+    """The manifest's record of a pair's sampling; ``batch_size`` is that of the batch it was computed in."""
 
     steps: int
     guidance: float
@@ -80,13 +80,13 @@ class SamplerSettings:
 
     @property
     def mask_rule(self) -> ForegroundRule:
-        """How the mask's file was read. Raises UserError for a record of values out of range."""
+        """The rule that the mask file was read with. Raises UserError for recorded values out of range."""
         return ForegroundRule(
             self.mask_threshold, self.mask_label, self.mask_from, self.mask_colour, self.invert
         )
 
     def reading_by(self, rule: ForegroundRule) -> SamplerSettings:
-        """The same with ``rule`` as the one that the mask's file was read by."""
+        """A copy with ``rule`` as the rule that the mask file was read with."""
         return replace(
             self,
             mask_threshold=rule.threshold,
@@ -98,14 +98,14 @@ class SamplerSettings:
 
 
 _OF_A_PAIR = ("batch_size", "image_digest", "background", "background_digest")
-"""What of the sampling differs between the pairs of a dataset."""
+"""Fields of SamplerSettings that differ between the pairs of a dataset."""
 
 
 @dataclass(frozen=True)
 class PairJob:
-    """A pair to be sampled: its record, its mask, and the image prior (H, W, 3) uint8 if there is one.
+    """A pair to sample: its record, its mask, and the image prior (H, W, 3) uint8 if there is one.
 
-    ``frame``: what lies around the mask, at the written size, if that is a real frame.
+    ``frame`` is the real frame around the mask, if any, at the written size.
     """
 
     record: PairRecord
@@ -116,7 +116,7 @@ class PairJob:
 
 @dataclass(frozen=True)
 class PairSampler:
-    """Makes the pairs of ``masks``, whose file number k has ``images[k]``."""
+    """Samples the pairs of ``masks``; ``images[k]`` is the image prior for mask file k."""
 
     model: SiameseModel
     sampler: SamplerSettings
@@ -129,7 +129,7 @@ class PairSampler:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides the pairs besides the batch size."""
+        """Everything that determines the pairs besides the batch size."""
         sampler = recorded(replace(self.sampler, device=self.model.device.type))
         transforms = self.masks.use.transforms
         return {
@@ -147,7 +147,7 @@ class PairSampler:
         }
 
     def job(self, index: int) -> PairJob:
-        """What pair ``index`` is to be. Raises TransformError when no mask for it can be drawn."""
+        """The job for pair ``index``. Raises TransformError when no mask for it can be drawn."""
         mask, number = self.masks.mask(index), self.masks.number(index)
         image, image_digest = None, None
         if self.images is not None:
@@ -206,12 +206,12 @@ def _digest(texts: Sequence[str]) -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Of the programs that decide an image's last bits."""
+    """Versions of the packages that affect an image's last bits."""
     return {name: version(name) for name in ("torch", "diffusers", "transformers")}
 
 
 class Texts:
-    """Conditionings (1, 77, context), each encoded by itself, so that it does not depend on its batch."""
+    """Cached conditionings (1, 77, width), each encoded separately so that it does not depend on a batch."""
 
     def __init__(self, model: SiameseModel) -> None:
         base = model.base
@@ -227,9 +227,9 @@ def sample_pairs(
     texts: Texts,
     on_overflow: Callable[[], None] = lambda: None,
 ) -> list[FinishedPair]:
-    """Sample ``jobs``, of one size and alike in their sampling, as one batch, by what their records say.
+    """Sample ``jobs``, which have one size and equal sampling settings, as one batch by their records.
 
-    ``on_overflow`` is called, and NotFiniteError raised, as by :func:`decode_images`.
+    Calls ``on_overflow`` and raises NotFiniteError like :func:`decode_images`.
     """
     records = [replace(job.record, sampler={**job.record.sampler, "batch_size": len(jobs)}) for job in jobs]
     sampler = SamplerSettings(**records[0].sampler)
@@ -267,7 +267,7 @@ def sample_pairs(
 
 
 def _kept_latents(model: SiameseModel, jobs: Sequence[PairJob]) -> KeptLatents | None:
-    """What stays of the frames of ``jobs`` in sampling; None when they are generated as a whole."""
+    """The latents of the frames of ``jobs`` that sampling keeps; None without frames."""
     latents, generated = [], []
     for job in jobs:
         if job.frame is not None:
@@ -279,12 +279,12 @@ def _kept_latents(model: SiameseModel, jobs: Sequence[PairJob]) -> KeptLatents |
 
 
 def _blend_weights(job: PairJob) -> Tensor:
-    """How much of the pixels is generated, (1, H, W), at the written size."""
+    """The generated share of each pixel, (1, H, W) in 0..1, at the written size."""
     return blend_weights(torch.from_numpy(job.mask.written)[None], job.record.sampler["blend"])
 
 
 def _finished(job: PairJob, image: NDArray[np.uint8]) -> FinishedPair:
-    """The pair at the written mask's size, its record in the image's file."""
+    """The pair at the size of the written mask, with its record as text for the PNG."""
     mask = job.mask.written
     height, width = mask.shape
     image = resize_image(image, (height, width))

@@ -1,4 +1,4 @@
-"""The real image that is sampled with beside a mask: the image prior, and what models of baselines need."""
+"""Image priors: real images used as hints besides or instead of masks, which some baselines require."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def prior_images(
     training: Mapping[str, Any],
     tell: Tell,
 ) -> list[Path] | None:
-    """The image of each of the ``masks`` found at ``source``, or None where masks alone are sampled with.
+    """The image for each of the ``masks`` found at ``source``, or None if only masks are used as hints.
 
-    They are those of ``folder``, if it is given. Else a ``checkpoint`` whose record ``training`` tells of
-    images in its hint takes those of ``source``, a folder of pairs. Raises OptionError for a mask without.
+    Images come from ``folder``, if given. Otherwise, if the record ``training`` in ``checkpoint`` says that
+    the model needs images as hints, they come from ``source``, which must be a folder of pairs. Raises
+    OptionError for a mask without an image.
     """
     if folder is not None:
         return _of_stems(folder, masks)
@@ -55,7 +56,7 @@ def _of_stems(folder: Path, masks: Sequence[Path]) -> list[Path]:
 
 
 def _of_pairs(source: Path, masks: Sequence[Path]) -> list[Path]:
-    """Raises PairError where ``source`` is no folder of pairs, and where a mask belongs to none."""
+    """Images from a folder of pairs. Raises PairError if it is not one or a mask belongs to no pair."""
     if not source.is_dir():
         raise PairError(f"'{source}' is no folder of pairs")
     by_mask = {pair.mask.resolve(): pair.image for pair in find_pairs(source, default_prompt="")}

@@ -1,4 +1,4 @@
-"""The prompt of each pair of a generated dataset: one for all, its own, or drawn as the model learnt."""
+"""The prompts of a generated dataset: one for all pairs, each mask's own, or drawn by training shares."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..command_line.options import OptionError
 
 @dataclass(frozen=True)
 class Prompts:
-    """``own[k]`` is that of mask file k; where it is None, each pair draws from ``shares`` by ``seed``."""
+    """``own[k]`` is the prompt of mask file k; for None, each pair draws one from ``shares`` by ``seed``."""
 
     own: Sequence[str | None]
     shares: Mapping[str, float]
@@ -40,8 +40,8 @@ class Prompts:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that decides the prompts besides the seed."""
-        if len(self.shares) <= 1 or None not in self.own:  # as before there were shares to draw from
+        """SHA-256 of everything that determines the prompts besides the seed."""
+        if len(self.shares) <= 1 or None not in self.own:  # the digest of versions without shares
             only = next(iter(self.shares), "")
             content: object = [only if prompt is None else prompt for prompt in self.own]
         else:
@@ -58,10 +58,10 @@ def chosen_prompts(
     seed: int,
     tell: Tell,
 ) -> Prompts:
-    """``given`` for all, else each mask's own, else those that the model was trained on, by their shares.
+    """``given`` for all pairs, else each mask's own prompt, else training prompts drawn by their shares.
 
     ``training`` is the record in the model file ``checkpoint``; ``masks`` were found at ``source``. Raises
-    OptionError where a mask is left without a prompt.
+    OptionError when a mask is left without a prompt.
     """
     if given is not None:
         return Prompts([given] * len(masks), {}, seed)
@@ -77,10 +77,10 @@ def chosen_prompts(
 
 
 def own_prompts(source: Path, masks: Sequence[Path], tell: Tell) -> list[str | None]:
-    """The prompt that lies beside each of the ``masks`` found at ``source``, None for those without one.
+    """The prompt stored with each of the ``masks`` found at ``source``, or None.
 
-    It is looked for in a ``prompt.json``, else where :func:`read_captions` looks. ``tell`` is given where
-    prompts were found. Raises PairError and CaptionError for lists that cannot be read.
+    It is read from ``prompt.json`` or else by :func:`read_captions`. ``tell`` is called with where prompts
+    were found. Raises PairError and CaptionError for lists that cannot be read.
     """
     if not source.is_dir():
         return [None] * len(masks)
@@ -97,6 +97,6 @@ def own_prompts(source: Path, masks: Sequence[Path], tell: Tell) -> list[str | N
 
 
 def _image_stems(mask: Path) -> list[str]:
-    """The stems that an image of ``mask`` can have."""
+    """The stems that the image of ``mask`` may have."""
     suffixes = [suffix for suffix in MASK_SUFFIXES if mask.stem.lower().endswith(suffix)]
     return [mask.stem, *(mask.stem[: -len(suffix)] for suffix in suffixes)]

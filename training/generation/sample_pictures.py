@@ -1,4 +1,4 @@
-"""Pictures of what a model that is being trained makes of a few fixed masks."""
+"""Sheets of samples for a few fixed masks during training."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def sample_sheet(
     hint_weights: tuple[float, float],
     seed: int,
 ) -> NDArray[np.uint8]:
-    """A row each of masks, their real images, images sampled with ``seed`` on, and those with outlines.
+    """A sheet with rows of masks, real images, samples, and samples with mask outlines.
 
-    ``chosen``: indices of the pairs of ``data``, which were encoded at ``side`` pixels. ``hint_weights``: of
-    the controls of mask and image.
+    ``chosen`` are indices of pairs in ``data``, which was encoded at ``side`` pixels; samples use the seeds
+    ``seed``, ``seed`` + 1, .... ``hint_weights`` are those of the mask's and the image's control.
     """
     device = trainer.engine.device
     both = (mask_hint(data.masks[chosen]), image_hint(data.images[chosen]))

@@ -1,1 +1,1 @@
-"""Datasets as they are published, split, checked and counted."""
+"""Reading published datasets, splitting, statistics and near-duplicates."""

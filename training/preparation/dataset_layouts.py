@@ -1,4 +1,4 @@
-"""Public datasets and plain folders on disk: which layout a folder has, and the pairs of each of its sets."""
+"""Layouts of public datasets and plain folders: recognising a folder's layout and finding its pairs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from siamese_core.pairs.pair_files import IMAGE_FOLDERS, PROMPT_FILE, Pair, find
 LayoutName = Literal["pranet", "isic2018", "isic2016", "cvc-clinicdb", "kvasir-seg", "plain"]
 
 Sets = Mapping[str, Sequence[Pair]]
-"""Pairs by the name of their set: ``train``, ``validation``, ``test``, ``test/<name>``, or ``all``."""
+"""Pairs by set name: ``train``, ``validation``, ``test``, ``test/<name>``, or ``all``."""
 
 POLYPS, SKIN_LESIONS, ANYTHING = "a photo of polyps", "a photo of skin lesions", "a medical image"
 
@@ -29,25 +29,25 @@ _SPLIT_FOLDERS = {
 _SPLIT_STEM = re.compile(r"(train|validation|val|test)_")
 _ISIC_SETS = {"train": "Training", "validation": "Validation", "test": "Test"}
 _CVC_MASKS = ("Ground Truth", "GroundTruth")
-_KVASIR_BOXES = "kavsir_bboxes.json"  # so spelled in the published archive
+_KVASIR_BOXES = "kavsir_bboxes.json"  # spelled this way in the published archive
 _KVASIR_NAMES = ("kvasir-seg", "kvasir_seg", "kvasirseg")
 _KVASIR_STEM = re.compile(r"c[a-z0-9]{24}")
 
 
 class DatasetError(UserError):
-    """A folder in no layout that is known, or an incomplete one; the message says what was looked for."""
+    """A folder has no known layout or is incomplete; the message says what was looked for."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The pairs found in a folder: ``sets`` are the official split, or the single set ``all``."""
+    """The pairs found in a folder; ``sets`` are the official split, or the single set ``all``."""
 
     layout: LayoutName
     sets: Sets
 
     @property
     def is_split(self) -> bool:
-        """Whether the data come with a split of their own."""
+        """Whether the dataset has a split of its own."""
         return len(self.sets) > 1
 
 
@@ -57,13 +57,12 @@ def read_dataset(
     prompt: str | None = None,
     tell: Tell = lambda note: None,
 ) -> Dataset:
-    """Find the pairs at ``source`` in the layout that its folders show, or in ``layout``.
+    """Find the pairs at ``source`` in ``layout``, or in the layout recognised by its folders.
 
-    ``prompt`` is every pair's; without it a pair keeps its own, else it gets the layout's. ``tell`` is given
-    what :func:`~siamese_core.pairs.pair_files.find_pairs` tells, the folders that are not read, and a prompt
-    that the layout decides. Raises DatasetError when no layout or several fit, or ``layout`` does not, and
-    PairError when partners are missing and for what else
-    :func:`~siamese_core.pairs.pair_files.find_pairs` refuses.
+    ``prompt`` is used for all pairs; without it a pair keeps its own or gets the layout's default. ``tell``
+    is called with the messages of :func:`~siamese_core.pairs.pair_files.find_pairs`, with folders that are
+    not read, and with a default prompt. Raises DatasetError when no layout or several fit, or ``layout`` does
+    not, and PairError like :func:`~siamese_core.pairs.pair_files.find_pairs`.
     """
     if not source.exists():
         raise DatasetError(f"{source}: does not exist; check the path")
@@ -82,7 +81,7 @@ def read_dataset(
     every = [pair for pairs in sets.values() for pair in pairs]
     if source.is_dir():
         tell_unread(source, (path for pair in every for path in (pair.image, pair.mask)), tell_once)
-    if len(sets) == 1:  # a training set alone is no split
+    if len(sets) == 1:  # a training set alone is not a split
         sets = {_WHOLE: next(iter(sets.values()))}
     without = sum(pair.prompt == kind.prompt for pair in every)
     if prompt is None and without:
@@ -98,7 +97,7 @@ def read_dataset(
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a layout is told (``sought`` says it in words), and read with a default prompt."""
+    """How to recognise and read a layout, and its default prompt; ``sought`` describes it in messages."""
 
     prompt: str
     sought: str
@@ -123,7 +122,7 @@ def _recognised(source: Path) -> LayoutName:
 
 
 def _fitting(source: Path) -> list[LayoutName]:
-    """The layouts ``source`` shows; the two of ``images`` and ``masks`` only where no other does."""
+    """The layouts that fit ``source``; the two with ``images`` and ``masks`` only if no other fits."""
     special = [name for name in get_args(LayoutName) if name not in ("kvasir-seg", "plain")]
     fitting: list[LayoutName] = [name for name in special if _LAYOUTS[name].is_at(source)]
     if fitting or not _is_plain(source):
@@ -132,18 +131,18 @@ def _fitting(source: Path) -> list[LayoutName]:
 
 
 def _kvasir_sign(source: Path) -> str | None:
-    """What of ``source`` is Kvasir-SEG's, in words, or None."""
+    """What identifies ``source`` as Kvasir-SEG, as a phrase, or None."""
     if (source / _KVASIR_BOXES).is_file():
         return f"'{_KVASIR_BOXES}'"
     images = first_subfolder(source, IMAGE_FOLDERS)
     if images is not None and any(_KVASIR_STEM.fullmatch(path.stem) for path in images.iterdir()):
         return "the form of its file names"
-    # Other datasets of the name show other things: Kvasir-Instrument, Kvasir-Capsule.
+    # The full name is compared, since Kvasir-Instrument and Kvasir-Capsule are other datasets.
     return "its folder's name" if source.resolve().name.casefold() in _KVASIR_NAMES else None
 
 
 def _sign(source: Path, layout: LayoutName) -> str:
-    """What shows that ``source`` is in ``layout``."""
+    """What identifies ``source`` as being in ``layout``, as a phrase."""
     return (_kvasir_sign(source) if layout == "kvasir-seg" else None) or "the names of its folders"
 
 
@@ -158,7 +157,7 @@ def _read_plain(source: Path, prompt: str, tell: Tell) -> dict[str, list[Pair]]:
 
 
 def _read_split(folders: Mapping[str, Path], prompt: str, tell: Tell) -> dict[str, list[Pair]]:
-    """The pairs of each folder by its name; ``test`` may hold several sets, then ``test/<name>``."""
+    """The pairs of each folder by its name; a ``test`` folder with several sets gives ``test/<name>``."""
     sets: dict[str, list[Pair]] = {}
     for name, folder in folders.items():
         inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] not in "._"]
@@ -184,7 +183,7 @@ def _split_folders(source: Path) -> dict[str, Path]:
 
 
 def _split_by_stem(pairs: list[Pair], tell: Tell) -> dict[str, list[Pair]]:
-    """The split that the stems ``train_<...>``, ``validation_<...>`` and ``test_<...>`` tell, if all do."""
+    """The split by stems ``train_<...>``, ``validation_<...>`` and ``test_<...>``, if all stems have one."""
     sets: dict[str, list[Pair]] = {name: [] for name in _SPLIT_FOLDERS}
     told = [match[1] if (match := _SPLIT_STEM.match(pair.stem)) else None for pair in pairs]
     if None in told:
@@ -215,7 +214,7 @@ def _read_cvc(source: Path, prompt: str, tell: Tell) -> dict[str, list[Pair]]:
 
 
 def _isic(images: str, masks: str) -> _Layout:
-    """A challenge of the ISIC archive; ``{}`` in the folder names stands for Training, Validation or Test."""
+    """The layout of an ISIC challenge; ``{}`` in folder names stands for Training, Validation or Test."""
 
     def folders(source: Path) -> dict[str, tuple[Path, Path]]:
         every = {

@@ -1,4 +1,4 @@
-"""A dataset in numbers: image sizes, how much the masks cover, how many lesions they show."""
+"""Statistics of a dataset: image sizes, mask coverage and numbers of lesions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from siamese_core.masks.resizing import Size
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 BINS = 10
 
-_TOUCHING = np.ones((3, 3), bool)  # diagonal neighbours belong together
+_TOUCHING = np.ones((3, 3), bool)  # 8-connectivity
 
 
 @dataclass(frozen=True)
 class PairFacts:
-    """One pair: its (height, width), the share of the mask's pixels that are foreground, and its lesions."""
+    """A pair's (height, width), the share of foreground in its mask (0..1), and its number of lesions."""
 
     size: Size
     share: float
@@ -29,11 +29,11 @@ class PairFacts:
 
 @dataclass(frozen=True)
 class SetFacts:
-    """A dataset, ready for JSON.
+    """Statistics of a dataset, in JSON types.
 
-    sizes: pairs by "width x height", most frequent first. smallest, largest: [width, height], each side on
-    its own. mask_share: mean, quantiles, and a histogram of BINS equal bins over 0..1. lesions: pairs by
-    their number of lesions.
+    ``sizes``: number of pairs by "width x height", most frequent first. ``smallest``, ``largest``: [width,
+    height], each side by itself. ``mask_share``: mean, quantiles, and a histogram of BINS equal bins over
+    0..1. ``lesions``: number of pairs by number of lesions.
     """
 
     pairs: int
@@ -48,13 +48,13 @@ class SetFacts:
 
 
 def pair_facts(mask: NDArray[np.bool_]) -> PairFacts:
-    """The facts of a pair with this mask (H, W). Lesions are its 8-connected parts, the smallest too."""
+    """The facts of a pair with this mask (H, W). Lesions are 8-connected components of any size."""
     height, width = mask.shape
     return PairFacts((height, width), float(mask.mean()), int(label(mask, _TOUCHING)[1]))
 
 
 def set_facts(facts: Sequence[PairFacts]) -> SetFacts:
-    """The facts of a dataset of at least one pair, from those of its pairs."""
+    """The statistics of a dataset from the facts of its pairs, of which there must be at least one."""
     shares = np.array([fact.share for fact in facts])
     heights, widths = zip(*(fact.size for fact in facts), strict=True)
     sizes = Counter(f"{fact.size[1]} x {fact.size[0]}" for fact in facts)
@@ -76,7 +76,7 @@ def set_facts(facts: Sequence[PairFacts]) -> SetFacts:
 
 
 def facts_table(sets: Mapping[str, SetFacts]) -> str:
-    """The datasets side by side, as text for a terminal: a line for each, then a histogram line for each."""
+    """The sets as text for a terminal: a line for each, then a histogram line for each."""
     rows = [["set", "pairs", "empty", "mean share", "5th pct", "median", "95th pct", "lesions", "image size"]]
     bins = [f"{100 * k // BINS}-{100 * (k + 1) // BINS} %" for k in range(BINS)]
     histograms = [["mask share", *bins]]
@@ -101,7 +101,7 @@ def _size(facts: SetFacts) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """``rows`` as lines, their cells in columns: the first to the left, the others to the right."""
+    """``rows`` as aligned lines: the first column flush left, the others flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:

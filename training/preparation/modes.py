@@ -1,6 +1,6 @@
-"""Kinds of images in one dataset, such as stains of a tissue, told by file names or by colours.
+"""Kinds ("modes") of images in one dataset, such as tissue stains, recognised by file names or colours.
 
-A model that sees one prompt for all kinds learns the common one; prompts by mode keep them apart.
+A model trained with one prompt for all kinds learns mainly the common kind; a prompt per mode separates them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _NUMBER = re.compile(r"[\W_]*\d+$")
 
 
 class ModeError(UserError):
-    """Images that cannot be told apart as asked; the message says what was found and the fix."""
+    """Images cannot be divided into modes as asked; the message says what was found and the fix."""
 
 
 def modes_by_name(stems: Sequence[str]) -> list[str]:
-    """The stem of each image without the number at its end: ``violet_12`` is ``violet``.
+    """The mode of each image: its stem without the number at the end, ``violet`` for ``violet_12``.
 
-    Raises ModeError when a name is nothing but a number, or all or none have one mode in common.
+    Raises ModeError when a name is only a number, and unless there are 2 to N / 2 modes of the N images.
     """
     modes = [_NUMBER.sub("", stem).replace("_", " ") for stem in stems]
     if "" in modes:
@@ -53,11 +53,11 @@ def modes_by_name(stems: Sequence[str]) -> list[str]:
 
 
 def modes_by_colour(images: Iterable[NDArray[np.uint8]], modes: int, seed: int) -> list[str]:
-    """Cluster ``images`` (H, W, 3) of any size into ``modes`` kinds by their colours; their kinds in order.
+    """Cluster ``images`` (H, W, 3) of any size into ``modes`` kinds by colour; return each image's kind.
 
-    k-means of the means and deviations of red, green and blue, the best of several starts drawn from
-    ``seed``. A kind is called by its mean colour, such as ``dark grey`` or ``bright violet``. Raises
-    ModeError when there are fewer kinds.
+    Uses k-means on the means and standard deviations of the colour channels, the best of several starts drawn
+    from ``seed``. A kind is named by its mean colour, such as ``dark grey`` or ``bright violet``. Raises
+    ModeError when fewer than ``modes`` images have different colours.
     """
     colours = np.stack([_colours(image) for image in images])
     if len(np.unique(colours, axis=0)) < modes:
@@ -76,7 +76,7 @@ def modes_by_colour(images: Iterable[NDArray[np.uint8]], modes: int, seed: int) 
 
 
 def colour_name(colour: NDArray[np.float64]) -> str:
-    """A mean colour (3,) in 0..1 in words: ``dark``, nothing or ``bright``, and its hue."""
+    """The name of an RGB colour (3,) in 0..1: its hue, preceded by ``dark`` or ``bright`` if it is."""
     hue, lightness, _ = colorsys.rgb_to_hls(*map(float, colour))
     saturation = float(colour.max() - colour.min())
     light = "dark " if lightness < _DARK else "bright " if lightness > _BRIGHT else ""
@@ -92,7 +92,7 @@ def _colours(image: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _apart(names: Sequence[str]) -> list[str]:
-    """``names`` with a number after those that are there already."""
+    """``names`` with a number appended to repeated ones."""
     seen: Counter[str] = Counter()
     found = []
     for name in names:

@@ -1,10 +1,10 @@
 """Near-duplicates between image sets, found by a perceptual hash.
 
-The hash is pHash (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010): the
-signs of the low frequencies of a small grey copy, taken against their median. It has 256 bits instead of the
-customary 64. Medical images of one device share their coarse structure, so that 64 bits cannot tell them
-apart: on the 1000 frames of Kvasir-SEG, whose four real duplicates lie 2, 2, 2 and 20 of 256 bits apart, the
-closest pair of different scenes lies 40 apart; with 64 bits strangers come as close as 4.
+The hash is pHash (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010): one
+bit per low frequency of a small grey copy, set if it exceeds their median. It has 256 bits instead of the
+usual 64, because medical images of one device share their coarse structure. On the 1000 frames of Kvasir-SEG
+the four real duplicates differ in 2, 2, 2 and 20 of 256 bits, and the closest different scenes in 40; with 64
+bits, different scenes differ in as few as 4.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from PIL import Image
 from scipy.fft import dctn
 
 NEAR = 32
-"""Bits, of HASH_BITS: images no further apart count as near-duplicates.
+"""Number of differing bits, of HASH_BITS, up to which images count as near-duplicates.
 
-Measured on Kvasir-SEG: JPEG quality 30, half the size, or a fifth more light move an image by up to 16 bits,
-a shift by 1 % of the side by about 28, by 2 % by about 46.
+Measured on Kvasir-SEG: JPEG quality 30, half the size, or a fifth more brightness changes up to 16 bits, a
+shift by 1 % of the side about 28, a shift by 2 % about 46.
 """
 
-_FREQUENCIES = 16  # per axis, the mean brightness of rows and columns left out
+_FREQUENCIES = 16  # per axis, without the zero frequency
 HASH_BITS = _FREQUENCIES**2
 _SIDE = 64
-_ROWS = 1024  # of the distance matrix computed at once
+_ROWS = 1024  # rows of the distance matrix computed at once
 
 
 @dataclass(frozen=True, order=True)
 class Match:
-    """Two images of different sets, as (set, index in it), and the number of bits in which they differ."""
+    """Two images of different sets, as (set, index in set), and the number of bits in which they differ."""
 
     distance: int
     first: tuple[str, int]
@@ -43,9 +43,9 @@ class Match:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """How many matches are near, by the two sets, and the closest matches, near or not, closest first.
+    """Numbers of near matches by pair of sets, and the closest matches, near or not, closest first.
 
-    Sets without a near match are not in ``counts``.
+    Pairs of sets without a near match are not in ``counts``.
     """
 
     counts: Mapping[tuple[str, str], int]
@@ -53,12 +53,12 @@ class NearDuplicates:
 
     @property
     def count(self) -> int:
-        """The near matches between all sets."""
+        """The number of near matches between all sets."""
         return sum(self.counts.values())
 
 
 def perceptual_hash(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The pHash (HASH_BITS,) of ``image`` (H, W, 3): alike for images that look alike."""
+    """The pHash, (HASH_BITS,) bool, of ``image`` (H, W, 3) uint8; similar for similar images."""
     grey = Image.fromarray(image).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
     spectrum = dctn(np.asarray(grey, np.float64))
     low = spectrum[1 : _FREQUENCIES + 1, 1 : _FREQUENCIES + 1]
@@ -68,7 +68,7 @@ def perceptual_hash(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def hash_distances(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Hamming distances (N, M) between the hashes ``first`` (N, bits) and ``second`` (M, bits)."""
     bits = first.shape[1]
-    # With -1 and 1 for the bits, the scalar product is agreements minus disagreements.
+    # With bits as -1 and 1, the scalar product is the number of equal minus that of differing bits.
     signs = [np.where(hashes, np.float32(1), np.float32(-1)) for hashes in (first, second)]
     return np.rint((bits - signs[0] @ signs[1].T) / 2).astype(np.int64)
 
@@ -76,9 +76,9 @@ def hash_distances(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArr
 def near_duplicates(
     hashes: Mapping[str, NDArray[np.bool_]], near: int = NEAR, most: int = 1000
 ) -> NearDuplicates:
-    """Compare every two images that lie in different sets: those at most ``near`` bits apart count.
+    """Compare all pairs of images from different sets; those that differ in at most ``near`` bits are near.
 
-    ``hashes`` holds (N, bits) by set, N > 0. The ``most`` closest matches are named.
+    ``hashes`` are (N, bits) bool by set, N > 0. The ``most`` closest matches are listed.
     """
     counts: Counter[tuple[str, str]] = Counter()
     closest: list[Match] = []

@@ -1,4 +1,4 @@
-"""Dividing pairs into training, validation and test sets: reproducibly, whatever order the files come in."""
+"""Splitting pairs into training, validation and test sets reproducibly, independent of their order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from siamese_core.pairs.pair_files import Pair
 from siamese_core.seeds import generator, stream_seed
 
 Ratio = tuple[int, int, int]
-"""Shares of training, validation and test; a share of 0 leaves a set out."""
+"""Proportions of training, validation and test; 0 leaves a set out."""
 
 SPLITS = ("train", "validation", "test")
 
@@ -24,11 +24,11 @@ _SPLIT_NAME = re.compile(r"^(train|validation|val|test)_")
 
 
 class SplitError(UserError):
-    """Pairs that cannot be divided as asked; the message says which number does not fit."""
+    """Pairs cannot be split as asked; the message says which number does not fit."""
 
 
 def parse_ratio(text: str) -> Ratio:
-    """``3:1:1`` as (3, 1, 1). Raises SplitError for anything but three whole numbers, the first above 0."""
+    """Parse ``3:1:1`` to (3, 1, 1). Raises SplitError unless it is three whole numbers, the first above 0."""
     parts = text.split(":")
     if len(parts) != 3 or not all(part.isdecimal() for part in parts) or int(parts[0]) == 0:
         raise SplitError(f"--split must be training:validation:test such as 3:1:1, not {text!r}")
@@ -36,9 +36,9 @@ def parse_ratio(text: str) -> Ratio:
 
 
 def split_by_ratio(pairs: Sequence[Pair], ratio: Ratio, seed: int) -> dict[str, list[Pair]]:
-    """Divide ``pairs`` (stems unique) at random, in the proportions of ``ratio``, cut points rounded.
+    """Split ``pairs`` (with unique stems) at random in the proportions of ``ratio``, with rounded cut points.
 
-    Raises SplitError when a set with a share would be empty.
+    Raises SplitError when a set with a nonzero proportion would be empty.
     """
     shuffled = _shuffled(pairs, seed)
     cuts = [0, *(round(len(pairs) * part / sum(ratio)) for part in accumulate(ratio))]
@@ -54,9 +54,10 @@ def split_by_ratio(pairs: Sequence[Pair], ratio: Ratio, seed: int) -> dict[str, 
 
 
 def split_by_count(pairs: Sequence[Pair], count: int, seed: int) -> dict[str, list[Pair]]:
-    """``count`` of the ``pairs`` (stems unique), drawn at random, for training and all others for testing.
+    """Draw ``count`` of the ``pairs`` (with unique stems) for training and leave the others for testing.
 
-    With the same seed a smaller training set is part of a larger one. Raises SplitError unless both get some.
+    With the same seed, a smaller training set is a subset of a larger one. Raises SplitError if one of the
+    sets would be empty.
     """
     if not 0 < count < len(pairs):
         emptied, mend = ("train", "raise it") if count < 1 else ("test", "lower it")
@@ -68,7 +69,7 @@ def split_by_count(pairs: Sequence[Pair], count: int, seed: int) -> dict[str, li
 
 
 def pooled(sets: Mapping[str, Sequence[Pair]]) -> list[Pair]:
-    """All pairs of ``sets`` as one; where sets share stems, every stem gets its set's name in front."""
+    """All pairs of ``sets`` together; if any stems repeat, every stem is prefixed with its set's name."""
     counts = Counter(pair.stem for pairs in sets.values() for pair in pairs)
     if all(count == 1 for count in counts.values()):
         return [pair for pairs in sets.values() for pair in pairs]
@@ -90,18 +91,18 @@ def _in_order(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def image_of(stem: str) -> str:
-    """The image that a pair's stem names: what stands before the first ``_``, as in ``a1b2_3``.
+    """The image name in a pair's stem: the part before the first ``_``, such as ``a1b2`` of ``a1b2_3``.
 
-    A ``train_``, ``validation_`` or ``test_`` in front is no part of it.
+    A leading ``train_``, ``validation_`` or ``test_`` is ignored.
     """
     return _SPLIT_NAME.sub("", stem).partition("_")[0]
 
 
 def split_by_images(pairs: Sequence[Pair], test_share: float, seed: int) -> dict[str, list[Pair]]:
-    """Divide ``pairs`` into train and test so that all pieces of an image lie in one of them.
+    """Split ``pairs`` into train and test so that all pieces of an image are in the same set.
 
-    Images of each prompt (that of an image's first pair) are divided apart, so that both sets have all kinds.
-    Raises SplitError unless both get some.
+    The images of each prompt (of an image's first pair) are split separately, so that both sets have all
+    kinds. Raises SplitError if one of the sets would be empty.
     """
     by_kind: dict[str, dict[str, list[Pair]]] = {}
     kind_of: dict[str, str] = {}
@@ -127,9 +128,9 @@ def split_by_images(pairs: Sequence[Pair], test_share: float, seed: int) -> dict
 
 
 def draw_labels(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
-    """``count`` of ``pairs``, each of another image; every prompt has its share of them, at least one.
+    """Draw ``count`` of ``pairs``, each of a different image, in proportion to prompts, at least one each.
 
-    Raises SplitError when there are too few images, or fewer than one for each prompt.
+    Raises SplitError when ``count`` exceeds the number of images or is below the number of prompts.
     """
     by_kind: dict[str, dict[str, Pair]] = {}
     seen: set[str] = set()
@@ -145,7 +146,7 @@ def draw_labels(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
             f"{len(by_kind)} to {len(seen)}"
         )
     taken = dict.fromkeys(by_kind, 1)
-    for _ in range(count - len(by_kind)):  # to the kind that is furthest below its share
+    for _ in range(count - len(by_kind)):  # add one to the kind that is furthest below its share
         kind = min(
             (kind for kind in sorted(by_kind) if taken[kind] < len(by_kind[kind])),
             key=lambda kind: taken[kind] / len(by_kind[kind]),

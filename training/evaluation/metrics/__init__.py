@@ -1,1 +1,1 @@
-"""How near synthetic images are to real ones: features, distances between sets, paired scores, copies."""
+"""Metrics of synthetic images: features, distances between sets, paired scores, memorisation, adherence."""

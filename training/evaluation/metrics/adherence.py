@@ -1,4 +1,4 @@
-"""Mask adherence: does a segmentation network trained on real pairs find the mask that was asked for?"""
+"""Mask adherence: how well a segmenter trained on real pairs finds the given mask in a synthetic image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def train_judge(
     rule: ForegroundRule,
     seed: int,
 ) -> nn.Module:
-    """The segmentation network trained on real ``pairs``, all held in memory at side x side."""
+    """Train the segmentation network on real ``pairs``, all held in memory at side x side pixels."""
     loaded = [_loaded(pair, side, rule) for pair in pairs]
     images, masks = (np.stack([getattr(pair, half) for pair in loaded]) for half in ("image", "mask"))
     return train_segmenter(images, masks, settings, seed=seed)
@@ -35,7 +35,7 @@ def train_judge(
 def dice_of_pairs(
     judge: nn.Module, pairs: Sequence[Pair], *, side: int, rule: ForegroundRule, description: str
 ) -> Floats:
-    """Dice of what ``judge`` finds in each pair's image against its mask: (N,) in [0, 1], batch by batch."""
+    """Dice of ``judge``'s prediction for each pair's image against its mask: (N,) in [0, 1]."""
     scores: list[Floats] = []
     with tqdm(total=len(pairs), desc=description, unit="image", mininterval=1.0) as progress:
         for start in range(0, len(pairs), _BATCH):
@@ -49,10 +49,10 @@ def dice_of_pairs(
 def adherence_ratio(
     synthetic: Floats, real: Floats, *, resamples: int, seed: int, groups: Groups | None = None
 ) -> Estimate | None:
-    """Mean Dice on synthetic images over that on held-out real ones; None when the latter is 0.
+    """Mean Dice on synthetic images divided by that on held-out real ones; None when the latter is 0.
 
-    ``groups`` of the synthetic images are resampled where given. There is no interval when in too many
-    resamples of the held-out images nothing is found.
+    The bootstrap resamples ``groups`` of the synthetic images, if given. There is no interval when the mean
+    on real images is 0 in too many resamples.
     """
     if not real.any():
         return None

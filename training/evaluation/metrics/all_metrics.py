@@ -1,4 +1,4 @@
-"""All the metrics of a synthetic set against a real one, each under its name or left out with a reason."""
+"""All metrics of a synthetic set against a real one, each stored by name or left out with a reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SEGMENTER = "small-unet"
 
 @dataclass
 class Results:
-    """Estimates by name, the extractor in brackets, and why others are missing."""
+    """Estimates by name, such as ``kid[inception-v3]``, and the reasons why others are left out."""
 
     resamples: int
     seed: int
@@ -36,7 +36,7 @@ class Results:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, compute: Callable[[], Estimate]) -> None:
-        """Enter what ``compute`` gives under ``name``, or the reason of its TooFewImages."""
+        """Store the result of ``compute`` under ``name``, or the message of TooFewImages as the reason."""
         try:
             self.metrics[name] = compute()
         except TooFewImages as error:
@@ -50,7 +50,7 @@ class Results:
         note: str = "",
         groups: Groups | None = None,
     ) -> None:
-        """Enter the mean of the (N,) ``values``, the interval over their ``groups`` where given."""
+        """Store the mean of the (N,) ``values``; the bootstrap resamples ``groups`` of them, if given."""
         how = {"resamples": self.resamples, "seed": self.seed}
         self.metrics[name] = statistic_estimate(
             values, mean, sizes=sizes, **how, stream=name, note=note, groups=groups
@@ -59,17 +59,17 @@ class Results:
 
 @dataclass(frozen=True)
 class Matching:
-    """Which synthetic image belongs to which real one, by mask: (synthetic, real) indices; and the groups of
-    synthetic images that share a mask."""
+    """Images matched by mask: (synthetic, real) index pairs, and groups of synthetic images of one mask."""
 
     pairs: Sequence[tuple[int, int]]
     groups: Sequence[Sequence[int]]
 
 
 def same_mask(matching: Matching | str, images: int) -> Groups | None:
-    """Which of the synthetic ``images`` share a mask, those without a known one apart; None if none do.
+    """The group number (by mask) of each synthetic image, (``images``,); None if no two share a mask.
 
-    Such images resemble each other: an interval that takes them for independent is too narrow.
+    Images without a known mask have a group of their own. Images of one mask resemble each other, so an
+    interval that treats them as independent is too narrow.
     """
     if isinstance(matching, str) or not matching.groups:
         return None
@@ -82,9 +82,9 @@ def same_mask(matching: Matching | str, images: int) -> Groups | None:
 def measure_distances(
     results: Results, name: str, real: Features, synthetic: Features, groups: Groups | None
 ) -> None:
-    """FID, KID, CMMD, precision and recall on the features of extractor ``name``.
+    """FID, KID, CMMD, precision and recall on the features (N, D) of extractor ``name``.
 
-    Of these the interval of FID alone is over ``groups`` of synthetic images; the others' notes say so.
+    Only FID's bootstrap resamples ``groups`` of synthetic images; the others get a note if there are groups.
     """
     how: dict[str, int] = {"resamples": results.resamples, "seed": results.seed}
     results.add(f"fid[{name}]", partial(fid, real, synthetic, **how, groups=groups))
@@ -105,7 +105,7 @@ def measure_distances(
 
 
 def real_neighbours(real: Features) -> RealNeighbours | str:
-    """What memorisation is measured by, for all synthetic images; or why it cannot be."""
+    """The neighbour search for memorisation, or the reason why there are too few ``real`` features (R, D)."""
     try:
         return RealNeighbours(real)
     except TooFewImages as error:
@@ -115,7 +115,7 @@ def real_neighbours(real: Features) -> RealNeighbours | str:
 def measure_memorisation(
     results: Results, name: str, real: RealNeighbours | str, synthetic: Features, groups: Groups | None
 ) -> Neighbours | None:
-    """Share of suspiciously close images and ratio of distances; the neighbours, or None for too few."""
+    """Store the share of close images and the distance ratio; return the neighbours, or None."""
     if isinstance(real, str):
         results.left_out |= {f"close-share[{name}]": real, f"distance-ratio[{name}]": real}
         return None
@@ -130,7 +130,7 @@ def measure_memorisation(
 def measure_cosines(
     results: Results, name: str, real: Features, synthetic: Features, matching: Matching | str
 ) -> None:
-    """Mean cosine of each synthetic image's features and its real one's (CLIP-I), and within a mask."""
+    """Mean cosine of features between each synthetic image and its real one (CLIP-I); diversity per mask."""
     paired = f"{'clip-i' if name.startswith(CLIP) else 'cosine'}[{name}]"
     diversity = f"diversity-cosine[{name}]"
     if isinstance(matching, str):
@@ -161,7 +161,7 @@ def measure_lpips(
     device: torch.device,
     batch_size: int,
 ) -> None:
-    """LPIPS of each synthetic image and the real one of its mask, and among the samples of a mask."""
+    """LPIPS of each synthetic image and the real one of its mask, and diversity per mask."""
     paired, diversity = "lpips[alex]", "diversity-lpips[alex]"
     for reason in (matching, network):
         if isinstance(reason, str):
@@ -187,7 +187,7 @@ def measure_lpips(
 
 @dataclass(frozen=True)
 class Judge:
-    """A segmenter trained on ``trained_on`` real pairs, and its Dice on held-out ones, None without any."""
+    """A segmenter trained on ``trained_on`` real pairs, and its Dice on held-out ones (None without any)."""
 
     network: nn.Module
     trained_on: int
@@ -196,7 +196,7 @@ class Judge:
     on_real: Floats | None
 
     def dice(self, pairs: Sequence[Pair], description: str) -> Floats:
-        """Of what it finds in each pair's image against the mask: (N,)."""
+        """Dice of its prediction for each pair's image against the mask: (N,)."""
         return dice_of_pairs(self.network, pairs, side=self.side, rule=self.rule, description=description)
 
 
@@ -209,7 +209,7 @@ def make_judge(
     rule: ForegroundRule,
     seed: int,
 ) -> Judge:
-    """Train a segmenter on the real pairs ``train`` and look at the held-out ones, if there are any."""
+    """Train a segmenter on the real pairs ``train`` and score it on the held-out pairs ``test``, if any."""
     network = train_judge(train, settings, side=side, rule=rule, seed=seed)
     judge = Judge(network, len(train), side, rule, None)
     return replace(judge, on_real=judge.dice(test, "held-out real pairs")) if test else judge
@@ -222,10 +222,10 @@ def measure_adherence(
     groups: Groups | None,
     description: str,
 ) -> Floats:
-    """Dice of ``judge`` on synthetic images, and over that on held-out real ones.
+    """Store the Dice of ``judge`` on synthetic and held-out real pairs, and the ratio of both.
 
-    ``groups`` of synthetic pairs share a mask. Returns the Dice of each synthetic pair. The metrics of
-    held-out images are left out where there are none.
+    ``groups`` of synthetic pairs share a mask. Returns the Dice of each synthetic pair, (N,). Without
+    held-out pairs their metrics are left out.
     """
     dice = judge.dice(synthetic, description)
     note = f"trained on {judge.trained_on} real pairs"
@@ -246,7 +246,7 @@ def measure_adherence(
 
 
 def _of_mask(matching: Matching) -> Groups | None:
-    """The mask of each of the matching's pairs; None where each has its own."""
+    """The group number (by mask) of each matched pair; None if no two share a mask."""
     return np.array([real for _, real in matching.pairs]) if matching.groups else None
 
 

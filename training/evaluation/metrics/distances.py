@@ -3,12 +3,12 @@
 FID, KID, precision and recall are torch-fidelity's; CMMD, for which there is no library, follows its
 definition (Jayasumana et al. 2024). How each interval is made:
 
-- KID and CMMD are sums of a kernel over pairs of images. A bootstrap sample is a set of counts on the images;
-  pairs of an image with its own copy are left out, since they would shift the value upwards.
-- FID depends on the number of distinct images, so that resampling with replacement raises it. Its interval is
-  therefore the value +- 1.96 standard deviations of the resamples: the spread by the choice of images, not
-  the bias by their number. Compare FIDs at equal numbers only.
-- Precision and recall are shares of images inside a region that the other set spans; that region is kept.
+- KID and CMMD are sums of a kernel over pairs of images. A bootstrap sample assigns a count to each image;
+  pairs of an image with its own copy are left out, since they would bias the value upwards.
+- FID depends on the number of distinct images, so resampling with replacement raises it. Its interval is
+  therefore the value +- 1.96 standard deviations of the resamples, which covers the choice of images but not
+  the bias by their number. Compare FIDs at equal numbers of images only.
+- Precision and recall are shares of images inside the manifold of the other set, which is kept fixed.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ NEIGHBOURS = 3  # Kynkäänniemi et al. 2019
 CMMD_SIGMA = 10.0
 CMMD_SCALE = 1000.0
 
-_FID_RESAMPLES = 100  # each takes a decomposition; enough for a standard deviation
-_ROWS = 512  # of a kernel matrix held at once
+_FID_RESAMPLES = 100  # each needs a matrix decomposition; enough for a standard deviation
+_ROWS = 512  # rows of a kernel matrix held in memory at once
 
 
 class TooFewImages(UserError):
-    """A metric that these few images cannot give; the message says how many it takes."""
+    """There are too few images for a metric; the message says how many it needs."""
 
 
 def fid(
     real: Features, synthetic: Features, *, resamples: int, seed: int, groups: Groups | None = None
 ) -> Estimate:
-    """Frechet distance between normal distributions fitted to both sets (Heusel et al. 2017), in float64.
+    """Frechet distance between Gaussians fitted to both sets (N, D) (Heusel et al. 2017), in float64.
 
-    ``groups`` of the synthetic images are resampled where given. Raises TooFewImages below 2 images.
+    The bootstrap resamples ``groups`` of the synthetic images, if given. Raises TooFewImages below 2 images.
     """
     x, y = _checked("FID", 2, real, synthetic)
     statistics = [fid_features_to_statistics(torch.from_numpy(features)) for features in (x, y)]
@@ -82,12 +82,12 @@ def fid(
 def kid(real: Features, synthetic: Features, *, resamples: int, seed: int) -> Estimate:
     """Kernel distance (Binkowski et al. 2018): unbiased MMD^2, kernel (x.y / D + 1)^3, mean of 100 subsets.
 
-    A subset has 1000 images of each set, or as many as the smaller set. Values slightly below 0 mean that the
-    sets cannot be told apart. Raises TooFewImages below 2 images.
+    A subset has 1000 images of each set, or as many as the smaller set has. Values slightly below 0 mean that
+    the sets are indistinguishable. Raises TooFewImages below 2 images.
     """
     x, y = _checked("KID", 2, real, synthetic)
     size = min(KID_SUBSET_SIZE, len(x), len(y))
-    # Subsets that take all images of both sets are all the same.
+    # If a subset contains all images of both sets, all subsets are equal.
     subsets = 1 if size == len(x) == len(y) else KID_SUBSETS
     result = kid_features_to_metric(
         torch.from_numpy(x), torch.from_numpy(y), kid_subsets=subsets, kid_subset_size=size, verbose=False
@@ -103,7 +103,7 @@ def kid(real: Features, synthetic: Features, *, resamples: int, seed: int) -> Es
 
 
 def cmmd(real: Features, synthetic: Features, *, resamples: int, seed: int) -> Estimate:
-    """1000 * biased MMD^2 of the L2-normalised features, RBF kernel of sigma 10 (Jayasumana et al. 2024).
+    """1000 * biased MMD^2 of L2-normalised features with an RBF kernel of sigma 10 (Jayasumana et al. 2024).
 
     Raises TooFewImages below 2 images.
     """
@@ -126,10 +126,10 @@ def cmmd(real: Features, synthetic: Features, *, resamples: int, seed: int) -> E
 def precision_recall(
     real: Features, synthetic: Features, *, resamples: int, seed: int
 ) -> tuple[Estimate, Estimate]:
-    """Shares of synthetic images among the real ones, and of real images among the synthetic ones.
+    """Shares of synthetic images inside the manifold of the real ones, and vice versa.
 
-    "Among": no farther from an image of the other set than its third nearest neighbour there
-    (Kynkäänniemi et al. 2019). Raises TooFewImages below 4 images.
+    An image is inside if it is no farther from some image of the other set than that image's third nearest
+    neighbour in its own set (Kynkäänniemi et al. 2019). Raises TooFewImages below 4 images.
     """
     x, y = _checked("precision and recall", NEIGHBOURS + 1, real, synthetic)
     result = prc_features_to_metric(
@@ -165,11 +165,11 @@ def _normalised(features: Floats) -> Floats:
 
 
 def _frechet(x: Floats, y: Floats, counts_x: Floats, counts_y: Floats) -> float:
-    """The Frechet distance of a bootstrap sample, (N,) ``counts`` of the rows of ``x`` and ``y``.
+    """The Frechet distance of a bootstrap sample, given by (N,) counts of the rows of ``x`` and ``y``.
 
-    With A the centred rows / sqrt(N - 1), so that a covariance is A^T A, the trace of the root of the product
-    of two covariances is the sum of the singular values of A_x A_y^T: no D x D matrix is needed, and
-    covariances of less than full rank do no harm.
+    Let A be the centred rows / sqrt(N - 1), so that a covariance is A^T A. Then the trace of the square root
+    of the product of two covariances is the sum of the singular values of A_x A_y^T. This needs no D x D
+    matrix and works for rank-deficient covariances.
     """
     means, roots = [], []
     for features, counts in ((x, counts_x), (y, counts_y)):
@@ -191,16 +191,16 @@ def _frechet(x: Floats, y: Floats, counts_x: Floats, counts_y: Floats) -> float:
 def _kernel_means(
     x: Floats, y: Floats, counts_x: Floats, counts_y: Floats, kernel: Kernel
 ) -> tuple[Floats, Floats, Floats]:
-    """Mean kernel within x, within y and across, for each row of counts (B, N) and (B, M): three (B,).
+    """Mean kernel within x, within y and between them, for each row of counts (B, N) and (B, M): three (B,).
 
-    Within a set, pairs of an image with itself or its copy do not count.
+    Within a set, pairs of an image with itself or its copies are left out.
     """
     across = _kernel_sums(x, y, counts_x, counts_y, kernel) / (counts_x.sum(1) * counts_y.sum(1))
     within = []
     for features, counts in ((x, counts_x), (y, counts_y)):
         total = _kernel_sums(features, features, counts, counts, kernel, within=True)
         pairs = counts.sum(1) ** 2 - np.square(counts).sum(1)
-        # A resample of very few images may be one image only: no pair, no information.
+        # A resample of very few images may consist of copies of one image, which make no pair.
         within.append(np.divide(total, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0))
     return within[0], within[1], across
 
@@ -210,7 +210,7 @@ def _kernel_sums(
 ) -> Floats:
     """Sum over i, j of counts_x[b, i] counts_y[b, j] kernel(x_i, y_j): (B,), in blocks of rows.
 
-    ``within`` one set, the terms i = j are left out.
+    With ``within`` (x and y are one set) the terms i = j are left out.
     """
     sums = np.zeros(len(counts_x))
     for start in range(0, len(x), _ROWS):

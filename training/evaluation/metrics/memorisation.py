@@ -1,4 +1,4 @@
-"""Does a synthetic set repeat its training images? Nearest neighbours, against those among real images."""
+"""Memorisation: distances from synthetic to the nearest real images, against those among real images."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ...statistics.intervals import Estimate, Floats, Groups, mean, median, stat
 from .distances import Features, TooFewImages
 
 EXPECTED_SHARE = 0.05
-"""Share of close images among images that are no nearer to the training images than those to each other."""
+"""Expected share of close images if synthetic images are no nearer to real ones than these to each other."""
 
 _REALISM_NEIGHBOURS = 3
-_SAME = 1e-4  # of the real images' root mean square distance from their centre
+_SAME = 1e-4  # as a share of the real images' root mean square distance from their centre
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Euclidean distances in one space of features.
+    """Euclidean distances in one feature space.
 
-    nearest: (S,) from each synthetic image to its nearest real one. index: (S,) which one that is.
-    realism: (S,) mean distance to the 3 nearest real ones, the smaller the more lifelike.
-    reference: (R,) from each real image to its nearest other real one.
-    same: distance up to which two images are one and the same, but for the rounding of their features.
+    ``nearest`` (S,): from each synthetic image to its nearest real one, whose number is ``index`` (S,).
+    ``realism`` (S,): mean distance to the 3 nearest real images; smaller is more realistic.
+    ``reference`` (R,): from each real image to the nearest other real one.
+    ``same``: distance up to which two images count as identical, allowing for rounding of their features.
     """
 
     nearest: Floats
@@ -36,24 +36,24 @@ class Neighbours:
 
 
 class RealNeighbours:
-    """Finds the real images next to others; what concerns the real ones alone is computed once."""
+    """Finds the nearest real images; distances among the real images are computed once."""
 
     def __init__(self, real: Features) -> None:
-        """``real``: (R, D). Raises TooFewImages below 2 of them."""
+        """``real`` are features (R, D). Raises TooFewImages for R < 2."""
         if len(real) < 2:
             raise TooFewImages(
                 "memorisation takes at least 2 real images: their distances are what it refers to"
             )
-        # In single precision, or far from the origin, the distance of an image to its copy would not be 0.
+        # Centred and in float64, or the distance between an image and its copy would not come out as 0.
         self._centre = real.mean(axis=0, dtype=np.float64)
         centred = real.astype(np.float64) - self._centre
         self._wanted = min(_REALISM_NEIGHBOURS, len(real))
         self._search = NearestNeighbors(algorithm="brute").fit(centred)
-        self._reference = self._search.kneighbors(n_neighbors=1)[0][:, 0]  # themselves left out
+        self._reference = self._search.kneighbors(n_neighbors=1)[0][:, 0]  # excludes the image itself
         self._same = _SAME * float(np.sqrt(np.square(centred).sum(axis=1).mean()))
 
     def of(self, synthetic: Features) -> Neighbours:
-        """Those of the synthetic images (S, D)."""
+        """The neighbours of the synthetic features (S, D)."""
         distances, indices = self._search.kneighbors(
             synthetic.astype(np.float64) - self._centre, self._wanted
         )
@@ -61,7 +61,7 @@ class RealNeighbours:
 
 
 def find_neighbours(real: Features, synthetic: Features) -> Neighbours:
-    """The nearest real images of synthetic (S, D) and of real (R, D) ones; raises TooFewImages likewise."""
+    """Like ``RealNeighbours(real).of(synthetic)``, for real (R, D) and synthetic (S, D) features."""
     return RealNeighbours(real).of(synthetic)
 
 
@@ -70,9 +70,9 @@ def close_share(
 ) -> Estimate:
     """Share of synthetic images nearer to a real one than 95 % of the real ones are to each other.
 
-    0.05 is what further images of the same kind would give; far more of it is memorisation. Real images that
-    occur twice are no measure of how near others may come: they are left out of the 95 %, and a note counts
-    them. An image that is a real one is close, whatever the others are.
+    New images of the same kind would give 0.05; a much larger share is memorisation. Real images that occur
+    more than once are left out of the reference and counted in a note. A synthetic image identical to a real
+    one always counts as close.
     """
     twice = neighbours.reference <= neighbours.same
     apart = neighbours.reference[~twice]
@@ -87,10 +87,10 @@ def close_share(
 def distance_ratio(
     neighbours: Neighbours, *, resamples: int, seed: int, stream: str, groups: Groups | None = None
 ) -> Estimate:
-    """Median nearest distance of synthetic images over that among real ones: 1 is alike, near 0 is copies.
+    """Median nearest distance of synthetic images over that among real ones: 1 is good, near 0 means copies.
 
-    The interval is over the synthetic images, or their ``groups``. Raises TooFewImages when the real images
-    are copies themselves.
+    The bootstrap resamples the synthetic images or their ``groups``. Raises TooFewImages when most real
+    images are copies of each other.
     """
     reference = float(np.median(neighbours.reference))
     if reference <= neighbours.same:

@@ -1,4 +1,4 @@
-"""What the metrics are called and how they are read; a metric's name is ``kind[extractor]``."""
+"""Titles and explanations of the metrics; a metric's name is ``kind[extractor]``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .memorisation import EXPECTED_SHARE
 
 
 class Meaning(NamedTuple):
-    """How to read a metric: what it is called, which direction is good, and in one sentence what it says."""
+    """How to read a metric: its title, which direction is better, and a one-sentence explanation."""
 
     title: str
     better: str

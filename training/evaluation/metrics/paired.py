@@ -1,4 +1,4 @@
-"""Scores of image pairs: cosine of features (CLIP-I) and LPIPS, against the real image and within a mask."""
+"""Scores of pairs of images: cosine of features (CLIP-I) and LPIPS, to the real image and within a mask."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from .distances import Features
 
 ALEXNET_URL = AlexNet_Weights.IMAGENET1K_V1.url
 
-_PAIRS_OF_A_MASK = 10  # of its samples: five have ten
+_PAIRS_OF_A_MASK = 10  # most pairs of samples per mask; five samples make ten pairs
 
 
 def cosines(first: Features, second: Features) -> Floats:
-    """Cosine of the angle between corresponding rows of two (N, D) arrays: (N,) in [-1, 1]."""
+    """Cosines between corresponding rows of two (N, D) arrays: (N,) in [-1, 1]."""
     x, y = (features.astype(np.float64) for features in (first, second))
     norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
     return np.einsum("nd,nd->n", x, y) / np.maximum(norms, 1e-12)
 
 
 def load_lpips(weights: Path | None, *, download: bool) -> nn.Module:
-    """torchmetrics' LPIPS (alex), whose AlexNet of ImageNet is torchvision's file ``weights``.
+    """torchmetrics' LPIPS (Zhang et al. 2018, arXiv 1801.03924; alex) with torchvision's AlexNet ``weights``.
 
-    Without ``weights`` the one in PyTorch's cache serves, or a ``download``. Raises WeightsError.
+    Without ``weights`` the file in PyTorch's cache is used, or a ``download``. Raises WeightsError.
     """
     path = weight_file(weights, ALEXNET_URL, "--alexnet-weights", download=download)
     network = _NoTrainLpips(net="alex", pnet_rand=True)
     state = read_tensors(path)
-    for part in network.net.children():  # slices of AlexNet's features, their layers under the same numbers
+    for part in network.net.children():  # slices of AlexNet's features, with the same layer numbers
         for number, layer in part.named_children():
             own = layer.state_dict()
             try:
@@ -60,7 +60,7 @@ def lpips_distances(
     batch_size: int = 16,
     label: str = "LPIPS",
 ) -> Floats:
-    """LPIPS of each pair of image files, both resized to side x side: (N,), 0 for equal images."""
+    """LPIPS of each pair of image files, resized to side x side pixels: (N,), 0 for equal images."""
     device = device or torch.device("cpu")
     network = network.to(device)
     values: list[float] = []
@@ -76,7 +76,7 @@ def lpips_distances(
 
 
 def sample_pairs(groups: Sequence[Sequence[int]], seed: int) -> list[list[tuple[int, int]]]:
-    """Pairs of the samples of each mask: all of them, or 10 drawn ones of a mask with more."""
+    """Pairs of samples of each mask: all pairs, or 10 random ones if there are more."""
     random = draws(seed, "diversity-pairs")
     chosen = []
     for group in groups:
@@ -88,5 +88,5 @@ def sample_pairs(groups: Sequence[Sequence[int]], seed: int) -> list[list[tuple[
 
 
 def _image(path: Path, side: int) -> Tensor:
-    """The image file as (3, side, side) in [0, 1]."""
+    """The image file as (3, side, side) float in [0, 1]."""
     return torch.from_numpy(resize_image(read_image(path), (side, side))).permute(2, 0, 1).float() / 255

@@ -1,4 +1,4 @@
-"""Features of two sets of images in the plane: PCA and t-SNE of both together."""
+"""Projecting the features of several sets of images to the plane by PCA and t-SNE."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .distances import Features
 
 FEWEST_PROJECTED = 4
 
-_MOST_IMAGES = 1000  # of a set: more cannot be told apart in a picture, and t-SNE takes its time
+_MOST_IMAGES = 1000  # per set; more cannot be told apart in a figure, and t-SNE would be slow
 _TSNE_COMPONENTS = 50
 _PERPLEXITY = 30.0
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Places in the plane, (R, 2) of real and (S, 2) of synthetic images."""
+    """Points of real (R, 2) and synthetic (S, 2) images."""
 
     name: str
     real: NDArray[np.float64]
@@ -32,24 +32,24 @@ class Projection:
 
 
 def project(real: Features, synthetic: Features, seed: int) -> list[Projection]:
-    """PCA and t-SNE (van der Maaten & Hinton 2008) of both sets, at most 1000 drawn images of each.
+    """PCA and t-SNE (van der Maaten & Hinton 2008) of two sets of features (N, D), both sets together.
 
-    It takes FEWEST_PROJECTED images in all.
+    At most 1000 random images of each set are used. Needs at least FEWEST_PROJECTED images in total.
     """
     return [Projection(name, *places) for name, places in _placed([real, synthetic], seed).items()]
 
 
 def project_together(real: Features, methods: Mapping[str, Features], seed: int) -> list[Projection]:
-    """One t-SNE of the real images and those of all ``methods``, as a projection for each of these.
+    """One t-SNE of the real images and those of all ``methods``, as one projection per method.
 
-    The real images have the same places in all of them, so that they can be laid side by side.
+    The real images have the same points in all of them.
     """
     shared, *places = _placed([real, *methods.values()], seed)["t-SNE"]
     return [Projection(name, shared, own) for name, own in zip(methods, places, strict=True)]
 
 
 def _placed(sets: Sequence[Features], seed: int) -> dict[str, list[NDArray[np.float64]]]:
-    """The places of some of the images of each of the ``sets``, all together, by the name of the map."""
+    """Points (N, 2) of (a sample of) each set in a common plane, by name of the projection."""
     random = draws(seed, "projection")
     shown = [_drawn(features, random) for features in sets]
     together = np.concatenate(shown)
