@@ -34,13 +34,13 @@ from .rating.report import score_study, study_html, study_markdown, study_notes,
 from .rating.study_files import REAL, Key, KeyItem, combine, is_plain_name, read_key, read_sheet, write_key
 
 _UNNAMED = "synthetic"
-_FEWEST = 2  # of a source: one image has no spread
+_FEWEST = 2  # images per source, since one image has no variance
 _SMALLEST_SIDE, _LARGEST_SIDE = 8, 2048
 
 
 @dataclass(frozen=True)
 class PageSettings:
-    """What is on a rating page."""
+    """Settings of the rating page."""
 
     real: Path = option(Path(), "folder of real images, or of pairs")
     output: Path = option(Path(), "the page to write, .html")
@@ -56,7 +56,7 @@ class PageSettings:
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """How ratings are scored."""
+    """Settings of scoring."""
 
     key: Path = option(Path(), "the .key.json that was written beside the page")
     output: Path = option(Path(), "folder for the results, new or empty")
@@ -143,7 +143,7 @@ def write_scores(settings: ScoreSettings, files: Sequence[Path]) -> int:
 
 
 def _sources(settings: PageSettings, synthetic: Sequence[str]) -> dict[str, Path]:
-    """The folders by the names of their sources, the real one first."""
+    """The folders by source name, the real one first."""
     if settings.real == Path():
         raise OptionError("--real is needed")
     folders = {REAL: settings.real}

@@ -36,7 +36,7 @@ from siamese_core.weights.model_file import load_model
 from .command_line.options import OptionError, command_parser, require_empty, run_command
 from .generation.pair_sampling import PairJob, SamplerSettings, Texts, sample_pairs, versions
 
-# A record may come from anyone: nothing that it asks for may take the whole memory.
+# Records are untrusted: these limits keep them from exhausting memory.
 _RANGES = {"steps": (1, 999), "resolution": (64, 4096), "batch_size": (1, 1024), "threads": (1, 1024)}
 
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model.to(_device(sampler.device), sampler.precision)
     if sampler.compile:
         model.compile()
-    # What the others of its batch showed does not matter; how many there were moves the last bits.
+    # The content of the rest of the batch does not matter, but its size changes the last bits.
     pairs = sample_pairs(model, [job] * sampler.batch_size, Texts(model))
     digest = _write(pairs[record.index % sampler.batch_size], args.output)
     print(f"{record.stem}: written to {args.output}; {_compared(digest, wanted)}")
@@ -81,10 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _device(name: str) -> str:
-    """``name`` if it is a device that is here, else the CPU."""
+    """``name`` if that device is available, else the CPU."""
     try:
         torch.empty(1, device=name).item()
-    except (RuntimeError, AssertionError) as error:  # a build without CUDA raises the second
+    except (RuntimeError, AssertionError) as error:  # builds without CUDA raise AssertionError
         reason = str(error).partition("\n")[0]
         print(f"note: generated on {name[:40]!r}, this is the CPU ({reason[:200]})")
         return "cpu"
@@ -92,10 +92,10 @@ def _device(name: str) -> str:
 
 
 def read_record(path: Path, pair: str | None) -> tuple[PairRecord, SamplerSettings, str | None]:
-    """The record of ``pair`` in the manifest ``path`` or, with None, in the image ``path``.
+    """The record of ``pair`` in the manifest ``path``, or of the image ``path`` if ``pair`` is None.
 
-    Also its sampling, and the digest of the image's file if the image has one of its own. Raises OptionError
-    and ManifestError for what is no record, or one that nothing can be generated from.
+    Also returns its sampling settings, and the digest of the image's file if it is not shared. Raises
+    OptionError and ManifestError for an invalid record or one that cannot be generated from.
     """
     if pair is None:
         line, name = _in_image(path), str(path)
@@ -113,7 +113,7 @@ def read_record(path: Path, pair: str | None) -> tuple[PairRecord, SamplerSettin
 
 
 def _in_manifest(path: Path, pair: str) -> tuple[dict[str, Any], str, str | None]:
-    """The line of ``pair``, what messages call it, and the digest of the pair's image if that is a PNG."""
+    """The line of ``pair``, its name for messages, and the digest of the pair's image if that is a PNG."""
     for line in json_objects(path):
         if line.value.get("stem") == pair:
             name, files = f"{path}, line {line.number}", line.value.get("files")
@@ -124,7 +124,7 @@ def _in_manifest(path: Path, pair: str) -> tuple[dict[str, Any], str, str | None
 
 
 def _in_image(path: Path) -> dict[str, Any]:
-    """The record in an image that training.generate has written."""
+    """The record in the PNG text of an image written by training.generate."""
     try:
         with Image.open(path, formats=("PNG",)) as image:
             text = image.info.get(RECORD_KEY)
@@ -142,14 +142,14 @@ def _in_image(path: Path) -> dict[str, Any]:
 
 
 def _source_mask(masks: Path, record: PairRecord) -> Path:
-    """The record's mask file in ``masks``, which is whatever training.generate takes as masks."""
+    """The record's mask file in ``masks``, given as for training.generate."""
     if masks.is_file():
         return masks
     if not masks.is_dir():
         raise OptionError(f"{masks}: no such folder of masks; check --masks")
     for folder in (first_subfolder(masks, MASK_FOLDERS), masks):
         for path in list_images(folder) if folder else ():
-            # By its name among those that are there, so that a record leads nowhere else.
+            # Compared with existing names, so that a record cannot lead outside the folder.
             if path.name == record.mask_file:
                 return path
     raise OptionError(
@@ -185,7 +185,7 @@ def _mask(masks: Path, record: PairRecord, sampler: SamplerSettings) -> PairMask
 
 
 def _background(folder: Path | None, record: PairRecord, sampler: SamplerSettings) -> Path | None:
-    """The file of the record's frame in ``folder``; None for a record without one."""
+    """The file of the record's frame in ``folder``; None for a record without a frame."""
     name = sampler.background
     if name is None:
         return None
@@ -206,7 +206,7 @@ def _check_digest(path: Path, wanted: str, kind: str) -> None:
 
 
 def _write(pair: FinishedPair, output: Path) -> str:
-    """Write the pair in the pack's own layout; the digest of its image's file."""
+    """Write the pair in the layout "pairs" and return the digest of its image file."""
     image, mask = next(FORMATS["pairs"].pair_files([pair]))
     for name, content in (mask, image):
         (output / name).parent.mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,7 @@ from .segmentation.summary import as_html, as_markdown, per_image_csv, results
 
 @dataclass(frozen=True)
 class SegmentSettings:
-    """Where data and results lie; how each run is made has settings of its own."""
+    """Folders of data and results; runs have settings of their own."""
 
     output: Path = option(Path(), "folder for the results, new or empty")
     data: Path = option(Path(), "folder below which the relative folders of --config lie")
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(args: argparse.Namespace, settings: SegmentSettings, table: Mapping[str, Any]) -> Plan:
-    """What to run: from flags, or from the TOML table, whose networks --network replaces."""
+    """The plan from flags, or from the TOML table, whose networks are replaced by --network."""
     title = str(table.get("title", "Segmentation"))
     note = str(table.get("note", ""))
     by_flags = bool(args.train or args.real or args.synthetic or args.test)

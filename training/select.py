@@ -64,12 +64,12 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class SelectionError(UserError):
-    """Pairs of which none can be kept; the message shows what they reach."""
+    """No pair can be kept; the message shows the values that the pairs reach."""
 
 
 @dataclass(frozen=True)
 class SelectSettings(MaskOptions):
-    """Thresholds, and the network and features that the pairs are judged by."""
+    """Thresholds, and settings of the network and features that judge the pairs."""
 
     pairs: Path = option(Path(), "synthetic pairs: a folder, or a prompt.json")
     real: Path = option(Path(), "real pairs to judge them by")
@@ -93,7 +93,7 @@ class SelectSettings(MaskOptions):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is known of S pairs: ``dice`` (S,), relative ``distance`` (S,), that of the R real ones (R,)."""
+    """Measurements of S pairs: ``dice`` (S,), relative ``distance`` (S,), and that of R real images (R,)."""
 
     dice: Floats
     distance: Floats
@@ -139,10 +139,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def relative_distances(
     real: NDArray[np.float32], synthetic: NDArray[np.float32], neighbours: int
 ) -> tuple[Floats, Floats]:
-    """Mean distance to the ``neighbours`` nearest real images, over its median among the real ones.
+    """Mean distances to the ``neighbours`` nearest real images, relative to the median among real images.
 
-    real: (R, D) features, R above ``neighbours``. synthetic: (S, D). Returns (S,) and, each real image
-    without itself, (R,). Raises SelectionError when most real images have that many copies.
+    ``real`` (R, D) with R > ``neighbours`` and ``synthetic`` (S, D) are features. Returns the relative
+    distances of the synthetic images (S,) and of the real ones, each excluding itself, (R,). Raises
+    SelectionError when most real images have that many copies.
     """
     search = NearestNeighbors(n_neighbors=neighbours, algorithm="brute").fit(real.astype(np.float64))
     among_real = search.kneighbors()[0].mean(axis=1)
@@ -153,7 +154,7 @@ def relative_distances(
 
 
 def rejections(judgement: Judgement, min_dice: float, max_distance: float) -> list[str]:
-    """Why each pair is left out, empty for those that stay."""
+    """The reason why each pair is rejected; empty for pairs that are kept."""
     reasons = []
     for dice, distance in zip(judgement.dice, judgement.distance, strict=True):
         found = []
@@ -205,7 +206,7 @@ def _reader(settings: SelectSettings, side: int, *, own_masks: bool, cache_bytes
 
 
 def _distributions(judgement: Judgement) -> dict[str, dict[str, float]]:
-    """Quantiles of what the pairs and the real images reach."""
+    """Quantiles of the Dice and distances of pairs and real images."""
     values = {
         "Dice": judgement.dice,
         "distance": judgement.distance,
@@ -226,7 +227,7 @@ def _as_text(distributions: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _reason_counts(reasons: Sequence[str]) -> dict[str, int]:
-    """How many pairs fail each threshold; one may fail both."""
+    """The number of pairs that fail each threshold; a pair may fail both."""
     return {name: sum(f"{name}:" in reason for reason in reasons) for name in ("agreement", "realism")}
 
 
@@ -237,7 +238,7 @@ def _write(
     reasons: Sequence[str],
     distributions: Mapping[str, Mapping[str, float]],
 ) -> None:
-    """Write the kept pairs and the two files about the choice; the folder appears whole or not at all."""
+    """Write the kept pairs, rejected.csv and selection.json; the folder appears complete or not at all."""
     with whole_folder(settings.output, replace=False) as temporary:
         (temporary / "images").mkdir()
         (temporary / "masks").mkdir()
@@ -265,10 +266,9 @@ def _write(
 
 
 def copy_pairs(folder: Path, pairs: Sequence[Pair], manifest: Path | None) -> None:
-    """Copy ``pairs`` byte for byte into the images/ and masks/ of ``folder``, and write their prompt.json.
+    """Copy ``pairs`` byte for byte into images/ and masks/ of ``folder``, and write prompt.json.
 
-    A mask gets its image's stem, as generated pairs have it. Of ``manifest`` the lines of these stems are
-    kept as they are.
+    Masks get the stem of their image. The lines of these stems in ``manifest`` are copied unchanged.
     """
     prompts = []
     for pair in tqdm(pairs, "copying", unit="pair", mininterval=1.0):

@@ -90,7 +90,7 @@ from .generation.sample_pictures import sample_sheet
 
 @dataclass(frozen=True)
 class TrainSettings(MaskOptions):
-    """What is trained on what; objective and optimiser have settings of their own."""
+    """Data, base and run settings; objective and optimiser have settings of their own."""
 
     pairs: Path = option(Path(), "folder of pairs or prompt.json")
     base: Path = option(Path(), "base model: single file, diffusers folder or hub name")
@@ -119,7 +119,7 @@ class TrainSettings(MaskOptions):
     export_precision: Literal["fp16", "fp32"] = option("fp16", "number format of the exported file")
 
 
-# Settings that decide the result: a run can be resumed only with the same ones.
+# Settings that determine the result; resuming requires equal ones.
 _IDENTITY = (
     "steps",
     "resolution",
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check = checked(pairs, settings.mask_rule, size, settings.resize_mode, is_told=is_main(engine))
     if is_main(engine) and not args.resume:
         require_empty(settings.output, "give another --output, or --resume to continue that run")
-    # Before the folder is made: a refusal leaves nothing in the way.
+    # Before the folder is created, so that a refusal leaves nothing behind.
     given = None if settings.base == Path() else settings.base
     start = read_start(given, settings.init, settings.hint_block)
     base = start.base
@@ -186,13 +186,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             optimiser.weight_precision == "bf16",
         )
         trainer = Trainer.create(networks, optimiser, engine, settings.mixed_precision)
-        # Before the encoding: a refusal costs no minutes and replaces no set.
+        # Before encoding, so that a refusal costs no time and replaces no encoded set.
         first = run.restored(trainer.state, settings.steps)
         trainer.use_rates(optimiser)
         if first:
             accelerator.print(f"resuming after step {first}")
         data = _encoded(base, engine, pairs, settings, record)
-        del pairs  # of a large set, the only thing whose memory grows with the number of pairs
+        del pairs  # the only memory that grows with the number of pairs
         return_freed_memory()
         accelerator.print(
             f"{len(data)} pairs at {settings.resolution} px, {batches.batch_size * engine.processes} a step, "
@@ -245,9 +245,9 @@ def _run_record(
     optimiser: OptimiserSettings,
     processes: int,
 ) -> dict[str, Any]:
-    """What identifies the run; stored in checkpoints and in the finished file.
+    """The record that identifies the run, stored in checkpoints and in the finished model file.
 
-    ``batch_size`` is that of all processes together: how many share it, and in which parts, may change.
+    ``batch_size`` is the global one, so that the number of processes and micro batches may change.
     """
     return {
         "command": "train",
@@ -268,9 +268,9 @@ def _run_record(
 def _encoded(
     base: Base, engine: Engine, pairs: list[Pair], settings: TrainSettings, record: Mapping[str, Any]
 ) -> TrainingSet:
-    """The encoded training set, from the run's cache when it was made from the same data and base.
+    """The encoded training set, reused from the run's folder if made from the same data, settings and base.
 
-    The main process makes it; the others wait as long as that takes.
+    The main process encodes it; the others wait.
     """
     folder = settings.output / "encoded"
     made_from = ("pairs_fingerprint", "base", "prompt", "prompts_digest", "resolution", "resize_mode")
@@ -299,7 +299,7 @@ def _preview(
     hint_weights: tuple[float, float],
     accelerator: Accelerator,
 ) -> Callable[[int], None]:
-    """A hook that samples images for the same few masks every ``sample_every`` steps."""
+    """An ``after_step`` hook that samples images for the same few masks every ``sample_every`` steps."""
     chosen = preview_pairs(data, settings.sample_count)
     folder = settings.output / "samples"
     own, given = usual_guidance(base.architecture), settings.sample_guidance

@@ -1,1 +1,1 @@
-"""Blinded ratings: the page, the files of a study, its scores and its report."""
+"""Blinded rating studies: the page, the files of a study, its scores and its report."""

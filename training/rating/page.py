@@ -1,4 +1,4 @@
-"""The page on which raters judge images without knowing their sources, and the key to it."""
+"""The page on which raters judge images without knowing their sources."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from siamese_core.seeds import generator, stream_seed
 from .study_files import RatingError
 
 SCALE = ("certainly artificial", "probably artificial", "cannot tell", "probably real", "certainly real")
-"""What the ratings 1..5 mean."""
+"""The meanings of the ratings 1..5, in order."""
 
 _TEMPLATE = "page.html"
 _DATA_MARK = "{{data}}"
@@ -32,7 +32,7 @@ _DATA_MARK = "{{data}}"
 
 @dataclass(frozen=True)
 class Choice:
-    """An image chosen for the page."""
+    """An image chosen for the page, and its source."""
 
     source: str
     file: Path
@@ -40,7 +40,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class PageItem:
-    """An image on the page: its opaque name, what it really is, and its PNG file."""
+    """An image on the page: its anonymous name, its origin, and its PNG file."""
 
     name: str
     choice: Choice
@@ -48,7 +48,7 @@ class PageItem:
 
 
 def choose(source: str, files: Sequence[Path], count: int, seed: int) -> list[Choice]:
-    """``count`` of a source's ``files``, drawn without replacement. Raises RatingError for too few."""
+    """Draw ``count`` of a source's ``files`` without replacement. Raises RatingError if there are too few."""
     if len(files) < count:
         raise RatingError(f"{source!r} has {len(files)} images, fewer than --count {count}; ask for fewer")
     drawn = torch.randperm(len(files), generator=generator(stream_seed(seed, f"rating choice {source}")))
@@ -56,14 +56,14 @@ def choose(source: str, files: Sequence[Path], count: int, seed: int) -> list[Ch
 
 
 def smallest_side(choices: Sequence[Choice]) -> int:
-    """The shortest side in pixels of all the chosen images: at this side none of them is enlarged."""
+    """The shortest side of all chosen images in pixels; at this size none of them is enlarged."""
     return min(min(image_header(choice.file, "image").size) for choice in choices)
 
 
 def page_items(choices: Sequence[Choice], side: int, mode: ResizeMode, seed: int) -> list[PageItem]:
-    """The chosen images at ``side`` x ``side`` pixels, all encoded alike, mixed and named by their places.
+    """The chosen images, shuffled, at ``side`` x ``side`` pixels and encoded alike, named by position.
 
-    The order depends on ``seed`` and on which image is whose, so that it cannot be worked out from the page
+    The order depends on ``seed`` and on the sources of the images, so that it cannot be derived from the page
     and a guessed seed. Raises PairError for a file that cannot be read and RatingError when two sources share
     an image.
     """
@@ -90,20 +90,20 @@ def page_items(choices: Sequence[Choice], side: int, mode: ResizeMode, seed: int
 
 
 def set_id(items: Sequence[PageItem]) -> str:
-    """The name that ties page, CSVs and key together: a digest of what the page shows, in its order."""
+    """The id that links page, CSVs and key: a digest of the page's images in order."""
     digest = hashlib.sha256(b"".join(hashlib.sha256(item.png).digest() for item in items))
     return f"set-{digest.hexdigest()[:12]}"  # the letters keep a spreadsheet from reading a number
 
 
 def render_page(items: Sequence[PageItem]) -> str:
-    """The HTML document. Of ``items`` it holds their names and pixels, nothing else."""
+    """The HTML document; of ``items`` it contains only names and pixels."""
     data = {
         "set": set_id(items),
         "scale": SCALE,
         "items": [{"id": item.name, "image": _data_url(item.png)} for item in items],
     }
     template = resources.files(__package__).joinpath(_TEMPLATE).read_text("utf-8")
-    # "<" would let a text end the script element that holds the data.
+    # "<" is escaped, because a text could otherwise end the script element that holds the data.
     return template.replace(_DATA_MARK, json.dumps(data).replace("<", "\\u003c"))
 
 

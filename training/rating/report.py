@@ -1,4 +1,4 @@
-"""The results of a rating study as a record, as Markdown and as an HTML page."""
+"""The results of a rating study as JSON, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SPECIAL_IN_MARKDOWN = re.compile(r"([\\`*_\[\]<>|])")
 
 @dataclass(frozen=True)
 class Study:
-    """A scored study: the complete ``ratings`` and what they say."""
+    """A scored study: the complete ``ratings`` and the results."""
 
     key: Key
     sheets: Sequence[Sheet]
@@ -52,14 +52,14 @@ class _Table:
 
 
 def score_study(key: Key, sheets: Sequence[Sheet], ratings: Ratings, seed: int) -> Study:
-    """Score ``ratings``, the combined ``sheets``; ``seed`` draws resamples and permutations."""
+    """Score ``ratings``, the combined ``sheets``; resamples and permutations are drawn from ``seed``."""
     return Study(
         key, sheets, ratings, source_scores(ratings), agreement(ratings, seed), differences(ratings, seed)
     )
 
 
 def study_record(study: Study) -> dict[str, Any]:
-    """All results as JSON can hold them, down to the single ratings."""
+    """All results in JSON types, including the single ratings."""
     ratings = study.ratings
     return {
         "set": study.key.set_id,
@@ -92,7 +92,7 @@ def study_record(study: Study) -> dict[str, Any]:
 
 
 def study_notes(study: Study) -> list[str]:
-    """What a reader must know before quoting the numbers."""
+    """Caveats for readers who want to quote the numbers."""
     notes = []
     raters, items = study.ratings.values.shape
     if raters < _WANTED_RATERS:
@@ -108,7 +108,7 @@ def study_notes(study: Study) -> list[str]:
 
 
 def study_markdown(study: Study) -> str:
-    """The tables and notes as Markdown."""
+    """Tables and notes as Markdown."""
     parts = [f"# Image ratings ({study.key.set_id})", *(f"> {note}" for note in study_notes(study))]
     for part in _tables(study):
         rows = [part.header, ["---"] * len(part.header), *(map(_escaped, row) for row in part.rows)]
@@ -118,7 +118,7 @@ def study_markdown(study: Study) -> str:
 
 
 def study_html(study: Study) -> str:
-    """The same as one self-contained page, with the shares of the five ratings as a picture."""
+    """Tables, notes and a plot of the shares of the five ratings as a self-contained page."""
     headline = {
         f"mean opinion score, {score.source}": f"{score.mean_opinion_score.value:.2f}"
         for score in study.scores
@@ -189,7 +189,7 @@ def _tables(study: Study) -> list[_Table]:
 
 
 def _counts(study: Study, source: str) -> dict[int, int]:
-    """How often each rating was given to the images of ``source``."""
+    """The number of times that each rating was given to images of ``source``."""
     values = study.ratings.of(source)
     return {level: int((values == level).sum()) for level in range(LOWEST, HIGHEST + 1)}
 
@@ -199,7 +199,7 @@ def _rater_means(study: Study, rater: int) -> Mapping[str, float]:
 
 
 def _shares_picture(study: Study) -> str:
-    """Stacked bars: the shares of the five ratings, a bar per source."""
+    """A plot of stacked bars, one per source, with the shares of the five ratings."""
     names = [score.source for score in study.scores]
     counts = np.array([list(_counts(study, name).values()) for name in names])
     shares = 100 * counts / counts.sum(axis=1, keepdims=True)

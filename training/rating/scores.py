@@ -1,7 +1,8 @@
-"""What blinded ratings say: mean opinion scores, images taken for real, differences and agreement.
+"""Statistics of blinded ratings: mean opinion scores, images taken for real, differences and agreement.
 
-Every rater rates every image, so raters and images are crossed and both are samples: of physicians and of
-what a model generates. The intervals hold for other raters and other images alike (:mod:`metrics.crossed`).
+Every rater rates every image, so raters and images are crossed, and both are samples (of physicians and of a
+model's output). The intervals generalise to other raters and other images
+(:mod:`training.statistics.crossed`).
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from ..statistics.intervals import bootstrap_counts, bounds, draws
 
 LOWEST, HIGHEST = 1, 5
 TAKEN_FOR_REAL = 4
-"""Ratings from here on say that the rater took the image for real."""
+"""Ratings of at least this mean that the rater took the image for real."""
 
 _RESAMPLES = 9999
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """The ratings of one study, complete: ``values`` (R, N), integers 1..5, every rater's of every item.
+    """The complete ratings of one study: ``values`` (R, N), integers 1..5, of R raters and N items.
 
-    ``sources`` are the compared sources in the order to show them; ``source_of`` names that of each of the N
-    ``items``. A source has at least 2.
+    ``sources`` are the compared sources in the order to show them; ``source_of`` is the source of each item.
+    A source has at least 2 items.
     """
 
     raters: tuple[str, ...]
@@ -40,7 +41,7 @@ class Ratings:
     values: NDArray[np.int64]
 
     def of(self, source: str) -> NDArray[np.int64]:
-        """The ratings of one source's items, (R, N_source)."""
+        """The ratings of one source's items, (R, N_source) integers 1..5."""
         return self.values[:, np.array(self.source_of) == source]
 
 
@@ -48,7 +49,7 @@ class Ratings:
 class SourceScore:
     """One source: its mean opinion score (1..5) and the share of ratings that took its images for real.
 
-    these_raters: the same mean, with the interval for other images under the same raters.
+    ``these_raters`` is the same mean with the interval for other images but the same raters.
     """
 
     source: str
@@ -60,12 +61,12 @@ class SourceScore:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean opinion score of ``first`` minus that of ``second``, with two answers to whether it is chance.
+    """Mean opinion score of ``first`` minus that of ``second``, with two kinds of inference.
 
-    difference and p_value (of the interval's model): what other raters would see in other images.
-    these_raters and p_these_raters (of a permutation of the images between the two sources): what these
-    raters would see in other images. The p are two-sided and adjusted for the number of comparisons (Holm
-    1979); None where the ratings have no spread.
+    ``difference`` and ``p_value`` (from the same model) generalise to other raters and other images.
+    ``these_raters`` and ``p_these_raters`` (from permuting the images between the sources) generalise to
+    other images but the same raters. P values are two-sided and adjusted for the number of comparisons (Holm
+    1979); None if the ratings have no variance.
     """
 
     first: str
@@ -77,7 +78,7 @@ class Difference:
 
 
 def source_scores(ratings: Ratings) -> list[SourceScore]:
-    """The score of every source, in their order."""
+    """The score of every source, in order."""
     scores = []
     for source in ratings.sources:
         table = ratings.of(source)
@@ -90,7 +91,7 @@ def source_scores(ratings: Ratings) -> list[SourceScore]:
 
 
 def differences(ratings: Ratings, seed: int) -> list[Difference]:
-    """The difference of every two sources, the earlier one first; ``seed`` draws the permutations."""
+    """The differences of all pairs of sources, earlier minus later; permutations are drawn from ``seed``."""
     pairs = list(combinations(ratings.sources, 2))
     tables = [(ratings.of(first), ratings.of(second)) for first, second in pairs]
     means = [crossed_mean(two, [1.0, -1.0]) for two in tables]
@@ -104,14 +105,15 @@ def differences(ratings: Ratings, seed: int) -> list[Difference]:
 
 
 def _as_one_rater(table: NDArray[np.generic]) -> NDArray[np.float64]:
-    """The items' means over the raters of a (R, N) table, (1, N): the raters become a fixed panel."""
+    """The items' means over the raters, (R, N) to (1, N), which treats the raters as a fixed panel."""
     return table.mean(axis=0, keepdims=True)
 
 
 def permutation_p_value(first: NDArray[np.int64], second: NDArray[np.int64], seed: int) -> float | None:
-    """Two-sided p of the difference of two sources' means, (R, N1) and (R, N2), images exchanged at random.
+    """Two-sided permutation p value for the means of ratings (R, N1) and (R, N2); None without variance.
 
-    Each image counts by its mean over the raters. Exact for few images, else of 9999 permutations.
+    Images, each with its mean over the raters, are exchanged between the sources. The test is exact for few
+    images and uses 9999 random permutations otherwise.
     """
     means = first.mean(axis=0), second.mean(axis=0)
     if np.ptp(np.concatenate(means)) == 0:
@@ -127,7 +129,7 @@ def permutation_p_value(first: NDArray[np.int64], second: NDArray[np.int64], see
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """``p_values`` adjusted for their number by Holm's step-down method; a None stays and does not count."""
+    """``p_values`` adjusted by Holm's step-down method (1979); None values are kept and not counted."""
     adjusted: list[float | None] = list(p_values)
     known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     largest = 0.0
@@ -138,27 +140,30 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def agreement(ratings: Ratings, seed: int) -> Estimate | None:
-    """Krippendorff's alpha of the raters, its interval from resampling the items; None where undefined."""
+    """Krippendorff's alpha of the raters with a bootstrap interval over the items; None if undefined."""
     return _alpha_estimate(coincidences(ratings.values.astype(float)), seed)
 
 
 def krippendorff_alpha(values: NDArray[np.float64]) -> float | None:
-    """Ordinal alpha of ``values`` (R, N): 1..5, NaN where a rater gave none (Krippendorff 2011).
+    """Ordinal alpha (Krippendorff 2011) of ``values`` (R, N): ratings 1..5, or NaN for missing ones.
 
-    1 is full agreement, 0 what chance gives, below 0 systematic disagreement. None when fewer than two
-    different ratings occur among the items that two or more raters rated.
+    1 is full agreement, 0 is chance level, below 0 is systematic disagreement. None if fewer than two
+    different ratings occur among the items that at least two raters rated.
     """
     alpha = float(_alphas(coincidences(values).sum(axis=0)))
     return None if math.isnan(alpha) else alpha
 
 
 def coincidences(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How often two raters gave an item the ratings c and k, (N, 5, 5), an item of m ratings counting m."""
+    """Coincidence matrices (N, 5, 5): how often two raters gave an item the ratings c and k.
+
+    The matrix of an item with m ratings sums to m.
+    """
     counts = np.stack([(values == level).sum(axis=0) for level in range(LOWEST, HIGHEST + 1)], axis=1)
     pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(counts.shape[1])
     number = counts.sum(axis=1)
     pairs = pairs / np.maximum(number - 1, 1)[:, None, None]
-    return pairs  # an item rated once has no pairs: its single rating cancels itself
+    return pairs  # an item with a single rating has no pairs, so its matrix is 0
 
 
 def _alpha_estimate(per_item: NDArray[np.float64], seed: int) -> Estimate | None:
@@ -170,7 +175,7 @@ def _alpha_estimate(per_item: NDArray[np.float64], seed: int) -> Estimate | None
 
 
 def _alphas(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ordinal alpha of coincidence matrices (..., 5, 5); (...), NaN where undefined."""
+    """Ordinal alpha of coincidence matrices (..., 5, 5): (...), NaN if undefined."""
     totals = matrices.sum(axis=-1)
     # The ordinal distance of two ratings is the difference of their mid-ranks, squared.
     ranks = totals.cumsum(axis=-1) - totals / 2

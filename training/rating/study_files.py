@@ -1,4 +1,4 @@
-"""The files of a rating study: the key that says what each item is, and the raters' CSVs, checked."""
+"""The files of a rating study: the key with the origin of each item, and the raters' CSVs."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ REAL = "real"
 
 _LONGEST_NAME = 40
 _SHOWN_ITEMS = 5
-_DELIMITERS = ",;\t"  # a spreadsheet may have saved the file again in its own country's way
+_DELIMITERS = ",;\t"  # a spreadsheet may have saved the file again with the delimiter of its locale
 
 
 class RatingError(UserError):
-    """A study that cannot be made or scored as asked; the message names the file, the line and the fix."""
+    """A study cannot be made or scored as asked; the message names the file, the line and the fix."""
 
 
 @dataclass(frozen=True)
 class KeyItem:
-    """What an item of the page really is: its source, and the image file that it was made from."""
+    """The origin of an item on the page: its source and image file."""
 
     source: str
     file: str
@@ -39,9 +39,9 @@ class KeyItem:
 
 @dataclass(frozen=True)
 class Key:
-    """The truth about one page: ``sources`` in the order to show them, and what each of its items is.
+    """The key of a page: ``sources`` in the order to show them, and the origin of each item.
 
-    ``settings`` says how the page was made.
+    ``settings`` are those of the page.
     """
 
     set_id: str
@@ -52,7 +52,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Sheet:
-    """One rater's CSV: the rating 1..5 and the seconds of every item that it holds, in the file's order."""
+    """One rater's CSV: the rating 1..5 and the seconds for each item in the file, in order."""
 
     path: Path
     rater: str
@@ -61,16 +61,16 @@ class Sheet:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether ``name`` may name a rater or a source: 1..40 letters, digits, spaces and ``. _ ' -``.
+    """Whether ``name`` is a valid name of a rater or source: 1..40 letters, digits, spaces and ``. _ ' -``.
 
-    It begins with a letter or a digit: a spreadsheet takes what begins with = + - or @ for a formula.
+    It must begin with a letter or digit, because spreadsheets take a leading = + - or @ for a formula.
     """
     allowed = all(unicodedata.category(c)[0] in "LMN" or c in " ._'-" for c in name)
     return allowed and len(name) <= _LONGEST_NAME and name[:1].isalnum() and name == name.strip()
 
 
 def write_key(path: Path, key: Key) -> None:
-    """Write ``key`` as JSON, whole or not at all."""
+    """Write ``key`` as JSON, atomically."""
     record = {
         "set": key.set_id,
         "sources": list(key.sources),
@@ -81,7 +81,7 @@ def write_key(path: Path, key: Key) -> None:
 
 
 def read_key(path: Path) -> Key:
-    """Read a key file. Raises RatingError when it is missing or is none."""
+    """Read a key file. Raises RatingError when it is missing or invalid."""
     try:
         record = json.loads(path.read_text("utf-8"))
         items = {
@@ -101,10 +101,10 @@ def read_key(path: Path) -> Key:
 
 
 def read_sheet(path: Path, key: Key) -> Sheet:
-    """Read one rater's CSV and check it against ``key``; it may lack items (:func:`combine` minds).
+    """Read one rater's CSV and check it against ``key``; missing items are left to :func:`combine`.
 
-    Raises RatingError naming the line for another set, a second rater in one file, an unknown item, an item
-    that is rated twice, a rating that is no integer 1..5, and seconds that are no number.
+    Raises RatingError, naming the line, for another set, a second rater in one file, an unknown item, an item
+    rated twice, a rating that is not an integer 1..5, and seconds that are not a number.
     """
     ratings: dict[str, int] = {}
     seconds: dict[str, int] = {}
@@ -138,15 +138,14 @@ def read_sheet(path: Path, key: Key) -> Sheet:
 
 
 def combine(sheets: Sequence[Sheet], key: Key, *, allow_missing: bool = False) -> Ratings:
-    """The ratings of all ``sheets``, in the key's order of items.
+    """The ratings of all ``sheets``, with items in the key's order.
 
-    With ``allow_missing`` the items that not every rater rated are left out. Raises RatingError when items
-    are missing without it, when two sheets are of one rater, and when a source is left with fewer than two
-    items.
+    With ``allow_missing``, items that not all raters rated are left out. Raises RatingError for missing items
+    without it, for two sheets of one rater, and when fewer than two items of a source are left.
     """
     by_rater: dict[str, Sheet] = {}
     for sheet in sheets:
-        # The page gives names that differ only in case the same order and the same store of answers.
+        # casefold, because the page treats names that differ only in case as the same rater.
         other = by_rater.setdefault(sheet.rater.casefold(), sheet)
         if other is not sheet:
             raise RatingError(f"{sheet.path} and {other.path} are both by {sheet.rater!r}; give one of them")
@@ -170,7 +169,7 @@ def combine(sheets: Sequence[Sheet], key: Key, *, allow_missing: bool = False) -
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV by the names of :data:`COLUMNS`, each with its line; empty lines are skipped."""
+    """The rows of a CSV, as (line number, value by :data:`COLUMNS` name); empty lines are skipped."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""The results of a rating study, as ``training.rate score`` has written them, read again."""
+"""Reading the results of a rating study written by ``training.rate score``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESULTS = "ratings.json"
 
 @dataclass(frozen=True)
 class Rated:
-    """What raters said of one source; ``raters`` are each one's mean opinion score of its images."""
+    """The ratings of one source; ``raters`` maps each rater to the mean opinion score of its images."""
 
     images: int
     mean_opinion_score: Estimate
@@ -26,16 +26,16 @@ class Rated:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """A scored study by source, the real images among them, and the folders that these were taken from."""
+    """The results by source, including the real images, and the folders that the images were taken from."""
 
     sources: Mapping[str, Rated]
     folders: Mapping[str, Path]
 
 
 def read_results(study: Path) -> StudyResults:
-    """Read the ``ratings.json`` in the folder ``study``, or that file.
+    """Read ``study``, a ``ratings.json`` or the folder that contains it.
 
-    Raises RatingError when it is missing, or is none.
+    Raises RatingError when it is missing or invalid.
     """
     path = study / RESULTS if study.is_dir() else study
     try:

@@ -1,1 +1,1 @@
-"""Pages of HTML that stand alone."""
+"""Self-contained HTML reports."""

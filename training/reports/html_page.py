@@ -1,7 +1,7 @@
-"""The frame and the parts of a self-contained HTML report: page, cards, tables, pictures and figures.
+"""Building blocks of self-contained HTML reports: page, cards, tables, pictures and figures.
 
-A page stands alone: pictures are data URLs, plots are inline SVG, nothing is loaded and nothing runs. It
-follows the reader's light or dark colour scheme. Every function here escapes the text that it is given.
+Pictures are data URLs and plots inline SVG; pages load nothing and run no scripts. They follow the reader's
+light or dark colour scheme. Every function escapes the text it is given.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-TEXT_COLOUR = "#010203"  # figures are drawn in it where they shall take the colour of the page's text
+TEXT_COLOUR = "#010203"  # a placeholder in figures, replaced by the colour of the page's text
 
-_PIXELATED_BELOW = 256  # px wide; smaller images are enlarged as squares, not blurred
+_PIXELATED_BELOW = 256  # width in px below which images are enlarged without smoothing
 
 
 def page(title: str, sections: Iterable[str], style: str = "") -> str:
-    """One HTML document; empty ``sections`` vanish, ``style`` is CSS beside the common one."""
+    """An HTML document; empty ``sections`` are dropped, ``style`` is additional CSS."""
     shown = escape(title)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -35,12 +35,12 @@ def page(title: str, sections: Iterable[str], style: str = "") -> str:
 
 
 def section(heading: str, content: str) -> str:
-    """``content`` (HTML) under ``heading`` (text), or nothing when there is no content."""
+    """``content`` (HTML) under ``heading`` (text); empty without content."""
     return f"<section>\n<h2>{escape(heading)}</h2>\n{content}\n</section>\n" if content else ""
 
 
 def cards(summary: Mapping[str, str | float | int]) -> str:
-    """The headline facts by name, one card each."""
+    """The headline facts, one card each."""
     facts = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(number(value))}</dd></div>"
         for name, value in summary.items()
@@ -49,7 +49,7 @@ def cards(summary: Mapping[str, str | float | int]) -> str:
 
 
 def picture(pixels: NDArray[np.uint8] | None, description: str) -> str:
-    """``pixels`` (H, W, 3) or (H, W) as an image, or an empty frame for None."""
+    """``pixels``, (H, W, 3) or (H, W) uint8, as an image; a placeholder for None."""
     if pixels is None:
         return '<span class="missing">none</span>'
     buffer = io.BytesIO()
@@ -60,7 +60,7 @@ def picture(pixels: NDArray[np.uint8] | None, description: str) -> str:
 
 
 def key_values(settings: Mapping[str, object]) -> str:
-    """A table of two columns: names and values."""
+    """A table of names and values."""
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(str(value))}</td></tr>'
         for name, value in settings.items()
@@ -69,7 +69,7 @@ def key_values(settings: Mapping[str, object]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], numeric: Collection[str] = ()) -> str:
-    """A table of text under ``header``; the columns named in ``numeric`` are set flush right."""
+    """A table of text under ``header``; columns named in ``numeric`` are right-aligned."""
     kinds = [' class="number"' if name in numeric else "" for name in header]
 
     def cells(tag: str, texts: Sequence[str]) -> str:
@@ -81,19 +81,19 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numeric: Collect
 
 
 def bullets(notes: Sequence[str]) -> str:
-    """A list of sentences."""
+    """A bulleted list; empty without notes."""
     return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>" if notes else ""
 
 
 def number(value: str | float | int) -> str:
-    """A value to read: four significant digits, thousands parted; text as it is."""
+    """A value as text: floats with four significant digits, integers with thousands separators."""
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else value
 
 
 def duration(seconds: float) -> str:
-    """A time to read, such as ``1 h 02 min``."""
+    """A duration as text, such as ``1 h 02 min``."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -109,7 +109,7 @@ def captioned(content: str, caption: str) -> str:
 
 
 def plot(height: float) -> tuple[Figure, Axes]:
-    """An empty figure, 7 by ``height`` inches, in the colour of the page's text."""
+    """An empty figure of 7 by ``height`` inches in the style of the reports."""
     figure = Figure(figsize=(7, height), layout="constrained")
     axes = figure.add_subplot()
     style_axes(axes)
@@ -117,7 +117,7 @@ def plot(height: float) -> tuple[Figure, Axes]:
 
 
 def style_axes(axes: Axes) -> None:
-    """Give ``axes`` the look of the reports: no box, a faint grid, in the colour of the page's text."""
+    """Apply the style of the reports to ``axes``: no box, a faint grid, the colour of the page's text."""
     axes.patch.set_alpha(0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(TEXT_COLOUR)
@@ -130,13 +130,13 @@ def style_axes(axes: Axes) -> None:
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:
-    """``figure`` as an <svg> element of an HTML page; ``name`` keeps its ids apart from other figures'."""
+    """``figure`` as an <svg> element of an HTML page; a unique ``name`` keeps element ids distinct."""
     buffer = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    # A fixed salt gives equal reports equal bytes; text stays text, in the page's own typeface.
+    # With a fixed salt equal reports have equal bytes; text is kept as text, in the page's typeface.
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
-    # HTML knows the element and its attributes without the prolog and namespaces of a file.
+    # Inside HTML, <svg> needs neither the XML prolog nor namespaces.
     drawing = buffer.getvalue().partition("<svg")[2].partition(">")[2]
     width, height = figure.get_size_inches() * 72
     return (

@@ -1,8 +1,4 @@
-"""A run's results as one HTML file: headline facts, loss curves, samples beside their masks, timings.
-
-The file stands alone: pictures are data URLs, plots are inline SVG, nothing is loaded and nothing runs. It
-follows the reader's light or dark colour scheme.
-"""
+"""A run's results as a self-contained HTML file: headline facts, loss curves, samples and timings."""
 
 from __future__ import annotations
 
@@ -34,7 +30,7 @@ from .html_page import (
     table,
 )
 
-# Readable on white and on near-black alike. The total takes the colour of the text.
+# Readable on white and on near-black. The total loss has the colour of the text.
 _TERM_COLOURS = {
     "loss": "text",
     "mask": "#3b82f6",
@@ -43,17 +39,17 @@ _TERM_COLOURS = {
     "augmentation": "#22a06b",
 }
 _PLOT_POINTS = 1000  # per curve; more cannot be told apart at the width of the page
-_SMOOTHING_SHARE = 1 / 40  # of the run: the window of the bold curves
+_SMOOTHING_SHARE = 1 / 40  # window of the bold curves, as a share of the run
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One synthetic image and what it was made from.
+    """A synthetic image and its mask.
 
-    mask: (H, W), true on the lesion that was asked for. real: (H, W, 3) RGB, the image that the mask was
-    drawn on, or None. synthetic: (H, W, 3) RGB. adherence: Dice in [0, 1] of the segmentation network's
-    prediction on ``synthetic`` against ``mask``, or None when it was not measured. nearest: (H, W, 3) RGB,
-    the training image most like ``synthetic``, or None when it was not looked for.
+    ``mask``: (H, W) bool, True on the lesion. ``real``: (H, W, 3) uint8, the image that the mask belongs to,
+    or None. ``synthetic``: (H, W, 3) uint8. ``adherence``: Dice in [0, 1] of a segmenter's prediction on
+    ``synthetic`` against ``mask``, or None if not measured. ``nearest``: (H, W, 3) uint8, the training image
+    most similar to ``synthetic``, or None if not searched for.
     """
 
     stem: str
@@ -67,7 +63,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under ``header``; the columns named in ``numeric`` are set flush right."""
+    """Rows of text under ``header``; columns named in ``numeric`` are right-aligned."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -76,11 +72,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """What a report shows; a part that is empty is left out.
+    """The content of a report; empty parts are left out.
 
-    summary: the headline facts, in order. loss_log: the rows of a run's JSONL log, each with ``step`` and
-    the terms ``loss``, ``mask``, ``image``, ``consistency`` and ``augmentation``; a term that is missing or
-    0 throughout is not drawn. tables: more figures, by heading. timings: seconds by stage, in order.
+    ``summary``: the headline facts, in order. ``loss_log``: the rows of a run's JSONL log, each with ``step``
+    and the terms ``loss``, ``mask``, ``image``, ``consistency`` and ``augmentation``; terms that are missing
+    or always 0 are not drawn. ``tables`` are by heading. ``timings``: seconds by stage, in order.
     """
 
     title: str
@@ -94,12 +90,12 @@ class Report:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write ``report`` to ``path``, whole or not at all. Raises OSError when it cannot be written."""
+    """Write ``report`` to ``path`` atomically. Raises OSError."""
     write_text_atomic(path, render_report(report))
 
 
 def render_report(report: Report) -> str:
-    """``report`` as one HTML document. All its text is escaped: stems and prompts are the user's data."""
+    """``report`` as one HTML document; all text is escaped, since stems and prompts are untrusted."""
     sections = (
         cards(report.summary),
         *(
@@ -178,8 +174,8 @@ def _losses(rows: Sequence[Mapping[str, float]]) -> str:
         if first:
             caption += f" The {term} term begins at step {steps[first]:g}."
         x, y = steps[first:], values[first:]
-        # A step none of whose samples takes part in a term has a 0 there: absent from the log axis, but
-        # not from the mean.
+        # A term is 0 in steps in which no sample takes part. Such points cannot be drawn on a log axis, but
+        # count in the mean.
         single = np.where(y > 0, y, np.nan)
         colour = TEXT_COLOUR if colour == "text" else colour
         axes.plot(x[::every], single[::every], color=colour, linewidth=0.6, alpha=0.35)
@@ -197,7 +193,7 @@ def _losses(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def _smoothed(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Centred moving mean of (N,) values, over fewer of them at the ends; (N,), NaN where it is 0."""
+    """Centred moving mean of (N,) values, with a shorter window at the ends: (N,), NaN where it is 0."""
     window = min(window, len(values))
     ones = np.ones(window)
     sums = np.convolve(values, ones, mode="same") / np.convolve(np.ones(len(values)), ones, mode="same")

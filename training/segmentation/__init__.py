@@ -1,1 +1,1 @@
-"""Segmentation networks, and how training sets are compared by the networks they train."""
+"""Comparing training sets by the segmentation networks trained on them."""

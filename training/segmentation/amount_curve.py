@@ -9,14 +9,14 @@ from ..reports.html_page import TEXT_COLOUR, captioned, inline_svg, plot
 from .scores import ALL_IMAGES
 from .training_sets import VariantSet
 
-_COLOURS = ("#3b82f6", "#e08a1e", "#22a06b", "#a566e8")  # readable on white and on near-black alike
+_COLOURS = ("#3b82f6", "#e08a1e", "#22a06b", "#a566e8")  # readable on white and on near-black
 
 
 def amount_series(variants: Mapping[str, VariantSet]) -> list[list[str]]:
-    """Names of the variants that differ in how many synthetic pairs they add, fewest first, a list a kind.
+    """Series of variants that differ only in the number of synthetic pairs, fewest first, as lists of names.
 
-    A kind has the synthetic folders and the mixing in common. All have the real pairs of the baseline, the
-    first of ``variants``, which has no synthetic ones; without such a baseline there is no series.
+    The variants of a series have the same synthetic folders and mixing, and the real pairs of the baseline.
+    That is the first of ``variants`` and must have no synthetic pairs, otherwise there is no series.
     """
     baseline = next(iter(variants.values()))
     if baseline.synthetic:
@@ -31,10 +31,10 @@ def amount_series(variants: Mapping[str, VariantSet]) -> list[list[str]]:
 
 
 def amount_curve(group: Mapping[str, Any], measure: str, title: str) -> str:
-    """The group's scores over all test images as a figure in HTML; nothing where the amount does not vary.
+    """The group's scores over all test images as a figure in HTML; empty if the amount does not vary.
 
-    Bars are the 95 % intervals of the difference from the baseline, drawn around the variant's score: where
-    one keeps clear of the baseline's line, the difference is told apart from none.
+    Bars are the 95 % intervals of the difference from the baseline, drawn around the variant's score: if a
+    bar does not touch the baseline, the difference is significant.
     """
     entries = {entry["name"]: entry for entry in group["variants"]}
     if not group["curves"]:
@@ -81,7 +81,7 @@ def _mean(entry: Mapping[str, Any], measure: str) -> float:
 
 
 def _bars(entries: Sequence[Mapping[str, Any]], measure: str) -> list[list[float]]:
-    """Lengths of the bars below and above each entry's mean; 0 where there is no interval."""
+    """Lengths of the bars below and above each entry's mean; 0 without an interval."""
     found = [entry.get("vs_baseline", {}).get(measure) for entry in entries]
     known = [None if one is None or one["low"] is None else one for one in found]
     return [

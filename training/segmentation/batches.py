@@ -1,4 +1,4 @@
-"""Pairs as a segmentation network takes them: read once, resized, augmented and normalised in batches."""
+"""Batches of pairs for segmentation networks: reading, resizing, augmentation and normalisation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from siamese_core.seeds import epoch_order, generator, stream_seed
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-DRAWS = 8  # uniform numbers in [0, 1) that augment one pair
+DRAWS = 8  # uniform numbers in [0, 1) needed to augment one pair
 
 _SCALES = 0.75, 1.25
 _TONES = 0.8, 1.2
@@ -29,14 +29,14 @@ _GREY = (0.299, 0.587, 0.114)
 _READERS = min(4, os.cpu_count() or 1)
 
 Example = tuple[NDArray[np.uint8], NDArray[np.bool_]]
-"""An image (H, W, 3) RGB and a mask, of the image's size or of the file's own."""
+"""An image (H, W, 3) uint8 and a bool mask, of the image's size or of the file's own size."""
 
 
 class PairReader:
-    """Reads pairs, images stretched to ``side`` x ``side``, and keeps what it read while memory is allowed.
+    """Reads pairs with images stretched to ``side`` x ``side`` pixels, and caches them up to a memory limit.
 
-    Masks are resized alike for training (``own_masks`` false), or left at the file's own size for scoring.
-    Several threads may read at once.
+    Masks are resized with the image for training, or kept at the file's own size for scoring (``own_masks``).
+    Thread-safe.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class PairReader:
         self._lock = threading.Lock()
 
     def read(self, pair: Pair) -> Example:
-        """The pair's image and mask. Raises PairError when a file cannot be read or the sizes differ."""
+        """The pair's image and mask. Raises PairError when a file cannot be read or their sizes differ."""
         key = (pair.image, pair.mask)
         if (kept := self._kept.get(key)) is not None:
             return kept
@@ -63,8 +63,8 @@ class PairReader:
         size = (self.side, self.side)
         mask = loaded.mask if self._own_masks else resize_mask(loaded.mask, size)
         example = resize_image(loaded.image, size), mask
-        # Pairs are read in random order, all of them equally often: to keep the first ones that fit serves as
-        # well as any rule that drops some for others.
+        # Pairs are read in random order and equally often, so keeping the first that fit is as good as any
+        # eviction rule.
         taken = example[0].nbytes + example[1].nbytes
         with self._lock:
             if taken <= self._free and key not in self._kept:
@@ -74,7 +74,7 @@ class PairReader:
 
 
 def read_ahead(reader: PairReader, chunks: Iterator[Sequence[Pair]]) -> Iterator[list[Example]]:
-    """Read the pairs of one chunk after another, in several threads, one chunk ahead of the caller."""
+    """Read one chunk of pairs after another in several threads, one chunk ahead of the caller."""
     with ThreadPoolExecutor(_READERS) as threads:
         waiting = None
         for chunk in chunks:
@@ -96,11 +96,10 @@ def training_batches(
     device: torch.device | str,
     order: Iterable[Sequence[int]] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images (B, 3, R, R), normalised, and masks (B, 1, R, R) of 0 and 1, for each of ``steps`` steps.
+    """Normalised images (B, 3, R, R) and masks (B, 1, R, R) of 0 and 1 for each of ``steps`` steps.
 
-    ``order`` holds the places in ``pairs`` of each step's batch. Without it all pairs are seen equally often
-    whatever their number; order and augmentation of step k depend on ``seed`` and k alone, so that runs on
-    equally many pairs see them in the same order.
+    ``order`` gives the indices in ``pairs`` of each step's batch; without it all pairs are used equally
+    often. Order and augmentation of step k depend only on ``seed``, k and the number of pairs.
     """
     if order is None:
         order = (epoch_order(seed, step, batch_size, len(pairs)) for step in range(steps))
@@ -114,12 +113,12 @@ def training_batches(
 
 
 def image_tensor(images: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Images (H, W, 3) of one size as (B, 3, H, W) in [0, 1]."""
+    """Images (H, W, 3) uint8 of one size as (B, 3, H, W) in [0, 1]."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 
 def normalised(images: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] as networks take them: ImageNet's mean 0 and deviation 1, channels last."""
+    """Normalise (B, 3, H, W) in [0, 1] by ImageNet's mean and deviation, in channels-last format."""
     mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
@@ -127,9 +126,9 @@ def normalised(images: Tensor) -> Tensor:
 def augmented(images: Tensor, masks: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Augment square images (B, 3, R, R) in [0, 1] and masks (B, 1, R, R) of 0 and 1 by draws (B, DRAWS).
 
-    Of each pair: mirrored or not, turned by 0 to 3 quarters, scaled by 0.75 to 1.25 with the frame moved as
-    far as that leaves room (what lies outside is black and background). Of the image alone: brightness,
-    contrast and saturation changed by factors of 0.8 to 1.2.
+    Pairs are mirrored or not, rotated by 0 to 3 quarter turns, scaled by 0.75 to 1.25 and shifted within the
+    room that scaling leaves (outside is black and background). Brightness, contrast and saturation of the
+    images change by factors of 0.8 to 1.2.
     """
     grid = F.affine_grid(
         _placements(uniform[:, :5]), [len(images), 1, *images.shape[2:]], align_corners=False

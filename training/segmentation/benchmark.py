@@ -1,4 +1,4 @@
-"""Variants x seeds of an experiment: each trained, scored on every test set, and recorded when it is done."""
+"""Running a plan: one job per network, variant and seed, scored on all test sets and recorded at its end."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from .scores import dice_scores, iou_scores
 from .training_sets import Folders, HeldOutSet, Sets
 
 _GIGABYTE = 10**9
-_CASE_SIDE = 160  # px, the largest tile of a picture of cases
+_CASE_SIDE = 160  # largest side of a tile in a picture of cases, in px
 
 
 @dataclass(frozen=True)
 class RunSettings(MaskOptions):
-    """How every run trains and scores; without a number a network keeps its paper's."""
+    """Training and scoring of every run; None keeps the network's published value."""
 
     seeds: int = option(3, "runs per variant, with the seeds SEED, SEED + 1, ...", COUNT)
     seed: int = option(42, "first seed: weights, order, augmentation", SEED)
@@ -58,7 +58,7 @@ class RunSettings(MaskOptions):
 
 @dataclass(frozen=True)
 class Job:
-    """One network to train on one variant with one seed, and the file that says that it was done."""
+    """One network to train on one variant with one seed, and the file that records its result."""
 
     experiment: str
     network: str
@@ -70,13 +70,13 @@ class Job:
 
     @property
     def label(self) -> str:
-        """The job in words."""
+        """The job's name for messages."""
         return f"{self.experiment}/{self.network}/{self.variant} seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished job: scores of each test set's pairs, in their order, and the picture of its cases."""
+    """A finished job: the scores of each test set's pairs, in order."""
 
     job: Job
     loss: float
@@ -87,7 +87,7 @@ class Outcome:
 
     @property
     def cases_file(self) -> Path:
-        """Where the picture of the job's worst and best cases lies, if there is one."""
+        """The path of the picture of the job's worst and best cases, which may not exist."""
         return self.job.file.with_suffix(".png")
 
 
@@ -95,10 +95,10 @@ class Benchmark:
     """All jobs of a plan, checked before the first one runs."""
 
     def __init__(self, plan: Plan, settings: RunSettings, output: Path) -> None:
-        """Read every folder of ``plan``.
+        """Read all folders of ``plan`` and check all jobs.
 
-        Raises PlanError, PairError and FitError for what cannot be run, and ResumeError for a job that
-        ``output`` has with other settings or data.
+        Raises PlanError, PairError and FitError for jobs that cannot be run, and ResumeError for a job that
+        ``output`` already has with other settings or data.
         """
         self._settings = settings
         folders = Folders(settings.mask_rule)
@@ -117,17 +117,18 @@ class Benchmark:
             if job.file.exists():
                 check_record(job.file, json.loads(job.file.read_text("utf-8"))["record"], job.record)
         if self._weights or settings.pretrained:
-            # Files that do not fit, and downloads that fail, are told before the hours of another network.
+            # Build the networks once, so that bad files and failing downloads are reported before hours of
+            # work.
             for name in {job.network: None for job in self.jobs if not job.file.exists()}:
                 self._new_network(name, settings.seed)
 
     @property
     def waiting(self) -> int:
-        """How many jobs are not done yet."""
+        """The number of unfinished jobs."""
         return sum(not job.file.exists() for job in self.jobs)
 
     def run(self, device: torch.device) -> Iterator[Outcome]:
-        """Run the jobs that are not done yet; yields all, in order. An interrupted one is done anew."""
+        """Run unfinished jobs and yield the outcomes of all jobs, in order. Interrupted jobs start over."""
         readers: dict[tuple[int, bool], PairReader] = {}
 
         def reader(side: int, own_masks: bool) -> PairReader:
@@ -183,12 +184,12 @@ class Benchmark:
                 yield Job(experiment.name, network, name, seed, fit_as, record, file)
 
     def _pretrained(self, network: str) -> bool:
-        """Whether weights are fetched for the network's backbone; a file takes their place."""
+        """Whether to fetch pretrained weights for the network's backbone; not if a file is given."""
         wanted = self._settings.pretrained and network not in self._weights
         return wanted and NETWORKS[network].has_backbone
 
     def _new_network(self, name: str, seed: int) -> SegmentationNetwork:
-        """The network as every run with ``seed`` begins."""
+        """The network at the start of every run with ``seed``."""
         return build_network(
             name, seed=seed, pretrained=self._pretrained(name), weights=self._weights.get(name)
         )
@@ -229,17 +230,17 @@ class Benchmark:
             "seconds": round(time.perf_counter() - started, 1),
             "scores": scores,
         }
-        write_text_atomic(job.file, json.dumps(found, indent=1) + "\n")  # last: it says that all is there
+        write_text_atomic(job.file, json.dumps(found, indent=1) + "\n")  # last, since it marks completion
 
 
 Scores = dict[str, list[dict[str, Any]]]
-"""``stem``, ``dice`` and ``iou`` of every image by test set."""
+"""``stem``, ``dice`` and ``iou`` of every image, by test set."""
 
 
 def score(
     segmenter: Segmenter, reader: PairReader, tests: Mapping[str, HeldOutSet], device: torch.device
 ) -> Scores:
-    """Dice and IoU on every test image at its mask's own size; ``reader`` leaves masks that size."""
+    """Dice and IoU on every test image at its mask's own size, at which ``reader`` must keep masks."""
     scores: Scores = {}
     for name, test in tests.items():
         found = predictions(segmenter, reader, test.pairs, device)
@@ -263,7 +264,7 @@ def _write_cases(
     count: int,
     device: torch.device,
 ) -> None:
-    """A picture of the worst and the best test images by Dice, each with the true outline above the found."""
+    """Write a picture of the worst and best test images by Dice, with true outlines above predicted ones."""
     ranked: list[tuple[float, Pair]] = sorted(
         (
             (row["dice"], pair)

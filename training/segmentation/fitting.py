@@ -1,4 +1,4 @@
-"""Training one segmentation network on one set of pairs, predicting with it, and its file."""
+"""Training a segmentation network, predicting with it, saving and loading it."""
 
 from __future__ import annotations
 
@@ -30,24 +30,25 @@ from .networks.interface import SMALLEST_SIDE, STRIDE, SegmentationNetwork
 from .networks.registry import NETWORKS, build_network
 
 _WARMUP_SHARE = 0.05
-_LARGEST_GRADIENT = 0.5  # element-wise, as the polyp networks of the paper are trained
-_LOSS_EVERY = 20  # steps between reads of the loss, which wait for the device
+_LARGEST_GRADIENT = 0.5  # element-wise clipping, as in the training of the paper's polyp networks
+_LOSS_EVERY = 20  # steps between reads of the loss, each of which synchronises with the device
 _PREDICTED_AT_ONCE = 8
 
 _KIND = "segmenter"
 _LARGEST_SIDE = 16384
-_SHOWN = 300  # characters of a reason in messages
+_SHOWN = 300  # most characters of a reason quoted in a message
 
 
 class FitError(UserError):
-    """A network that cannot be trained or loaded as asked; the message names the setting or file."""
+    """A network cannot be trained or loaded as asked; the message names the setting or file."""
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a network is trained; equal for all variants that are compared.
+    """Training settings, equal for all compared variants.
 
-    ``backbone_rate`` is the backbone's learning rate as a share of ``learning_rate``.
+    ``resolution`` is the image side in pixels; ``backbone_rate`` is the backbone's learning rate as a share
+    of ``learning_rate``.
     """
 
     steps: int
@@ -61,7 +62,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A trained network in evaluation mode and the side that its images are stretched to."""
+    """A trained network in evaluation mode, and the side in pixels that images are stretched to."""
 
     network: SegmentationNetwork
     name: str
@@ -77,10 +78,10 @@ def fit_settings(
     resolution: int | None = None,
     learning_rate: float | None = None,
 ) -> FitSettings:
-    """The named network's settings, with those that are given in their place.
+    """The published settings of ``network``, overridden by the arguments.
 
-    Without a number of steps they are the network's epochs on ``baseline_pairs``: whatever is compared with
-    the baseline is trained for as many steps. Raises FitError for a number that does not fit the network.
+    ``steps`` default to the network's epochs over ``baseline_pairs`` pairs, for all variants that are
+    compared with the baseline. Raises FitError for a value that does not fit the network.
     """
     default = NETWORKS[network]
     settings = FitSettings(
@@ -92,7 +93,7 @@ def fit_settings(
         backbone_rate=default.backbone_rate,
         weight_decay=default.weight_decay,
     )
-    if settings.batch_size < 2:  # batch normalisation of a single value has no variance
+    if settings.batch_size < 2:  # batch normalisation may otherwise see a single value, without variance
         raise FitError(f"--batch-size must be at least 2, not {settings.batch_size}")
     if settings.resolution < SMALLEST_SIDE or settings.resolution % STRIDE:
         raise FitError(
@@ -120,10 +121,10 @@ def fit(
 ) -> float:
     """Train ``network`` in place on ``pairs`` and leave it in evaluation mode; returns the last loss.
 
-    Linear warm-up over a twentieth of the steps, then a half cosine to 0; gradients are clipped to
-    [-0.5, 0.5] element by element. Every draw comes from ``seed``; global random states stay as they were.
-    ``order``: the places in ``pairs`` of each step's batch; without it all pairs are seen equally often.
-    Raises FitError when the loss is no longer finite, and PairError for a pair that cannot be read.
+    The learning rate rises linearly over a twentieth of the steps, then follows a half cosine to 0; gradients
+    are clipped to [-0.5, 0.5] element-wise. All draws come from ``seed``; global random states are restored.
+    ``order`` gives the indices in ``pairs`` of each step's batch; without it all pairs are used equally
+    often. Raises FitError when the loss becomes non-finite, and PairError for a pair that cannot be read.
     """
     network.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = _optimiser(network, settings)
@@ -164,7 +165,7 @@ def fit(
 def predictions(
     segmenter: Segmenter, reader: PairReader, pairs: Sequence[Pair], device: torch.device
 ) -> Iterator[tuple[Example, NDArray[np.bool_]]]:
-    """Yield each pair as ``reader`` reads it, and the mask (H, W) that the network finds, of its mask's size.
+    """Yield each pair as read by ``reader``, and the predicted mask (H, W) bool at the size of its mask.
 
     The logits of the last output are resized bilinearly to that size; foreground is where the probability
     exceeds 0.5.
@@ -192,7 +193,7 @@ def save_segmenter(path: Path, segmenter: Segmenter) -> None:
 
 
 def load_segmenter(path: Path) -> Segmenter:
-    """Read a file of :func:`save_segmenter`. Raises FitError when it is none, or damaged."""
+    """Read a file written by :func:`save_segmenter`. Raises FitError for a damaged or other file."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -234,10 +235,10 @@ def _optimiser(network: SegmentationNetwork, settings: FitSettings) -> torch.opt
 
 @contextmanager
 def _own_random_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Dropout draws from the global generators: seed them for the block, and put them back after it."""
+    """Seed the global generators, from which dropout draws, for the block, and restore them afterwards."""
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every other device too
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed all other devices, too
         if cuda:
             torch.cuda.manual_seed(seed)
         yield

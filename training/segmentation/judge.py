@@ -1,8 +1,8 @@
-"""A small segmentation network, the judge of mask adherence.
+"""A small segmentation network that judges mask adherence.
 
-Trained on real pairs only, it marks the lesions in synthetic images; its Dice against the masks that were
-asked for says how faithfully those were followed. It starts from random weights and learns a simple domain
-such as nuclei in about a minute on two CPU cores.
+It is trained on real pairs only and segments synthetic images; the Dice against their masks measures how well
+the generator followed the masks. It starts from random weights and learns a simple domain, such as nuclei, in
+about a minute on two CPU cores.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from tqdm import tqdm
 from siamese_core.learning.learning_rate import cosine_rate, set_learning_rate
 from siamese_core.seeds import epoch_order, generator, stream_seed
 
-_DECODER_WIDTHS = (64, 32, 16, 8)  # from the coarsest feature map but one to full resolution
-_STRIDE = 2 ** len(_DECODER_WIDTHS)  # of the coarsest: the sides of an image must be multiples of it
+_DECODER_WIDTHS = (64, 32, 16, 8)  # from the second coarsest feature map to full resolution
+_STRIDE = 2 ** len(_DECODER_WIDTHS)  # stride of the coarsest map; image sides must be multiples of it
 
 
 @dataclass(frozen=True)
 class SegmenterSettings:
-    """How the segmentation network is built and trained."""
+    """Architecture and training of the judging network."""
 
     steps: int = 350
     batch_size: int = 4
     learning_rate: float = 3e-3  # the peak: a linear warm-up over a tenth of the steps, then a half cosine
-    # A name that segmentation-models-pytorch knows; "tu-" are timm's. This one has four narrow stages: in
+    # An encoder name of segmentation-models-pytorch ("tu-" for timm's). This one has four narrow stages; in
     # the same CPU time it learned drawn lesions better than ResNet-18.
     encoder: str = "tu-test_resnet"
 
@@ -86,7 +86,7 @@ def train_segmenter(
 
 @torch.no_grad()
 def predict_masks(model: nn.Module, images: NDArray[np.uint8], batch_size: int = 16) -> NDArray[np.bool_]:
-    """The lesions that ``model`` sees in ``images`` (N, H, W, 3): (N, H, W), true where more likely than not.
+    """Masks (N, H, W) bool predicted for ``images`` (N, H, W, 3) uint8: True at probabilities above 0.5.
 
     Raises ValueError when a side is not a multiple of 16.
     """
@@ -110,7 +110,7 @@ def _check_images(images: NDArray[np.uint8]) -> None:
 
 
 def _initial_network(encoder: str, seed: int) -> nn.Module:
-    # Initialisers draw from the global CPU generator; torch.manual_seed would reseed CUDA's as well.
+    # Initialisers draw from the global CPU generator; torch.manual_seed would also reseed CUDA's.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stream_seed(seed, "segmenter-weights"))
         model = smp.Unet(
@@ -124,26 +124,26 @@ def _initial_network(encoder: str, seed: int) -> nn.Module:
 
 
 def _pixels(images: NDArray[np.uint8]) -> Tensor:
-    """(..., H, W, 3) uint8 as (..., 3, H, W) in [0, 1]."""
+    """Convert (..., H, W, 3) uint8 to (..., 3, H, W) float in [0, 1]."""
     return torch.from_numpy(images).movedim(-1, -3).float() / 255
 
 
 def _network_input(pixels: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] as the network takes it: about zero mean and unit deviation."""
+    """Normalise (B, 3, H, W) in [0, 1] to about zero mean and unit deviation."""
     return ((pixels - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
 
 
 def _augmented(image: Tensor, mask: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """One pair, (3, H, W) in [0, 1] and (H, W), turned, mirrored and with its image degraded a little.
+    """Randomly rotate and mirror a pair, (3, H, W) in [0, 1] and (H, W), and slightly degrade its image.
 
-    A synthetic image is a little off in tone and sharpness; a network that has seen such images judges
-    where the lesion is, not how crisp.
+    Synthetic images are slightly off in tone and sharpness; a network trained on degraded images judges the
+    position of a lesion, not its crispness.
     """
     uniform = _uniform(draws)
     height, width = mask.shape
     quarter_turns = int(next(uniform) * 4)
     if height != width:
-        quarter_turns = quarter_turns // 2 * 2  # a quarter turn would change the shape
+        quarter_turns = quarter_turns // 2 * 2  # a single quarter turn would change the shape
     image, mask = image.rot90(quarter_turns, (1, 2)), mask.rot90(quarter_turns, (0, 1))
     if next(uniform) < 0.5:
         image, mask = image.flip(2), mask.flip(1)
@@ -157,6 +157,6 @@ def _augmented(image: Tensor, mask: Tensor, draws: torch.Generator) -> tuple[Ten
 
 
 def _uniform(draws: torch.Generator) -> Iterator[float]:
-    """Endless uniform numbers in [0, 1)."""
+    """An endless sequence of uniform numbers in [0, 1)."""
     while True:
         yield float(torch.rand((), generator=draws))

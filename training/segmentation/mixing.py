@@ -1,4 +1,4 @@
-"""How real and synthetic pairs share the steps of one training: in every batch, and one after the other."""
+"""How real and synthetic pairs share the steps of a training run: within batches, and one after the other."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from siamese_core.settings import COUNT_OR_NONE, SHARE, option
 
 @dataclass(frozen=True)
 class Mixing:
-    """How often each kind of pair is seen; by default every pair equally often, whatever its kind.
+    """How often real and synthetic pairs are used; by default every pair is used equally often.
 
-    It decides which pairs fill the steps, never how many there are: what is compared gets equal budgets.
+    Mixing determines which pairs fill the steps, never the number of steps, so that budgets stay equal.
     """
 
     real_share: float | None = option(
@@ -33,7 +33,7 @@ class Mixing:
 
     @property
     def in_words(self) -> str:
-        """As a table says it; empty for the default."""
+        """A phrase for tables; empty for the default."""
         parts = []
         if self.real_share is not None:
             parts.append(f"{self.real_share:.0%} real in a batch")
@@ -47,11 +47,11 @@ class Mixing:
 def mixed_order(
     mixing: Mixing, real: int, synthetic: int, *, steps: int, batch_size: int, seed: int
 ) -> Iterator[list[int]]:
-    """The places of each step's pairs, of which ``real`` real ones are followed by ``synthetic`` others.
+    """Indices of each step's pairs in a list of ``real`` real pairs followed by ``synthetic`` others.
 
-    Each kind has an order of its own, in which all its pairs are seen before any is seen again. Where the
-    share of a batch is no whole number of pairs, batches differ by one, so that it holds over all of them.
-    Without both kinds, or a rule about them, the order is that of :func:`~siamese_core.seeds.epoch_order`.
+    Each kind has its own order, in which all its pairs are used before any is repeated. If the real share of
+    a batch is not a whole number of pairs, batches differ by one, so that it holds on average. Without both
+    kinds or with the default mixing, the order is that of :func:`~siamese_core.seeds.epoch_order`.
     """
     if mixing == Mixing() or not real or not synthetic:
         yield from (epoch_order(seed, step, batch_size, real + synthetic) for step in range(steps))
@@ -71,5 +71,5 @@ def mixed_order(
 
 
 def _real_up_to(steps: int, batch_size: int, share: float) -> int:
-    """Real pairs in the first ``steps`` batches, rounded to the nearest whole number."""
+    """The number of real pairs in the first ``steps`` batches, rounded to the nearest integer."""
     return math.floor(steps * batch_size * share + 0.5)

@@ -1,4 +1,4 @@
-"""What is compared: test sets, and variants of the training set, from flags or from a TOML table."""
+"""Plans of comparisons: test sets and variants of the training set, from flags or from a TOML table."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _ALIKE = Mixing()
 
 
 class PlanError(UserError):
-    """A comparison that makes no sense as asked; the message names the variant or key and the fix."""
+    """A comparison is invalid; the message names the variant or key and the fix."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One training set: all pairs of ``real``, and pairs of ``synthetic``.
+    """One training set: all pairs of the ``real`` folders, and some of the ``synthetic`` folders.
 
-    Of the synthetic ones ``times`` as many as there are real ones, or ``count``, or all of them. ``made_by``
-    is the shell command that makes the synthetic folders, ``mixing`` says how the two kinds share the steps.
+    The number of synthetic pairs is ``times`` the number of real ones, or ``count``, or all. ``made_by`` is
+    the shell command that generates the synthetic folders; ``mixing`` is how the two kinds share the steps.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Variants that are compared, with each network, on the same test sets (folders by name).
+    """Variants to compare with each network on the same test sets (folders by name).
 
     The first variant is the baseline.
     """
@@ -62,7 +62,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that one command runs."""
+    """All experiments of one command."""
 
     title: str
     note: str
@@ -70,7 +70,7 @@ class Plan:
 
 
 def synthetic_count(variant: Variant, real: int, available: int) -> int:
-    """How many of ``available`` synthetic pairs go with ``real`` real ones.
+    """The number of synthetic pairs, of those ``available``, that ``variant`` uses with ``real`` real ones.
 
     Raises PlanError when there are too few.
     """
@@ -90,15 +90,15 @@ def synthetic_count(variant: Variant, real: int, available: int) -> int:
 
 
 def evenly_chosen(available: int, wanted: int) -> list[int]:
-    """``wanted`` places of 0..``available`` - 1, spread evenly.
+    """``wanted`` evenly spaced indices of 0..``available`` - 1.
 
-    Of 4 images per mask in a row, a quarter is one of every mask.
+    If each mask has 4 consecutive images, a quarter of them is one image of every mask.
     """
     return [place * available // wanted for place in range(wanted)]
 
 
 def named_folders(entries: Sequence[str]) -> dict[str, str]:
-    """``NAME=DIR`` or ``DIR`` (whose last part is the name) as folders by name. Raises PlanError."""
+    """Parse ``NAME=DIR`` or ``DIR`` (named after its last part) to folders by name. Raises PlanError."""
     found: dict[str, str] = {}
     for entry in entries:
         name, sign, folder = entry.partition("=")
@@ -113,7 +113,7 @@ def named_folders(entries: Sequence[str]) -> dict[str, str]:
 
 
 def variants_of_sets(train: Sequence[str]) -> tuple[Variant, ...]:
-    """A variant for each ``NAME=DIR,DIR...`` or ``DIR``, whatever kind its pairs are."""
+    """One variant for each ``NAME=DIR,DIR...`` or ``DIR``, in which all pairs count as real."""
     return tuple(
         Variant(name, real=tuple(Path(part) for part in folders.split(",")))
         for name, folders in named_folders(train).items()
@@ -123,7 +123,7 @@ def variants_of_sets(train: Sequence[str]) -> tuple[Variant, ...]:
 def variants_of_mixture(
     real: Sequence[str], synthetic: Sequence[str], times: Sequence[float], synthetic_only: bool
 ) -> tuple[Variant, ...]:
-    """``real``, ``real+1x`` ... for ``times`` (with none: ``real+synthetic``, all), and ``synthetic``."""
+    """The variants ``real``, ``real+1x`` ... for ``times`` (else ``real+synthetic``), and ``synthetic``."""
     real_folders, folders = tuple(map(Path, real)), tuple(map(Path, synthetic))
     variants = [Variant("real", real_folders)]
     if folders:
@@ -138,11 +138,11 @@ def variants_of_mixture(
 def experiments_of_table(
     table: Mapping[str, Any], path: Path, networks: Sequence[str] | None = None
 ) -> tuple[Experiment, ...]:
-    """The experiments of a TOML table read from ``path``; the keys are described in training.segment.
+    """The experiments of a TOML table read from ``path``; training.segment documents the keys.
 
-    ``[test]`` and ``[[variant]]`` may stand in an ``[[experiment]]`` or, for a single one, by themselves. An
-    experiment without ``networks`` takes the table's; the argument ``networks`` replaces all of them. Folders
-    are left as written. Raises PlanError naming the key that does not fit.
+    ``[test]`` and ``[[variant]]`` may be inside an ``[[experiment]]`` or, for a single one, at the top level.
+    An experiment without ``networks`` uses the table's; the argument ``networks`` overrides all. Folders are
+    not resolved. Raises PlanError, naming the invalid key.
     """
     entries = table.get("experiment")
     if entries is None:
@@ -156,7 +156,7 @@ def experiments_of_table(
 
 
 def under(root: Path, experiment: Experiment) -> Experiment:
-    """``experiment`` with its relative folders below ``root``, which ROOT in its commands stands for."""
+    """``experiment`` with relative folders resolved below ``root``, which replaces ROOT in its commands."""
 
     def placed(folders: tuple[Path, ...]) -> tuple[Path, ...]:
         return tuple(root / folder for folder in folders)
@@ -177,12 +177,12 @@ def under(root: Path, experiment: Experiment) -> Experiment:
 
 
 def _for_shell(command: str, root: Path) -> str:
-    """``command`` with ``root`` in place of ROOT, its paths quoted where a shell needs that."""
+    """``command`` with ROOT replaced by ``root``; paths are quoted for a shell where needed."""
     return _ROOT.sub(lambda found: shlex.quote(str(root / found[1])), command)
 
 
 def mixed(experiment: Experiment, mixing: Mixing) -> Experiment:
-    """``experiment`` with ``mixing`` for the variants of both kinds of pairs that have none of their own."""
+    """``experiment`` with ``mixing`` for variants with both kinds of pairs and no mixing of their own."""
 
     def applies(variant: Variant) -> bool:
         return bool(variant.real and variant.synthetic) and variant.mixing == _ALIKE
@@ -194,7 +194,7 @@ def mixed(experiment: Experiment, mixing: Mixing) -> Experiment:
 
 
 def check_plan(plan: Plan, known_networks: Sequence[str]) -> None:
-    """Refuse what can be told before any file is read, and folders that are not there; raises PlanError."""
+    """Raise PlanError for missing folders and other errors that can be found without reading files."""
     check_names([experiment.name for experiment in plan.experiments], "experiments")
     for experiment in plan.experiments:
         for network in experiment.networks:
@@ -241,7 +241,7 @@ def _require_folder(folder: Path, made_by: str) -> None:
 
 
 def check_names(names: Sequence[str], kind: str) -> None:
-    """Raise PlanError for names, of this ``kind``, that are equal or would give the same file name."""
+    """Raise PlanError for names that are equal or give the same file name; messages call them ``kind``."""
     seen: dict[str, str] = {}
     for name in names:
         stem = portable_stem(name).casefold()

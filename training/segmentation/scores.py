@@ -1,4 +1,4 @@
-"""How well predicted masks agree with true ones: per image, over images and seeds, and against a baseline."""
+"""Dice and IoU of predicted masks: per image, over images and seeds, and compared with a baseline."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..statistics.intervals import Floats
 Masks = NDArray[np.bool_]
 
 ALL_IMAGES = "all images"
-"""Name of all test sets as one."""
+"""Name of the union of all test sets."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean over seeds and their sample standard deviation (None for one seed)."""
+    """Mean and sample standard deviation over seeds (None for one seed)."""
 
     mean: float
     sd: float | None
@@ -27,12 +27,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant against the baseline on the same N test images, by the same ``runs`` (seeds).
+    """A variant compared with the baseline on the same N test images with the same ``runs`` (seeds).
 
     ``difference``: mean of variant minus baseline; ``low``, ``high``: its 95 % interval; ``p_value``:
-    two-sided, of no difference. With two runs or more both hold for other training runs and other images
-    alike. One run cannot tell what another would give: its interval is of other images under that run, and
-    it has no p. All are None for a single image and where the differences have no spread at all.
+    two-sided, for no difference. With two or more runs they generalise to other training runs and other
+    images. With one run the interval is for other images only, and there is no p value. All are None for a
+    single image and when the differences have no variance.
     """
 
     difference: float
@@ -43,25 +43,26 @@ class Comparison:
 
 
 def dice_scores(predicted: Masks, wanted: Masks) -> Floats:
-    """Dice coefficient 2 |A and B| / (|A| + |B|) of each pair of masks (N, H, W): (N,) in [0, 1].
+    """Dice coefficient 2 |A and B| / (|A| + |B|) of each pair of bool masks (N, H, W): (N,) in [0, 1].
 
-    Two empty masks agree: 1; an empty one and any other do not: 0. Raises ValueError when the shapes differ.
+    It is 1 for two empty masks and 0 for an empty and a non-empty one. Raises ValueError when the shapes
+    differ.
     """
     both, either = _overlaps(predicted, wanted)
     return np.where(either == 0, 1.0, 2 * both / np.maximum(both + either, 1))
 
 
 def iou_scores(predicted: Masks, wanted: Masks) -> Floats:
-    """Intersection over union |A and B| / |A or B| of each pair of masks (N, H, W): (N,) in [0, 1].
+    """Intersection over union |A and B| / |A or B| of each pair of bool masks (N, H, W): (N,) in [0, 1].
 
-    Empty masks and errors as in :func:`dice_scores`.
+    Empty masks and errors are treated as in :func:`dice_scores`.
     """
     both, either = _overlaps(predicted, wanted)
     return np.where(either == 0, 1.0, both / np.maximum(either, 1))
 
 
 def over_all_sets(scores: Mapping[str, Sequence[float]]) -> Floats:
-    """The scores of all test sets as one, so that every image weighs the same: (N,)."""
+    """The concatenated scores of all test sets, (N,), so that every image has the same weight."""
     return np.concatenate([np.asarray(values, np.float64) for values in scores.values()])
 
 
@@ -72,11 +73,11 @@ def spread(means: Sequence[float]) -> Spread:
 
 
 def compare(variant: Floats, baseline: Floats) -> Comparison:
-    """Compare scores (S, N) of S seeds on N test images with the baseline's, of the same seeds and images.
+    """Compare scores (S, N) of S seeds on N test images with the baseline's for the same seeds and images.
 
-    A run's luck is shared by all its images, so that images alone, however many, would call it an effect:
-    runs and images are crossed samples, as raters and images are in a study of opinions. Raises ValueError
-    when the shapes differ.
+    The luck of a run affects all of its images, so a test over images alone would take it for an effect. Runs
+    and images are therefore treated as crossed samples, like raters and images in a rating study. Raises
+    ValueError when the shapes differ.
     """
     if variant.shape != baseline.shape:
         raise ValueError(f"scores {variant.shape} (seeds, images) cannot be paired with {baseline.shape}")
@@ -90,7 +91,7 @@ def compare(variant: Floats, baseline: Floats) -> Comparison:
 
 
 def _overlaps(predicted: Masks, wanted: Masks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pixels (N,) in the intersection and in the union of masks (N, H, W)."""
+    """Numbers of pixels (N,) in the intersection and in the union of bool masks (N, H, W)."""
     if predicted.shape != wanted.shape:
         raise ValueError(f"masks of shape {predicted.shape} cannot be compared with {wanted.shape}")
     both = np.count_nonzero(predicted & wanted, axis=(1, 2))

@@ -1,4 +1,4 @@
-"""The outcomes of a benchmark as numbers, a CSV, tables and one HTML page."""
+"""The outcomes of a benchmark as JSON, CSV, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ READING = (
 def results(outcomes: Sequence[Outcome], sets: Mapping[str, Sets]) -> list[dict[str, Any]]:
     """One entry per experiment and network: its settings, and the scores of every variant.
 
-    Scores are ``{test set: {dice, iou: {mean, sd, seeds}}}`` with the additional set ``all images``, whose
-    variants but the first also have ``vs_baseline``; ``curves`` are those of :func:`amount_series`.
+    Scores are ``{test set: {dice, iou: {mean, sd, seeds}}}`` with the additional set ``all images``. Variants
+    other than the first also have ``vs_baseline`` over all images. ``curves`` come from
+    :func:`amount_series`.
     """
     groups: dict[tuple[str, str], dict[str, list[Outcome]]] = {}
     for outcome in outcomes:
@@ -101,12 +102,12 @@ def _of_test(outcome: Outcome, measure: str, test: str) -> Floats:
 
 
 def _all_scores(outcomes: Sequence[Outcome], measure: str) -> Floats:
-    """(S, N): every image of all test sets for each seed."""
+    """Scores (S, N) of S seeds on the N images of all test sets."""
     return np.stack([_of_test(outcome, measure, ALL_IMAGES) for outcome in outcomes])
 
 
 def per_image_csv(outcomes: Sequence[Outcome]) -> str:
-    """Every score of every run as CSV, one line per test image."""
+    """All scores of all runs as CSV, one line per test image."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_CSV_COLUMNS)
@@ -120,7 +121,7 @@ def per_image_csv(outcomes: Sequence[Outcome]) -> str:
 
 
 def score_table(group: Mapping[str, Any], measure: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of one group's table for ``dice`` or ``iou``."""
+    """Header and rows of a group's table; ``measure`` is ``dice`` or ``iou``."""
     tests = [*group["test_images"], ALL_IMAGES] if len(group["test_images"]) > 1 else [ALL_IMAGES]
     counts = {**group["test_images"], ALL_IMAGES: sum(group["test_images"].values())}
     header = ["variant", "real + synthetic", *(f"{test} ({counts[test]})" for test in tests)]
@@ -148,7 +149,7 @@ def _compared(found: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def heading(group: Mapping[str, Any]) -> str:
-    """What a group's table is about, in one line."""
+    """The heading of a group's table."""
     fit, seeds = group["fit"], len(group["seeds"])
     return (
         f"{group['experiment']}: {group['network']}, {fit['steps']} steps of {fit['batch_size']} at "
@@ -175,7 +176,7 @@ def as_html(
     outcomes: Sequence[Outcome],
     settings: Mapping[str, object],
 ) -> str:
-    """The page ``segmentation.html``: tables, curves, worst and best cases, settings."""
+    """The page ``segmentation.html`` with tables, curves, worst and best cases, and settings."""
     sections = []
     for group in groups:
         tables = []

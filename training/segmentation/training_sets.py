@@ -1,4 +1,4 @@
-"""From the folders of an experiment to checked pairs and fingerprints, each folder read once."""
+"""Checked pairs and fingerprints of an experiment's folders, each of which is read once."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .plan import Experiment, PlanError, Variant, evenly_chosen, synthetic_count
 
 @dataclass(frozen=True)
 class VariantSet:
-    """A variant's pairs, the real ones first, and what identifies them: fingerprints of its folders.
+    """A variant's pairs, real ones first, and the fingerprints of its folders.
 
-    ``mixing`` says how the two kinds share the steps.
+    ``mixing`` is how real and synthetic pairs share the steps.
     """
 
     pairs: tuple[Pair, ...]
@@ -34,7 +34,7 @@ class VariantSet:
 
 @dataclass(frozen=True)
 class HeldOutSet:
-    """The pairs of one test set, and what identifies them."""
+    """The pairs of a test set and their fingerprint."""
 
     pairs: tuple[Pair, ...]
     fingerprint: str
@@ -42,14 +42,17 @@ class HeldOutSet:
 
 @dataclass(frozen=True)
 class Sets:
-    """The sets of one experiment by name; ``variants`` in its order, the baseline first."""
+    """The sets of an experiment by name; ``variants`` are in order, the baseline first."""
 
     tests: Mapping[str, HeldOutSet]
     variants: Mapping[str, VariantSet]
 
 
 class Folders:
-    """Pairs and fingerprints by folder, all masks read by one rule; ``changes`` as of check_pairs."""
+    """Caches pairs and fingerprints by folder; all masks are read with ``rule``.
+
+    ``changes`` collects those of ``check_pairs``.
+    """
 
     def __init__(self, rule: ForegroundRule) -> None:
         self._rule = rule
@@ -59,7 +62,7 @@ class Folders:
         self._fingerprints: dict[Path, str] = {}
 
     def pairs(self, folder: Path) -> tuple[Pair, ...]:
-        """The pairs of ``folder``, every mask decoded once; raises PairError for what cannot be used."""
+        """The pairs of ``folder``, checked once. Raises PairError for unusable files."""
         pairs = self._listed(folder)
         if folder not in self._checked:
             check = checked(pairs, self._rule, place=folder)
@@ -68,13 +71,13 @@ class Folders:
         return pairs
 
     def _listed(self, folder: Path) -> tuple[Pair, ...]:
-        """The pairs of ``folder``, whose files nobody has opened yet."""
+        """The pairs of ``folder``, unchecked."""
         if folder not in self._found:
             self._found[folder] = tuple(find_pairs(folder, default_prompt="", tell=note))
         return self._found[folder]
 
     def fingerprint(self, folder: Path) -> str:
-        """That of all the folder's pairs."""
+        """The fingerprint of all pairs of ``folder``."""
         if folder not in self._fingerprints:
             self._fingerprints[folder] = pairs_fingerprint(self.pairs(folder))
         return self._fingerprints[folder]
@@ -82,10 +85,10 @@ class Folders:
     def sets(self, experiment: Experiment) -> Sets:
         """Read the folders of ``experiment``.
 
-        Raises PairError for a folder that cannot be used, and PlanError when there are too few synthetic
-        pairs or when a test image is a training image too.
+        Raises PairError for an unusable folder, and PlanError when there are too few synthetic pairs or a
+        test image is also a training image.
         """
-        for variant in experiment.variants:  # first: decoding the masks of large sets takes minutes
+        for variant in experiment.variants:  # checked first, since decoding the masks takes minutes
             self._wanted(variant)
         tests = {
             name: HeldOutSet(self.pairs(folder), self.fingerprint(folder))
@@ -102,7 +105,7 @@ class Folders:
         return Sets(tests, variants)
 
     def _wanted(self, variant: Variant) -> int:
-        """How many of its synthetic pairs ``variant`` takes. Raises PlanError when there are too few."""
+        """The number of synthetic pairs that ``variant`` uses. Raises PlanError when there are too few."""
         real, synthetic = (
             sum(len(self._listed(folder)) for folder in folders)
             for folders in (variant.real, variant.synthetic)
@@ -120,7 +123,7 @@ class Folders:
 
 
 def same_image(first: Iterable[Path], second: Sequence[Path]) -> tuple[Path, Path] | None:
-    """A file of ``first`` and one of ``second`` with the same content, or None when there are none."""
+    """A file of ``first`` and a file of ``second`` with the same content, or None."""
     digest = cache(file_digest)
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in first:

@@ -1,1 +1,1 @@
-"""Intervals of means and of other statistics, over images and over runs."""
+"""Confidence intervals over images, runs and raters."""

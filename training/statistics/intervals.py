@@ -1,4 +1,4 @@
-"""Estimates with 95 % bootstrap intervals over images; every draw comes from a named stream of a seed."""
+"""Estimates with 95 % bootstrap intervals over images; all draws come from named streams of a seed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from siamese_core.seeds import stream_seed
 Floats = NDArray[np.float64]
 
 Groups = NDArray[np.intp]
-"""(N,): a number for each image, the same for images that are not independent, as those of one mask."""
+"""A group number for each image, (N,). Images of one group, such as those of one mask, are dependent."""
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric's value, its 95 % interval (None where none can be had) and the images it rests on."""
+    """A metric's value, its 95 % interval (None if not available) and the numbers of images."""
 
     value: float
     low: float | None
@@ -31,16 +31,16 @@ class Estimate:
 
 
 def draws(seed: int, stream: str) -> np.random.Generator:
-    """A generator of its own for the named ``stream`` of ``seed``."""
+    """A new generator for the named ``stream`` of ``seed``."""
     return np.random.default_rng(stream_seed(seed, stream))
 
 
 def bootstrap_counts(
     images: int, resamples: int, random: np.random.Generator, groups: Groups | None = None
 ) -> Floats:
-    """How often each image is in each of ``resamples`` bootstrap samples: (B, N), every row sums to N.
+    """Counts (B, N) of N images in B = ``resamples`` bootstrap samples; every row sums to N.
 
-    With ``groups`` these are drawn, each with all its images: rows then sum to about N.
+    With ``groups``, whole groups are drawn, and rows sum to about N.
     """
     if groups is not None:
         names, own = np.unique(groups, return_inverse=True)
@@ -49,7 +49,7 @@ def bootstrap_counts(
 
 
 def bounds(found: Floats) -> tuple[float, float]:
-    """The central 95 % of the (B,) values ``found``; NaN stands for a resample without a value."""
+    """The bounds of the central 95 % of the (B,) values ``found``; NaN values are ignored."""
     low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
@@ -65,10 +65,10 @@ def statistic_estimate(
     note: str = "",
     groups: Groups | None = None,
 ) -> Estimate:
-    """``statistic`` of the (N,) ``values`` with its percentile interval.
+    """``statistic`` of the (N,) ``values`` with its percentile bootstrap interval.
 
-    ``statistic`` maps (..., N) to (...); ``sizes`` are the numbers of real and synthetic images. What is
-    resampled are the images or, with ``groups``, those. One of them alone has no interval.
+    ``statistic`` maps (..., N) to (...); ``sizes`` are the numbers of real and synthetic images. The
+    bootstrap resamples images or, if given, their ``groups``; a single one gives no interval.
     """
     value = float(statistic(values))
     if len(values if groups is None else np.unique(groups)) < 2:
@@ -84,7 +84,7 @@ def resampled(
     random: np.random.Generator,
     groups: Groups | None = None,
 ) -> Floats:
-    """``statistic`` of bootstrap samples of the (N,) ``values``, or of their ``groups``: (B,)."""
+    """``statistic`` of B = ``resamples`` bootstrap samples of (N,) ``values`` or their ``groups``: (B,)."""
     if groups is None:
         return statistic(values[random.integers(0, len(values), (resamples, len(values)))])
     counts = bootstrap_counts(len(values), resamples, random, groups).astype(np.intp)

@@ -1,11 +1,11 @@
-"""SANet's colour exchange: an image keeps its content and takes the colours of another."""
+"""SANet's colour exchange: giving an image the colours of another one."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# sRGB primaries to CIE XYZ, divided by the white point D65; CIE 15 for L*a*b*, IEC 61966-2-1 for sRGB.
+# Linear sRGB to CIE XYZ relative to the white point D65 (IEC 61966-2-1; CIE 15 for L*a*b*).
 _XYZ_OF_RGB = torch.tensor(
     [
         [0.4124564 / 0.95047, 0.3575761 / 0.95047, 0.1804375 / 0.95047],
@@ -23,10 +23,10 @@ _SMALLEST_DEVIATION = 1e-3
 
 
 def exchange_colours(images: Tensor, references: Tensor) -> Tensor:
-    """``images`` with the mean and deviation of every L*a*b* channel of ``references``, image by image.
+    """Give ``images`` the mean and deviation of every L*a*b* channel of ``references``, image by image.
 
-    Both (B, 3, H, W), sRGB in [0, 1], as is the result; colours that sRGB does not have are clipped (the
-    published code lets them wrap around). "Shallow Attention Network for Polyp Segmentation", section 2.1.
+    Inputs and result are (B, 3, H, W), sRGB in [0, 1]. Colours outside sRGB are clipped (the published code
+    lets them wrap around). "Shallow Attention Network for Polyp Segmentation", section 2.1.
     """
     own, other = lab_of_rgb(images), lab_of_rgb(references)
     own_deviation, own_mean = torch.std_mean(own, dim=(2, 3), keepdim=True, correction=0)
@@ -36,7 +36,7 @@ def exchange_colours(images: Tensor, references: Tensor) -> Tensor:
 
 
 def lab_of_rgb(images: Tensor) -> Tensor:
-    """CIE L*a*b* (B, 3, H, W), L* in 0..100, of sRGB ``images`` in [0, 1]."""
+    """Convert sRGB (B, 3, H, W) in [0, 1] to CIE L*a*b* with L* in 0..100."""
     linear = torch.where(images > 0.04045, ((images.clamp_min(0) + 0.055) / 1.055) ** 2.4, images / 12.92)
     xyz = _mixed(_XYZ_OF_RGB, linear)
     roots = torch.where(xyz > _BEND**3, xyz.clamp_min(_BEND**3) ** (1 / 3), xyz / (3 * _BEND**2) + 4 / 29)
@@ -44,7 +44,7 @@ def lab_of_rgb(images: Tensor) -> Tensor:
 
 
 def rgb_of_lab(lab: Tensor) -> Tensor:
-    """sRGB (B, 3, H, W), clipped to [0, 1], of CIE L*a*b* values."""
+    """Convert CIE L*a*b* (B, 3, H, W) to sRGB, clipped to [0, 1]."""
     roots = _mixed(_ROOTS_OF_LAB, lab - _LAB_OFFSET.to(lab))
     xyz = torch.where(roots > _BEND, roots**3, 3 * _BEND**2 * (roots - 4 / 29))
     linear = _mixed(_RGB_OF_XYZ, xyz).clamp(0, 1)

@@ -1,9 +1,9 @@
 """CTNet: "Contrastive Transformer Network for Polyp Segmentation" (Xiao et al., IEEE T. Cybernetics, 2024).
 
-Where text and published code differ, the code is followed: one self-multiscale interaction module serves
-all three maps, and one upsampling block all three places of the collection information module. One slip is
-not repeated: the published contrast takes an argmax over a single channel for the prediction, by which every
-lesion pixel counts as misclassified.
+Where paper and published code differ, this follows the code: all three maps share one self-multiscale
+interaction module, and the collection information module uses one upsampling block in three places. One bug
+is not reproduced: the published contrastive loss takes an argmax over a single channel as the prediction, so
+that every lesion pixel counts as misclassified.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CONTRAST_WEIGHT = 0.1
 class CTNet(SegmentationNetwork):
     """MiT-B3 with a self-multiscale interaction (SMIM) and a collection information module (CIM); one output.
 
-    The loss draws from PyTorch's global generator: the pixels whose embeddings are contrasted.
+    The loss draws the contrasted pixels from PyTorch's global generator.
     """
 
     def __init__(self, *, pretrained: bool) -> None:
@@ -49,13 +49,13 @@ class CTNet(SegmentationNetwork):
         return structure_loss(logits, masks) + _CONTRAST_WEIGHT * contrast
 
     def _features(self, images: Tensor) -> list[Tensor]:
-        """Four maps (B, 32, H/s, W/s), s = 4, 8, 16, 32."""
+        """Four feature maps (B, 32, H/s, W/s) at strides s = 4, 8, 16, 32."""
         check_sides(images)
         return [block(map_) for block, map_ in zip(self.reduce, self.backbone(images)[2:], strict=True)]
 
     def _logits(self, features: list[Tensor]) -> Tensor:
         stride4, *deeper = features
-        # The deepest map goes first, as published: the order is that of shared running statistics.
+        # The deepest map goes first, as published, since the order affects the shared running statistics.
         stride32, stride16, stride8 = (self.interaction(map_) for map_ in reversed(deeper))
         collected = self.collection(stride8, stride16, stride32)
         logits = self.predict(stride4 + self.to_stride4(collected))
@@ -63,7 +63,7 @@ class CTNet(SegmentationNetwork):
 
 
 class EmbeddingHead(nn.Sequential):
-    """The deepest map (B, C, H/32, W/32) to embeddings of unit length (B, C, H/4, W/4)."""
+    """Maps the deepest features (B, C, H/32, W/32) to unit-length embeddings (B, C, H/4, W/4)."""
 
     def __init__(self, width: int) -> None:
         layers: list[nn.Module] = []
@@ -76,7 +76,7 @@ class EmbeddingHead(nn.Sequential):
 
 
 class MultiscaleInteraction(nn.Module):
-    """SMIM: a map (B, C, H, W) talks with its own half-size version, twice; a residual of the map."""
+    """SMIM: a map (B, C, H, W) interacts with its half-size version, twice, plus a residual connection."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class MultiscaleInteraction(nn.Module):
 
 
 class InformationCollection(nn.Module):
-    """CIM: three maps (B, C, H, W), each at its stride, gate one another into one at stride 8."""
+    """CIM: combines three maps (B, C, H, W) at their strides, by gating each other, into one at stride 8."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class InformationCollection(nn.Module):
 
 
 def upsampling(width: int) -> nn.Sequential:
-    """(B, C, H, W) to (B, C, 2H, 2W)."""
+    """A learnt upsampling from (B, C, H, W) to (B, C, 2H, 2W)."""
     return nn.Sequential(nn.ConvTranspose2d(width, width, 4, 2, 1), conv_bn(width, width, 3))
 
 

@@ -1,4 +1,4 @@
-"""What every segmentation network here offers, whatever it is made of."""
+"""The common interface of the segmentation networks."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 STRIDE = 32
-"""Of the coarsest feature map of every network: the sides of an image must be multiples of it."""
+"""Stride of the coarsest feature map; image sides must be multiples of it."""
 
-SMALLEST_SIDE = 2 * STRIDE  # CTNet pools its coarsest map once more
+SMALLEST_SIDE = 2 * STRIDE  # because CTNet pools its coarsest map once more
 
 
 class SegmentationNetwork(nn.Module, ABC):
-    """A network that marks one foreground class in images normalised by ImageNet's mean and deviation.
+    """A network that segments one foreground class in images normalised by ImageNet's mean and deviation.
 
-    ``network(images)`` takes (B, 3, H, W), sides multiples of 32 and at least 64, and returns logits
-    (B, 1, H, W). There may be several; **the last one is the prediction**, in training as in evaluation.
-    Modules draw from PyTorch's global generators (dropout, stochastic depth, and where a class says so the
-    loss): seed a fork of them around training for reproducible runs.
+    ``network(images)`` takes (B, 3, H, W) with sides that are multiples of 32 and at least 64, and returns
+    one or more logits (B, 1, H, W), **of which the last is the prediction**, in training and in evaluation.
+    Dropout, stochastic depth and some losses draw from PyTorch's global generators; for reproducible
+    training, seed a fork of them.
     """
 
     stride = STRIDE
@@ -27,14 +27,14 @@ class SegmentationNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Logits (B, 1, H, W), the prediction last. Raises ValueError for sides that do not fit."""
+        """Logits (B, 1, H, W), the prediction last. Raises ValueError for invalid image sides."""
 
     @abstractmethod
     def training_loss(self, images: Tensor, masks: Tensor) -> Tensor:
-        """The loss (0-d) the network is published with, for masks (B, 1, H, W) of 0 and 1."""
+        """The network's published loss (0-d) for masks (B, 1, H, W) of 0 and 1."""
 
     def backbone_names(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """``state``, the weights of a published backbone, under the names that ``self.backbone`` has."""
+        """``state``, the weights of a published backbone, renamed to the keys of ``self.backbone``."""
         return state
 
 
@@ -49,7 +49,7 @@ def check_sides(images: Tensor) -> None:
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    """Convolution that keeps the size, without bias, and batch normalisation; no activation."""
+    """A same-size convolution without bias, then batch normalisation; no activation."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(outputs)
     )

@@ -11,11 +11,11 @@ _EDGE_WEIGHT = 5.0
 
 _TEMPERATURE, _BASE_TEMPERATURE = 0.1, 0.07
 _MOST_ANCHORS = 1024  # per batch
-_MOST_VIEWS = 100  # pixels per class and image
+_MOST_VIEWS = 100  # most pixels per class and image
 
 
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """1 - (2 |P and M| + 1) / (|P| + |M| + 1) with P the probabilities, averaged over the images: 0-d."""
+    """1 - (2 |P and M| + 1) / (|P| + |M| + 1), for probabilities P and masks M, averaged over images: 0-d."""
     probabilities = logits.sigmoid()
     both = (probabilities * masks).sum(dim=(1, 2, 3))
     total = (probabilities + masks).sum(dim=(1, 2, 3))
@@ -30,10 +30,10 @@ def bce_dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
 def structure_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """Weighted cross-entropy plus weighted IoU loss, averaged over the images: 0-d.
 
-    A pixel weighs 1 + 5 |mean of the mask in the 31 x 31 window around it - mask|, so that outlines and
-    small lesions count most (F3Net, AAAI 2020; the loss of PraNet and its successors). Their published code
-    averages the cross-entropy without these weights, by a slip in its arguments; here it is weighted, as in
-    the papers.
+    The weight of a pixel is 1 + 5 |mean of the mask in the surrounding 31 x 31 window - mask|, which
+    emphasises outlines and small lesions (F3Net, AAAI 2020; also used by PraNet and its successors). By a
+    wrong argument, their published code does not weight the cross-entropy; here it is weighted, as in the
+    papers.
     """
     around = F.avg_pool2d(masks, _EDGE_WINDOW, stride=1, padding=_EDGE_WINDOW // 2)
     weights = 1 + _EDGE_WEIGHT * (around - masks).abs()
@@ -49,11 +49,12 @@ def structure_loss(logits: Tensor, masks: Tensor) -> Tensor:
 def pixel_contrast_loss(embeddings: Tensor, logits: Tensor, masks: Tensor) -> Tensor:
     """Supervised contrastive loss between the embeddings of lesion and background pixels of a batch: 0-d.
 
-    ``embeddings`` (B, D, h, w) have unit length and lie over the image at any scale. At most 100 pixels per
-    class and image are drawn, from PyTorch's global generator, half of them such that ``logits`` classify
-    wrongly; a class of at most 100 pixels in an image is left out. Each drawn pixel is pulled to those of
-    its class and pushed from the others over the whole batch, temperature 0.1 ("Exploring Cross-Image Pixel
-    Contrast for Semantic Segmentation", ICCV 2021, as CTNet uses it). 0 when only one class was drawn.
+    ``embeddings`` (B, D, h, w) have unit length and cover the image at any scale. At most 100 pixels per
+    class and image are drawn from PyTorch's global generator, half of them misclassified by ``logits``;
+    classes with at most 100 pixels in an image are left out. Each drawn pixel is attracted to those of its
+    class and repelled by the others in the whole batch, at temperature 0.1 ("Exploring Cross-Image Pixel
+    Contrast for Semantic Segmentation", ICCV 2021, as used by CTNet). The loss is 0 if only one class was
+    drawn.
     """
     anchors, labels = _draw_anchors(embeddings.float(), logits.detach() > 0, masks > 0.5)
     same = labels[:, None] == labels
@@ -68,14 +69,14 @@ def pixel_contrast_loss(embeddings: Tensor, logits: Tensor, masks: Tensor) -> Te
 
 
 def _draw_anchors(embeddings: Tensor, found: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Embeddings (N, D) of the drawn pixels and whether each lies on a lesion (N,)."""
+    """Embeddings (N, D) of the drawn pixels, and whether each is a lesion pixel, (N,) bool."""
     groups = [
         (index, label, pixels)
         for index, mask in enumerate(masks.flatten(1))
         for label in (False, True)
         if len(pixels := (mask == label).nonzero().squeeze(1)) > _MOST_VIEWS
     ]
-    # Two at least: one alone would have nothing of its kind to be pulled to.
+    # At least two, because a single pixel would have no positive partner.
     views = max(2, min(_MOST_VIEWS, _MOST_ANCHORS // max(1, len(groups))))
     wrong = (found != masks).flatten(1)
     anchors = [embeddings.new_zeros(0, embeddings.shape[1])]
@@ -87,7 +88,7 @@ def _draw_anchors(embeddings: Tensor, found: Tensor, masks: Tensor) -> tuple[Ten
 
 
 def _half_of_them_wrong(pixels: Tensor, wrong: Tensor, count: int) -> Tensor:
-    """``count`` of ``pixels`` at random, half of them ``wrong`` ones, or as near to half as there are."""
+    """Draw ``count`` of ``pixels``, half of them ``wrong`` ones or as close to half as possible."""
     order = torch.randperm(len(pixels), device=pixels.device)
     pixels, wrong = pixels[order], wrong[order]
     hard, easy = pixels[wrong], pixels[~wrong]
@@ -96,9 +97,9 @@ def _half_of_them_wrong(pixels: Tensor, wrong: Tensor, count: int) -> Tensor:
 
 
 def _embeddings_at(embeddings: Tensor, pixels: Tensor, size: torch.Size) -> Tensor:
-    """Rows (N, D) of ``embeddings`` (D, h, w), resized bilinearly to ``size``, at flat indices ``pixels``.
+    """Values (N, D) at flat indices ``pixels`` of ``embeddings`` (D, h, w) resized bilinearly to ``size``.
 
-    Only these points are computed: the whole map at the image's size would take 100 times the memory.
+    Only these points are computed, because the map at full size would take 100 times the memory.
     """
     height, width = size
     rows, columns = pixels // width, pixels % width

@@ -1,8 +1,8 @@
-"""U-Net as it was published: "Convolutional Networks for Biomedical Image Segmentation" (MICCAI 2015).
+"""The original U-Net: "Convolutional Networks for Biomedical Image Segmentation" (MICCAI 2015).
 
-After Ronneberger et al., arXiv 1505.04597, Fig. 1: its widths, its two convolutions a level, its learnt
-upsampling. Two things are as in today's U-Nets: convolutions keep the size, so that the output is as large as
-the image, and each is followed by batch normalisation.
+Widths, two convolutions per level and learnt upsampling are those of Ronneberger et al. (arXiv 1505.04597,
+Fig. 1). As in today's U-Nets, convolutions are padded, so that the output has the size of the image, and
+followed by batch normalisation.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from .interface import SegmentationNetwork, check_sides, conv_bn
 from .losses import bce_dice_loss
 
-_WIDTHS = 64, 128, 256, 512, 1024  # of the feature maps at strides 1, 2, 4, 8 and 16
+_WIDTHS = 64, 128, 256, 512, 1024  # channels of the feature maps at strides 1, 2, 4, 8 and 16
 
 
 class PlainUNet(SegmentationNetwork):
-    """Five levels down, four up, no backbone of another network; cross-entropy plus Dice loss, one output."""
+    """Five levels down, four up, without a pretrained backbone; cross-entropy plus Dice loss, one output."""
 
     backbone: nn.ModuleList
 

@@ -1,6 +1,6 @@
 """Polyp-PVT: "Polyp Segmentation with Pyramid Vision Transformers" (Dong et al., 2021, arXiv 2108.06932).
 
-Where text and published code differ (convolution blocks end without an activation), the code is followed.
+Where paper and published code differ (convolution blocks have no final activation), this follows the code.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from .losses import structure_loss
 
 _WIDTH = 32
 _BACKBONE = "pvt_v2_b2"
-_WIDTHS = 64, 128, 320, 512  # of the backbone's maps at strides 4, 8, 16 and 32
+_WIDTHS = 64, 128, 320, 512  # channels of the backbone's maps at strides 4, 8, 16 and 32
 _STOCHASTIC_DEPTH = 0.1
 
 
 class PolypPVT(SegmentationNetwork):
     """PVTv2-B2 with cascaded fusion (CFM), camouflage identification (CIM) and similarity aggregation (SAM).
 
-    Outputs: the logits from the fused features, those from the aggregated ones, and their sum, the
+    Outputs: the logits of the fused features, those of the aggregated features, and their sum, which is the
     prediction.
     """
 
@@ -62,13 +62,13 @@ class PolypPVT(SegmentationNetwork):
         return structure_loss(first, masks) + structure_loss(second, masks)
 
     def backbone_names(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The names of ``state``, the authors' or timm's, as a timm backbone of feature maps has them."""
+        """``state`` of the authors or of timm, with keys renamed to those of timm's feature backbone."""
         renamed = checkpoint_filter_fn(dict(state), self.backbone)
         return {name.replace("stages.", "stages_", 1): tensor for name, tensor in renamed.items()}
 
 
 class CascadedFusion(nn.Module):
-    """CFM: the three deep maps, each (B, C, H, W) at its stride, to one (B, C, H, W) at stride 8."""
+    """CFM: combines the three deep maps (B, C, H, W) at their strides into one at stride 8."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class CascadedFusion(nn.Module):
 
 
 class CamouflageIdentification(nn.Module):
-    """CIM: channel attention, then spatial attention, on the shallowest map (B, C, H, W)."""
+    """CIM: applies channel attention, then spatial attention to the shallowest map (B, C, H, W)."""
 
     def __init__(self, width: int, reduction: int = 16) -> None:
         super().__init__()
@@ -110,9 +110,9 @@ class CamouflageIdentification(nn.Module):
 
 
 class SimilarityAggregation(nn.Module):
-    """SAM: lets the pixels of ``features`` (B, C, H, W) exchange what they hold by way of 16 graph nodes.
+    """SAM: lets the pixels of ``features`` (B, C, H, W) exchange information through 16 graph nodes.
 
-    The nodes are a 4 x 4 grid of the features, weighted by the attention that ``detail`` (B, C, H, W) gives.
+    The nodes are a 4 x 4 grid of the features, weighted by attention computed from ``detail`` (B, C, H, W).
     """
 
     def __init__(self, width: int, node_width: int = 16, grid: int = 4) -> None:
@@ -127,7 +127,7 @@ class SimilarityAggregation(nn.Module):
     def forward(self, features: Tensor, detail: Tensor) -> Tensor:
         attention = detail.softmax(dim=1)[:, 1:2]
         projected = self.projection(features)
-        # The frame of the pooled grid is cut off.
+        # The border of the pooled grid is dropped.
         pooled = F.adaptive_avg_pool2d(projected * attention, self.grid + 2)[:, :, 1:-1, 1:-1]
         similarity = pooled.flatten(2).transpose(1, 2) @ projected.flatten(2)
         assignment = similarity.softmax(dim=1)  # (B, nodes, H W)

@@ -1,4 +1,4 @@
-"""Weights for a segmentation network or its backbone from a local file, opened without unpickling."""
+"""Loading a segmentation network or its backbone from a local file, without executing code."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ...pretrained.weight_files import WeightsError, read_tensors
 from .interface import SegmentationNetwork
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
-_CLASSIFIERS = ("fc.", "head.", "last_linear.")  # what backbones trained for ImageNet have on top
-_COUNTERS = "num_batches_tracked"  # of batch normalisation; old files lack them, nothing here reads them
+_CLASSIFIERS = ("fc.", "head.", "last_linear.")  # classifier heads of backbones trained on ImageNet
+_COUNTERS = "num_batches_tracked"  # unused counters of batch normalisation, which old files lack
 
 
 def load_weights(network: SegmentationNetwork, path: Path) -> None:
-    """Load ``path`` (.safetensors, or a state dict of torch.save) into ``network`` or into its backbone.
+    """Load ``path`` (.safetensors, or a state dict of torch.save) into ``network`` or its backbone.
 
-    A file with all of the network's own names fills the network, any other must fill the backbone; a
-    classifier on top of that is left out. Raises WeightsError when the file cannot be read, or names or
-    shapes do not fit.
+    A file with all keys of the network fills the network; any other must fill the backbone, where a
+    classifier head is ignored. Raises WeightsError when the file cannot be read, or keys or shapes do not
+    fit.
     """
     state = _read_state(path)
     if _missing(network, state):

@@ -1,4 +1,4 @@
-"""The segmentation networks by name, each with the settings it is published with."""
+"""The segmentation networks by name, with their published training settings."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ from .smp_networks import segformer, small_unet, unet
 
 
 class NetworkError(UserError):
-    """A network that cannot be built as asked; the message says what to give instead."""
+    """A network cannot be built as asked; the message says what to give instead."""
 
 
 @dataclass(frozen=True)
 class NetworkInfo:
     """A network and its published training.
 
-    ``build(pretrained=...)`` makes it with ImageNet weights in its backbone or with random ones, drawn from
-    PyTorch's global generator. ``parameters`` (millions) is what its authors or their code amount to, None
-    where there is no single published figure. ``backbone_rate`` is the backbone's learning rate as a share
-    of ``learning_rate``; ``resolution`` is the side that images are stretched to, in pixels. Without
-    ``has_backbone`` there are no ImageNet weights to start from.
+    ``build(pretrained=...)`` makes it with ImageNet weights in its backbone, or with random ones from
+    PyTorch's global generator. ``parameters`` is the published number in millions, None if there is no single
+    one. ``backbone_rate`` is the backbone's learning rate as a share of ``learning_rate``; ``resolution`` is
+    the side in pixels that images are stretched to. Without ``has_backbone`` there are no ImageNet weights.
     """
 
     build: Callable[..., SegmentationNetwork]
@@ -50,10 +49,10 @@ class NetworkInfo:
 
 
 NETWORKS: Mapping[str, NetworkInfo] = {
-    # Neither paper trains on endoscopy: rate and decay are customary (U-Net) or the paper's (SegFormer),
-    # batch size, epochs and resolution those of the polyp networks.
+    # The papers of U-Net and SegFormer do not train on endoscopy: rate and decay are customary (U-Net) or the
+    # paper's (SegFormer); batch size, epochs and resolution are those of the polyp networks.
     "unet": NetworkInfo(unet, "adamw", 1e-4, 1e-4, 16, 100, 352, None),
-    # Nothing of it is pretrained: a higher rate than that of fine-tuning.
+    # Without pretrained weights, a higher rate than for fine-tuning.
     "plain-unet": NetworkInfo(
         lambda *, pretrained: PlainUNet(), "adamw", 1e-3, 1e-4, 16, 100, 352, None, has_backbone=False
     ),
@@ -64,13 +63,14 @@ NETWORKS: Mapping[str, NetworkInfo] = {
     "polyp-pvt": NetworkInfo(PolypPVT, "adamw", 1e-4, 1e-4, 16, 100, 352, 25.11),
     "ctnet": NetworkInfo(CTNet, "adamw", 1e-4, 1e-4, 16, 32, 352, 44.29),
 }
-"""By the name that ``--network`` takes."""
+"""The networks by the names of ``--network``."""
 
 
 def weights_by_network(entries: Sequence[str], networks: Sequence[str]) -> dict[str, Path]:
-    """The files of ``NETWORK=FILE`` by network; ``FILE`` alone is for the only one of the ``networks``.
+    """Parse ``NETWORK=FILE`` entries to files by network; ``FILE`` alone is allowed for a single network.
 
-    Raises NetworkError for a file whose network is not told or not among these, and for one that is missing.
+    Raises NetworkError for a file without a network or with one that is not in ``networks``, and for a
+    missing file.
     """
     found: dict[str, Path] = {}
     for entry in entries:
@@ -99,13 +99,12 @@ def build_network(
 ) -> SegmentationNetwork:
     """Make the network ``name`` of :data:`NETWORKS`, in training mode on the CPU.
 
-    Random weights come from ``seed`` alone; global random states stay as they were. ``pretrained`` downloads
-    the backbone's ImageNet weights (or takes them from the cache), ``weights`` reads them, or those of the
-    whole network, from a file.
+    Random weights depend only on ``seed``; global random states are restored. ``pretrained`` downloads the
+    backbone's ImageNet weights (or takes them from the cache); ``weights`` is a file with weights of the
+    backbone or of the whole network.
 
-    Raises NetworkError for an unknown name, for both sources at once, for ``pretrained`` where there is no
-    backbone, and when nothing can be downloaded;
-    WeightsError for a file that does not fit.
+    Raises NetworkError for an unknown name, for both sources at once, for ``pretrained`` without a backbone,
+    and when the download fails; WeightsError for a file that does not fit.
     """
     if name not in NETWORKS:
         raise NetworkError(f"there is no network {name!r}; take one of {', '.join(NETWORKS)}")
@@ -113,7 +112,7 @@ def build_network(
         raise NetworkError(f"{name} has no backbone that could be pretrained; leave out --pretrained for it")
     if pretrained and weights is not None:
         raise NetworkError(f"give either pretrained weights or the file {weights}, not both")
-    # Initialisers draw from the global CPU generator; torch.manual_seed would reseed CUDA's as well.
+    # Initialisers draw from the global CPU generator; torch.manual_seed would also reseed CUDA's.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stream_seed(seed, "segmentation-weights"))
         try:

@@ -1,8 +1,8 @@
 """SANet: "Shallow Attention Network for Polyp Segmentation" (Wei et al., MICCAI 2021, arXiv 2108.00882).
 
 Its third part, the probability correction strategy, divides positive and negative logits by their share of
-the image's pixels. That keeps their signs and so changes no mask cut at probability 0.5, the only kind that
-is scored here; it is left out.
+the pixels. It is left out, because it preserves signs and therefore masks at a threshold of 0.5, the only
+ones that are scored here.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .losses import bce_dice_loss
 
 _WIDTH = 64
 _BACKBONE = "res2net50d"  # Res2Net-50 v1b, 26w 4s
-_WIDTHS = 512, 1024, 2048  # of the backbone's maps at strides 8, 16 and 32
+_WIDTHS = 512, 1024, 2048  # channels of the backbone's maps at strides 8, 16 and 32
 
 
 class SANet(SegmentationNetwork):
     """Res2Net-50 whose shallow features are gated by the deeper ones; one output.
 
-    The loss draws from PyTorch's global generator: colours are exchanged at random within the batch.
+    The loss draws the colour exchange within the batch from PyTorch's global generator.
     """
 
     def __init__(self, *, pretrained: bool) -> None:
@@ -49,12 +49,12 @@ class SANet(SegmentationNetwork):
         check_sides(images)
         features = [block(map_) for block, map_ in zip(self.reduce, self.backbone(images), strict=True)]
         shallow, middle, deep = (_resized(map_, features[0].shape[-2:]) for map_ in features)
-        # Equations 1 and 2: each map attends to what all deeper ones found.
+        # Paper, equations 1 and 2: each map is gated by all deeper ones.
         gated = torch.cat([deep, middle * deep, shallow * middle * deep], dim=1)
         return (_resized(self.predict(gated), images.shape[-2:]),)
 
     def training_loss(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Cross-entropy plus Dice loss, each image in the colours of one of the batch."""
+        """Cross-entropy plus Dice loss, with each image in the colours of a random image of the batch."""
         mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
         pixels = (images * std + mean).clamp(0, 1)
         donors = torch.randperm(len(images), device=images.device)

@@ -1,4 +1,4 @@
-"""The networks that segmentation-models-pytorch brings, behind the interface of the others."""
+"""Networks of segmentation-models-pytorch behind the common interface."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SEGFORMER_DECODER = 768  # channels of the all-MLP decoder of SegFormer-B2 to B
 
 
 class EncoderDecoder(SegmentationNetwork):
-    """A model of segmentation-models-pytorch with its loss; one output."""
+    """A model of segmentation-models-pytorch with a loss; one output."""
 
     def __init__(self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class EncoderDecoder(SegmentationNetwork):
 
     @property
     def backbone(self) -> nn.Module:  # type: ignore[override]
-        """The encoder; no second name for its weights."""
+        """The encoder, as a property so that its weights are not registered twice."""
         return self.model.get_submodule("encoder")
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -33,19 +33,19 @@ class EncoderDecoder(SegmentationNetwork):
         return (self.model(images),)
 
     def training_loss(self, images: Tensor, masks: Tensor) -> Tensor:
-        """The loss that the network was made with."""
+        """The loss given to the constructor."""
         (logits,) = self(images)
         return self._loss(logits, masks)
 
 
 def unet(*, pretrained: bool) -> EncoderDecoder:
-    """U-Net (Ronneberger et al., MICCAI 2015) on a ResNet-34; cross-entropy plus Dice loss."""
+    """U-Net (Ronneberger et al., MICCAI 2015) with a ResNet-34 encoder; cross-entropy plus Dice loss."""
     return EncoderDecoder(smp.Unet("resnet34", encoder_weights=_imagenet(pretrained)), bce_dice_loss)
 
 
 def small_unet(*, pretrained: bool) -> EncoderDecoder:
-    """The narrow U-Net that also judges mask adherence: minutes on a CPU where the others take hours."""
-    widths = (64, 32, 16, 8)  # from the coarsest feature map but one to full resolution
+    """The narrow U-Net that also judges mask adherence; it trains in minutes on a CPU, not in hours."""
+    widths = (64, 32, 16, 8)  # from the second coarsest feature map to full resolution
     model = smp.Unet(
         "tu-test_resnet",
         encoder_depth=len(widths),
