@@ -1,1 +1,1 @@
-"""Measurements: ``python -m benchmarks.<name>``. Ratios of medians, of things run in turns in one process."""
+"""Measurements: ``python -m benchmarks.<name>``. Ratios are of medians of alternating runs in one process."""

@@ -31,19 +31,19 @@ SIDE = 64
 
 
 def write_random_base(folder: Path) -> None:
-    """Both layouts of a base of random weights; in a process of its own, whose memory is then free."""
+    """Write a base of random weights in both layouts; called in a separate process to free its memory."""
     save_base(build_base(SD15), folder, {}, "random")
 
 
 def copy_one_pair(folder: Path) -> None:
-    """One of the shipped pairs, as a folder of its own."""
+    """Copy one of the bundled pairs to ``folder``."""
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
         shutil.copy(shipped.TRAIN / kind / "fluorescence_1.png", folder / kind)
 
 
 def one_step(base: Path, pairs: Path, output: Path, threads: int) -> dict[str, float]:
-    """Figures of a training command of one step on ``base``."""
+    """Run a training command of one step on ``base`` and return its figures."""
     command = [sys.executable, "-m", "training.train", "--base", base, "--pairs", pairs, "--output", output]
     command += ["--prompt", "a photo", "--steps", 1, "--batch-size", 1, "--resolution", SIDE]
     command += ["--sample-every", 0, "--threads", threads]

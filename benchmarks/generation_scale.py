@@ -42,7 +42,7 @@ _SIDE = 64
 
 
 def make_with_stand_in(folder: Path, count: int) -> dict[str, float]:
-    """Make ``count`` pairs of random masks and noise; what it took of this process."""
+    """Make ``count`` pairs of random masks and noise; return the time and memory of this process."""
     files = discover_masks(shipped.EXAMPLE_MASKS)
     use = MaskUse((_SIDE, _SIDE), transforms=TransformSettings())
     masks = MaskSource(files, use, -(-count // len(files)), seed=1)
@@ -87,7 +87,7 @@ def make_with_stand_in(folder: Path, count: int) -> dict[str, float]:
 
 
 def write_share(folder: Path, count: int, threads: int) -> float:
-    """Time of everything but sampling over the time of sampling, with the bundled model."""
+    """Time of everything except sampling, divided by the time of sampling, with the bundled model."""
     generating = 0.0
     sample = generate.PairSampler.sample
     begun: list[float] = []

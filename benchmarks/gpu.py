@@ -46,14 +46,14 @@ _TINY = replace(SD15, unet=replace(SD15.unet, widths=(32, 64), layers_per_block=
 
 
 def to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
-    """``batch`` on ``device``, as a training run has it."""
+    """``batch`` on ``device``, with timesteps also on the CPU, as in a training run."""
     found = {item.name: getattr(batch, item.name) for item in fields(batch)}
     moved = {name: tensor.to(device) for name, tensor in found.items() if tensor is not None}
     return TrainingBatch(**{**moved, "host_timesteps": batch.timesteps})
 
 
 def on_device(networks: SiameseNetworks, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-    """Move ``networks`` in place; channels last, as training and generation on a card have them."""
+    """Move ``networks`` in place, in channels-last format as in training and generation on a GPU."""
     for module in (networks.control, networks.encoder, networks.decoder):
         nn.Module.to(module, device, dtype)
         module.to(memory_format=torch.channels_last)
@@ -61,7 +61,7 @@ def on_device(networks: SiameseNetworks, device: torch.device, dtype: torch.dtyp
 
 
 def waited(work: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
-    """``work``, at an end when ``device`` is."""
+    """``work`` followed by a synchronisation with ``device``."""
 
     def run() -> Any:
         result = work()
@@ -75,15 +75,15 @@ def waited(work: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
 def compare_steps(
     architecture: Architecture, device: torch.device, side: int, repeats: int
 ) -> dict[str, Any]:
-    """Figures of a training step at ``side`` pixels by each way of working."""
+    """Figures of a training step at ``side`` pixels for each kind of schedule."""
     batch = to_device(random_batch(side // 8), device)
     figures: dict[str, dict[str, Any]] = {}
-    for kind in KINDS:  # one after the other: a card may not hold all of them
+    for kind in KINDS:  # one after the other, since a GPU may not hold all of them
         networks = networks_of_kind(kind, architecture)
         on_device(networks, device)
 
         def step(k: int, networks: SiameseNetworks = networks, kind: str = kind) -> None:
-            half = device.type == "cuda"  # which only slows a CPU down
+            half = device.type == "cuda"  # half precision would slow a CPU down
             with torch.autocast(device.type, torch.bfloat16, half, cache_enabled=kind == "fast"):
                 run_step(kind, networks, batch, k)
 
@@ -106,7 +106,7 @@ def compare_steps(
 def compare_sampling(
     architecture: Architecture, device: torch.device, batch: int, side: int, repeats: int, tiny: bool
 ) -> dict[str, Any]:
-    """Images a second of the published sampler and of ours, the denoising alone."""
+    """Images per second of the published sampler and of ours, without decoding."""
     rng = torch.Generator().manual_seed(1)
     hints = (torch.rand(batch, 1, side, side, generator=rng) > 0.5).float().repeat(1, 3, 1, 1).to(device)
     text = torch.randn(2, 1, 77, architecture.unet.context_dim, generator=rng).to(device)
@@ -139,7 +139,7 @@ def compare_sampling(
 
 
 def _peak_gib(works: Sequence[Callable[[], Any]], device: torch.device) -> float | None:
-    """Most memory that tensors took while ``works`` ran; None where there is no card."""
+    """Peak GPU memory of tensors during ``works`` in GiB; None without a GPU."""
     if device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(device)
@@ -149,7 +149,7 @@ def _peak_gib(works: Sequence[Callable[[], Any]], device: torch.device) -> float
 
 
 def as_text(result: dict[str, Any]) -> str:
-    """The figures as a table."""
+    """The figures as a text table."""
     lines = ["step, s       before  after  a run's mean  speedup  GiB (counted)"]
     for kind, figures in result["step"].items():
         times = "  ".join(f"{figures['seconds'][name]:.3f}" for name in (*STEPS, "run"))

@@ -35,19 +35,19 @@ from siamese_core import shipped
 from .measure import argument_parser, note
 
 ROOT = Path(__file__).parents[1]
-STEPS_A_TURN = 10  # as often as the node writes its log
+STEPS_A_TURN = 10  # the interval at which the node writes its log
 SIDE = 128
 RATE, SEED = 1e-4, 7
 _MOST_SECONDS = 900.0
 _POLL_SECONDS = 0.005
 
-# The host may be reached through no proxy.
+# Requests to the host must not go through a proxy.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass
 class Training:
-    """A training process, stopped between its turns; ``log`` gets ten lines a turn."""
+    """A training process, stopped between its turns; each turn adds ten lines to ``log``."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -58,7 +58,7 @@ class Training:
     used: float = 0.0
 
     def turn(self) -> None:
-        """Run until ten more steps are logged; their times go to ``wall`` and ``cpu``."""
+        """Run until ten more steps are logged, and record their times in ``wall`` and ``cpu``."""
         began = time.perf_counter()
         self.process.send_signal(signal.SIGCONT)
         self.lines = self._wait_for(self.lines + STEPS_A_TURN)
@@ -81,14 +81,14 @@ class Training:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that the process has had."""
+    """CPU time used by the process, in seconds."""
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def running(command: Sequence[object], folder: Path, threads: int) -> Iterator[subprocess.Popen[bytes]]:
-    """``command`` as a process that is killed when the block ends; what it prints goes to ``folder``."""
+    """Run ``command`` as a process that is killed at the end of the block; its output goes to ``folder``."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "printed.txt").open("wb") as printed:
@@ -134,7 +134,7 @@ def in_graph(
 
 
 def _graph(info: dict[str, Any], steps: int, batch: int) -> dict[str, Any]:
-    """A training with the node's defaults for all that is not set here."""
+    """A graph that trains with the node's defaults for everything not set here."""
     widgets = {
         name: options["default"]
         for name, (_, options) in info["input"]["required"].items()
@@ -161,7 +161,7 @@ def _free_port() -> int:
 
 
 def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """What the host knows of its nodes."""
+    """Wait for the host's server and return its object_info."""
     end = time.monotonic() + _MOST_SECONDS
     while process.poll() is None and time.monotonic() < end:
         try:
@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=9, help="turns of ten steps each")
     parser.add_argument("--batch", type=int, default=4, help="pairs a step")
     args = parser.parse_args(arguments)
-    steps = STEPS_A_TURN * (args.turns + 2)  # they do not come to their end
+    steps = STEPS_A_TURN * (args.turns + 2)  # more than will be run
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         folder = Path(temporary)
         settings = (steps, args.batch, args.threads)
@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             in_graph(args.comfyui, args.python, folder / "node", *settings),
         ):
             trainings.append(stack.enter_context(begun))
-            trainings[-1].turn()  # with all that comes before the first step
+            trainings[-1].turn()  # includes everything before the first step
         for turn in range(args.turns):
             for training in trainings:
                 training.turn()

@@ -36,11 +36,11 @@ from training.preparation.splits import draw_labels, split_by_images
 from training.select import SelectionError, copy_pairs
 
 _PLAN = Path(__file__).with_suffix(".toml")
-_OWN_STAGES = ("base", "select")  # beside those of an ablation
+_OWN_STAGES = ("base", "select")  # in addition to those of an ablation
 
 
 class Study:
-    """One study in its folder; every stage is done once."""
+    """One study in its folder; finished stages are not repeated."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         table = read_toml(args.plan)
@@ -50,7 +50,7 @@ class Study:
         self.pool, self.test = self.output / "data/pool", self.output / "data/test"
 
     def prepare(self) -> None:
-        """The pool and the test set; a folder that holds another study is refused."""
+        """Write the pool and the test set; refuse a folder that holds another study."""
         args = self.args
         official = read_dataset(args.source).is_split
 
@@ -99,7 +99,7 @@ class Study:
         return file
 
     def draw(self, base: Path, count: int, number: int) -> DrawScores:
-        """All stages of one draw of ``count`` labels."""
+        """Run all stages for one draw of ``count`` labels and return the scores."""
         folder = self.output / f"labels-{count}" / f"draw-{number}"
         seed = self.args.seed + number
         labels = folder / "labels"
@@ -119,7 +119,7 @@ class Study:
         return DrawScores(count, number, results, evaluations)
 
     def _synthetic(self, folder: Path, variant: Variant, labels: Path, base: Path, seed: int) -> list[Path]:
-        """The folders of a variant's pairs to train on: for the labels' masks and for random ones."""
+        """The folders of a variant's pairs to train on: for the labels' masks and for random masks."""
         own = folder / variant.folder
         model = own / "training/model.safetensors"
         if not model.exists():
@@ -149,7 +149,7 @@ class Study:
     def _made(
         self, target: Path, command: Callable[[Sequence[str]], int], label: str, words: Sequence[str]
     ) -> None:
-        """Run ``command`` into the folder ``target``, unless that is there already."""
+        """Run ``command`` with output to the folder ``target``, unless that exists."""
         _whole(target, lambda folder: _run(command, f"{target}: {label}", [*words, "--output", str(folder)]))
 
     def _selected(self, pairs: Path, labels: Path, seed: int) -> Path:
@@ -171,7 +171,7 @@ class Study:
     def _segment(
         self, folder: Path, labels: Path, synthetic: Mapping[str, Sequence[Path]], seed: int
     ) -> dict[str, Any]:
-        """Labels alone against labels and each variant's pairs; the scores of every test image."""
+        """Compare segmentation on labels alone with labels plus each variant's pairs; returns the results."""
         settings = dict(self.plan.stages["segment"])
         networks = settings.pop("networks", ["small-unet"])
         lines = [
@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(study: Study, draws: Sequence[DrawScores]) -> None:
-    """The tables of the draws that are done, so that an unfinished study can be read too."""
+    """Write the tables of the finished draws, so that an unfinished study can be read, too."""
     rows = table_of(draws)
     write_text_atomic(study.output / "study.json", json.dumps([row.plain() for row in rows], indent=1) + "\n")
     write_text_atomic(study.output / "study.md", as_markdown(study.plan.title, rows))
@@ -226,7 +226,7 @@ def _run(command: Callable[[Sequence[str]], int], label: str, words: Sequence[st
 
 
 def _whole(target: Path, write: Callable[[Path], None]) -> None:
-    """Have ``write`` fill the folder ``target``, unless it is there; it appears when it is whole."""
+    """Unless ``target`` exists, let ``write`` fill it; the folder appears once it is complete."""
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole_folder(target) as unfinished:
@@ -242,7 +242,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_scores(path: Path) -> dict[str, list[float]]:
-    """Dice of every test image by variant."""
+    """The Dice of every test image, by variant."""
     found: dict[str, list[float]] = {}
     with path.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):

@@ -1,4 +1,4 @@
-"""The draws of benchmarks.low_data as one table: scores over draws, and differences with intervals."""
+"""The table of benchmarks.low_data: scores over draws, and differences with intervals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ READING = (
 
 @dataclass(frozen=True)
 class DrawScores:
-    """One draw: Dice of every test image by variant (the baseline first), and metrics by model."""
+    """The scores of one draw: Dice of every test image by variant (baseline first), and metrics by model."""
 
     pairs: int
     number: int
@@ -31,7 +31,7 @@ class DrawScores:
 
 @dataclass(frozen=True)
 class Row:
-    """A variant at a number of labels.
+    """The scores of a variant for a number of labels.
 
     ``vs_real`` is None for the baseline, ``vs_previous`` for the first two variants.
     """
@@ -47,12 +47,12 @@ class Row:
     adherence: float | None
 
     def plain(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The row in JSON types."""
         return asdict(self)
 
 
 def table_of(draws: Sequence[DrawScores]) -> list[Row]:
-    """A row for each number of labels and variant."""
+    """One row for each number of labels and each variant."""
     rows = []
     for pairs in sorted({draw.pairs for draw in draws}):
         of_size = [draw for draw in draws if draw.pairs == pairs]
@@ -77,7 +77,7 @@ def table_of(draws: Sequence[DrawScores]) -> list[Row]:
 
 
 def as_markdown(title: str, rows: Sequence[Row]) -> str:
-    """The table and how to read it."""
+    """The table, and notes on how to read it, as Markdown."""
     header, cells = _cells(rows)
     lines = [header, ["---"] * len(header), *cells]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)

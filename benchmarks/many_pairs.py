@@ -35,7 +35,7 @@ from .measure import argument_parser, note
 SIDE = 64
 """The smallest resolution that the commands accept, in pixels."""
 
-SOURCE_SIDE = 16  # of the files: writing a hundred thousand is work enough
+SOURCE_SIDE = 16  # side of the image files in pixels, small because a hundred thousand are written
 STEPS = 60
 SMALL = replace(
     TINY,
@@ -58,7 +58,7 @@ def write_pairs(folder: Path, count: int) -> None:
 
 
 def train(base: Path, pairs: Path, output: Path, threads: int) -> dict[str, float]:
-    """Figures of one run."""
+    """Run a training command and return its figures."""
     command = [sys.executable, "-m", "training.train", "--base", base, "--pairs", pairs, "--output", output]
     command += ["--prompt", "a photo", "--steps", STEPS, "--batch-size", 2, "--resolution", SIDE]
     command += ["--sample-every", 0, "--log-every", 1, "--save-every", STEPS, "--threads", threads]
@@ -87,7 +87,7 @@ def train(base: Path, pairs: Path, output: Path, threads: int) -> dict[str, floa
 
 
 def _status(pid: int) -> dict[str, int]:
-    """The memory figures of a process, in KiB."""
+    """The resident memory figures of a process, in KiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Rss")}
 

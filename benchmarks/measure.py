@@ -1,4 +1,4 @@
-"""What benchmarks measure with: peak memory of a piece of work, operations, this machine's peak rate."""
+"""Tools for benchmarks: timing, peak memory, operation counts, and this machine's peak rate."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from siamese_core.cpu_memory import return_freed_memory
 
 T = TypeVar("T")
 
-_SHAPE = 1024  # side of the matrices of the peak rate
-_CONVOLUTION = (8, 256, 32)  # batch, channels, side of those of its convolution
+_SHAPE = 1024  # side of the matrices for the peak rate
+_CONVOLUTION = (8, 256, 32)  # batch, channels and side of the convolution for the peak rate
 
 
 def argument_parser(doc: str | None, threads: int = torch.get_num_threads()) -> argparse.ArgumentParser:
-    """What the benchmarks' commands have in common."""
+    """A parser with the flags that all benchmarks have."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=threads, help="CPU threads")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
@@ -30,20 +30,20 @@ def argument_parser(doc: str | None, threads: int = torch.get_num_threads()) -> 
 
 
 def prepare(threads: int) -> None:
-    """Set this process up for a measurement."""
+    """Configure this process for a measurement."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # as the training loop does
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Wall time of one call."""
+    """Wall time of one call in seconds."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def interleaved(works: Mapping[str, Callable[[], Any]], repeats: int, what: str) -> dict[str, float]:
-    """Median wall seconds of each of ``works``, run in turns ``repeats`` times after whatever warmed them."""
+    """Median wall seconds of each of ``works``, run alternately ``repeats`` times; callers warm up first."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(repeats):
         for name, work in works.items():
@@ -53,18 +53,18 @@ def interleaved(works: Mapping[str, Callable[[], Any]], repeats: int, what: str)
 
 
 def note(text: str) -> None:
-    """A line of progress, apart from the results."""
+    """Print a line of progress to stderr, apart from the results."""
     print(text, file=sys.stderr, flush=True)
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process after giving free blocks back to the system. Linux."""
+    """Resident memory of this process after returning free blocks to the system. Linux only."""
     return_freed_memory()
     return _status("VmRSS")
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:
-    """Highest resident memory of this process while ``work`` runs. Linux."""
+    """Peak resident memory of this process while ``work`` runs. Linux only."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     work()
     return _status("VmHWM")
@@ -76,12 +76,12 @@ def _status(key: str) -> int:
 
 
 def count_flops(work: Callable[[], T]) -> tuple[T, dict[str, int]]:
-    """The result of one call, and its operations: ``convolution``, and ``product`` of matrices.
+    """The result of one call and its floating-point operations, by kind.
 
-    Attention's are among the latter.
+    Kinds are ``convolution`` and ``product`` (of matrices, including attention).
     """
     aten = torch.ops.aten
-    # The CPU's attention kernels are not in the counter's own table.
+    # PyTorch's counter does not know the CPU's attention kernels.
     attention = {
         aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
@@ -105,7 +105,7 @@ def _attention_backward_flops(
 
 
 def peak_rates() -> dict[str, float]:
-    """Operations a second that this machine reaches now, in a ``product`` and in a ``convolution``."""
+    """Operations per second that this machine currently reaches, for ``product`` and ``convolution``."""
     square = torch.randn(_SHAPE, _SHAPE)
     batch, channels, side = _CONVOLUTION
     pixels, kernel = torch.randn(batch, channels, side, side), torch.randn(channels, channels, 3, 3)

@@ -37,11 +37,11 @@ UNET_IMAGES, FLUORESCENCE_PAIRS = 2800, 560
 _LEAST_FOREGROUND = 0.004
 
 Square = tuple[str, int, int, int]
-"""Tile, row, column and orientation (0 to 7) of a square."""
+"""Tile, row, column and orientation (0..7) of a square."""
 
 
 def kind_of(image: NDArray[np.uint8]) -> str:
-    """The kind of microscopy that ``image`` (H, W, 3) shows, told from its colours."""
+    """The kind of microscopy of ``image`` (H, W, 3) uint8, recognised by its colours."""
     values = image.astype(float) / 255
     saturation = values.max(-1) - values.min(-1)
     background = np.median(values.reshape(-1, 3), 0)
@@ -53,7 +53,7 @@ def kind_of(image: NDArray[np.uint8]) -> str:
 
 
 def split(kinds: dict[str, str]) -> tuple[list[str], list[str]]:
-    """The images of pool and test, from the kind of each tile; no image is in both."""
+    """Split the images into pool and test by the kinds of their tiles; no image is in both."""
     by_image = defaultdict(list)
     for tile, kind in kinds.items():
         by_image[tile.split("_")[0]].append(kind)
@@ -70,13 +70,13 @@ def split(kinds: dict[str, str]) -> tuple[list[str], list[str]]:
 
 
 def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """``pixels`` in one of the eight orientations of a square: quarter turns, then mirrored from 4 on."""
+    """``pixels`` in one of the eight orientations of a square: quarter turns, also mirrored from 4 on."""
     rotated = np.rot90(pixels, orientation % 4)
     return np.ascontiguousarray(rotated[:, ::-1] if orientation >= 4 else rotated)
 
 
 class Tiles:
-    """The tiles of a folder: their kinds, and squares of them."""
+    """The tiles of a folder, with their kinds, and squares cut from them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -90,7 +90,7 @@ class Tiles:
     def squares(
         self, tiles: Sequence[str], stride: int, orientations: dict[str, int] | None, seed: int, nuclei: bool
     ) -> Iterator[Square]:
-        """Squares of ``tiles`` every ``stride`` pixels, with ``nuclei`` those alone that have some."""
+        """Squares of ``tiles`` every ``stride`` pixels; with ``nuclei``, only those that contain some."""
         rng = random.Random(seed)
         for tile in tiles:
             mask = self._read("masks", tile) if nuclei else None
@@ -104,7 +104,7 @@ class Tiles:
                         yield tile, row, column, orientation
 
     def write(self, output: Path, squares: Iterable[Square], with_masks: bool) -> None:
-        """Write ``squares`` as images, or pairs, with the prompts of their kinds."""
+        """Write ``squares`` as images, or as pairs ``with_masks``, with the prompts of their kinds."""
         lines = []
         for square in squares:
             tile, row, column, orientation = square

@@ -1,9 +1,9 @@
 """The published implementation's schedule of a training step and of sampling, on this project's networks.
 
-Same mathematics, other order of work: what it repeats, copies and keeps is repeated, copied and kept here
-(deep copies, the encoder once a branch, the mask's control twice, the augmentation for the whole batch, one
-graph of everything, gradient checkpointing, attention that writes its matrix). Only its sliced attention is
-left out, which is slower still on a CPU.
+The mathematics is the same, but its redundant work is reproduced: deep copies, the encoder once per branch,
+the mask's control twice, the augmentation for the whole batch, one graph for everything, gradient
+checkpointing, and attention that materialises its matrix. Only its sliced attention, even slower on a CPU, is
+left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from siamese_core.seeds import starting_noise
 
 
 def random_networks(architecture: Architecture, seed: int = 0) -> SiameseNetworks:
-    """Networks of random weights, in the zero convolutions too, so that every term and gradient counts."""
+    """Networks with random weights, also in the zero convolutions, so that all terms and gradients count."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = build_unet(architecture.unet)
@@ -36,7 +36,7 @@ def random_networks(architecture: Architecture, seed: int = 0) -> SiameseNetwork
 
 
 def as_published(networks: SiameseNetworks) -> None:
-    """Give ``networks`` the published settings, in place: plain attention and gradient checkpointing."""
+    """Apply the published settings to ``networks`` in place: plain attention and gradient checkpointing."""
     for module in (networks.control, networks.encoder, networks.decoder):
         for part in module.modules():
             if isinstance(part, Attention):
@@ -47,9 +47,9 @@ def as_published(networks: SiameseNetworks) -> None:
 def published_step(
     networks: SiameseNetworks, batch: TrainingBatch, settings: ObjectiveSettings, step: int, total_steps: int
 ) -> Tensor:
-    """Loss (0-d, detached) of training step k of N by the published schedule; gradients are accumulated."""
+    """Accumulate the gradients of training step k of N by the published schedule; return the loss (0-d)."""
     encoder, control, decoder = networks.encoder, networks.control, networks.decoder
-    # The whole UNet is copied there, its frozen encoder too, and the control network.
+    # The published code copies the whole UNet, including its frozen encoder, and the control network.
     encoder_copy, decoder_copy = copy.deepcopy(encoder), copy.deepcopy(decoder)
     control_copy = copy.deepcopy(control)
     timesteps, context = batch.timesteps, batch.context
@@ -94,7 +94,7 @@ def published_sample(
     seed: int,
     steps: int,
 ) -> Tensor:
-    """The latent (1, 4, h, w) of one mask (1, 3, 8h, 8w); the hint block runs at every step."""
+    """The latent (1, 4, h, w) for one mask hint (1, 3, 8h, 8w); the hint block runs at every step."""
     both = torch.cat([context, unconditional])
     hints = torch.cat([mask_hint, mask_hint])
 

@@ -69,12 +69,12 @@ SOLVERS = (
     Solver("ddim", 20),
     *(Solver("dpmpp-2m", steps) for steps in (8, 10, 15, 20)),
 )
-"""The first is the paper's, to which the others are compared."""
+"""The first one is the paper's, with which the others are compared."""
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Images of a few masks from fixed noise, along any sampler's trajectory."""
+    """Images of a few masks from fixed noise, by any sampler."""
 
     model: SiameseModel
     prompt: str
@@ -82,7 +82,7 @@ class Trajectories:
 
     @torch.no_grad()
     def latents(self, solver: Solver, guidance: float) -> Tensor:
-        """The latents (B, 4, H/8, W/8)."""
+        """The scaled latents (B, 4, H/8, W/8)."""
         base, networks = self.model.base, self.model.networks
         context, unconditional = encode_prompts(base.text_encoder, base.tokenizer, [self.prompt, ""]).split(1)
         hint = mask_hint(self.masks).to(self.model.device)
@@ -104,13 +104,13 @@ class Trajectories:
 
     @torch.no_grad()
     def images(self, solver: Solver, guidance: float) -> Tensor:
-        """The images (B, 3, H, W) in 0..255, not rounded."""
+        """The images (B, 3, H, W), float in 0..255, not rounded."""
         latents = self.latents(solver, guidance)
         pixels = [self.model.base.vae.decode(one / LATENT_SCALE).sample for one in latents.split(1)]
         return (torch.cat(pixels).float().clamp(-1.0, 1.0) + 1.0) * 127.5
 
     def distances(self, guidance: float) -> dict[str, float]:
-        """Root mean square difference from the exact images, by solver."""
+        """Root mean square differences from the exact images (of 255), by solver."""
         exact = self.images(Solver("ddim", _EXACT_STEPS), guidance)
         found = {}
         for solver in SOLVERS:
@@ -122,14 +122,14 @@ class Trajectories:
 
 @dataclass(frozen=True)
 class Judges:
-    """What the images of every sampler are measured with."""
+    """The segmenter and real features that the images of every sampler are measured with."""
 
     segmenter: torch.nn.Module
     side: int
     real: Features
 
     def adherence(self, pairs: Path) -> Any:
-        """Dice (N,) of the mask found in each image and the one that was asked for."""
+        """Dice (N,) of the mask predicted for each image against the pair's mask."""
         return dice_of_pairs(
             self.segmenter,
             find_pairs(pairs),
@@ -139,31 +139,31 @@ class Judges:
         )
 
     def distance(self, pairs: Path) -> Estimate:
-        """KID of the images and the real ones."""
+        """KID between the images of ``pairs`` and the real ones."""
         images = [pair.image for pair in find_pairs(pairs)]
         return kid(self.real, extract(efficientnet_lite0(), images), resamples=_RESAMPLES, seed=_SEED)
 
 
 def judged(train: Path, masks: Path, side: int) -> Judges:
-    """The judges that the real pairs of ``train`` and ``masks`` make."""
+    """A segmenter trained on the real pairs ``train``, and the features of the images of ``masks``."""
     segmenter = train_judge(find_pairs(train), SegmenterSettings(), side=side, rule=PLAIN_MASKS, seed=_SEED)
     images = [pair.image for pair in find_pairs(masks)]
     return Judges(segmenter, side, extract(efficientnet_lite0(), images, label="real"))
 
 
 def generated(model: Path, masks: Path, folder: Path, solver: Solver, guidance: float, per_mask: int) -> Path:
-    """The folder of the pairs that ``solver`` makes."""
+    """Generate pairs with ``solver`` and return their folder."""
     output = folder / solver.name.replace(" ", "-")
     words = ["--checkpoint", model, "--masks", masks, "--output", output, "--per-mask", per_mask]
     words += ["--sampler", solver.sampler, "--steps", solver.steps, "--guidance", guidance, "--seed", _SEED]
-    with redirect_stdout(sys.stderr):  # the results are alone on the standard output
+    with redirect_stdout(sys.stderr):  # stdout is reserved for the results
         if generate.main([str(word) for word in words]):
             raise SystemExit(f"training.generate failed for {solver.name}")
     return output
 
 
 def compare(model: Path, masks: Path, train: Path, args: Any) -> list[dict[str, Any]]:
-    """A row of figures for each solver."""
+    """One row of figures per solver."""
     file = load_model(model)
     networks = model_from_file(file)
     side = int(file.training.get("resolution", networks.base.architecture.resolution))
@@ -207,7 +207,7 @@ def _interval(estimate: Estimate) -> list[float | None]:
 
 
 def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a table."""
+    """The rows as a Markdown table."""
     scales = list(rows[0]["distance"])
     titles = ["sampler, steps", *(f"distance, guidance {scale}" for scale in scales)]
     titles += ["images/s", "KID", "adherence", "difference"]
@@ -225,7 +225,7 @@ def _cell(interval: Sequence[float | None]) -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """Draw distance over speed, a line for each sampler and a panel for each guidance scale."""
+    """Plot distance over speed, with a line per sampler and a panel per guidance scale."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 

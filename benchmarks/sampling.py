@@ -42,11 +42,11 @@ from .training_step import SIDE, architecture
 GUIDANCE = 9.0
 KINDS = ("published", "ours", "ours without kept memory")
 
-_sample: Callable[[], Tensor]  # what this process generates with
+_sample: Callable[[], Tensor]  # this process's sampler, set by `set_up`
 
 
 def set_up(kind: str, width: int, batch: int, sampler: Sampler, steps: int, threads: int) -> None:
-    """Make this process one that generates ``batch`` masks by the sampler ``kind``."""
+    """Prepare this process to sample ``batch`` masks with the sampler ``kind``."""
     global _sample
     prepare(threads)
     networks = random_networks(architecture(width))
@@ -87,7 +87,7 @@ def _sample_ours(
 
 
 def _steps(sampler: Sampler, steps: int | None, published: int | None) -> tuple[int, int]:
-    """Numbers of steps of ours and of the published sampler."""
+    """The numbers of steps of our sampler and of the published one."""
     if sampler == "ddim":
         own = steps or published or 10
         return own, published or own

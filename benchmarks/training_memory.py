@@ -35,15 +35,15 @@ from siamese_core.method.objective import ObjectiveSettings, TrainingBatch, siam
 from .measure import argument_parser, prepare
 
 STATE_BYTES = {"adamw": 8, "adamw8bit": 2}
-"""Bytes of optimiser state for a weight: two float32 moments, or two of 8 bits."""
+"""Bytes of optimiser state per weight: two float32 moments, or two of 8 bits."""
 
-# The augmentation's branch holds at most what the mask's branch held before it, so it can be left out: which
-# samples take part is a question of content, and these tensors have none.
+# The augmentation needs the values of the timesteps, which fake tensors do not have. It can be left out,
+# because its branch holds at most as much memory as the mask branch before it.
 SETTINGS = ObjectiveSettings(augmentation_weight=0.0)
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors made in the block that are alive, now and at most; views of others take none."""
+    """Counts the bytes of live tensors created within the block, now and at most; views count as 0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,10 +82,10 @@ def step_bytes(
 ) -> dict[str, int]:
     """Figures of a step on ``batch_size`` samples of ``side`` pixels.
 
-    ``weights``: bytes of all of the UNet's and the control network's. ``trained``: number of trained ones.
-    ``step``: bytes that the step holds at most above the weights, gradients included.
+    ``weights``: bytes of all weights of UNet and control network. ``trained``: number of trained weights.
+    ``step``: peak bytes of the step above the weights, gradients included.
     """
-    alphas_cumprod()  # is kept for later calls, which want a real one
+    alphas_cumprod()  # cached now, or the cache would hold a fake tensor
     with FakeTensorMode(allow_non_fake_inputs=True):
         unet = build_unet(architecture.unet)
         control = DHIControlNet.initialised_from(unet, architecture)
@@ -100,9 +100,9 @@ def step_bytes(
         context = torch.empty(batch_size, 77, architecture.unet.context_dim)
         timesteps = torch.full((batch_size,), 500)
         batch = TrainingBatch(latent, latent.clone(), timesteps, context, hint, hint.clone())
-        autocast = torch.autocast("cpu", torch.bfloat16, cache_enabled=not checkpointing)  # as the trainer
+        autocast = torch.autocast("cpu", torch.bfloat16, cache_enabled=not checkpointing)  # as in Trainer
         trained = networks.trained_parameters()
-        # Of an optimiser without a state, which is counted apart.
+        # An optimiser without state, since the state is counted separately.
         optimiser = Float32Steps([{"params": trained}], partial(torch.optim.SGD, lr=0.0))
         with LiveBytes() as live:
             with autocast:

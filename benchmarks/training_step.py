@@ -44,7 +44,7 @@ from .measure import (
 )
 from .published import as_published, published_step, random_networks
 
-SIDE = 32  # of the latents
+SIDE = 32  # side of the latents
 TIMESTEPS = (100, 400, 500, 700, 900)
 TOTAL_STEPS = 30
 STEPS = {"plain": 5, "augmented": 20}  # k before and after the gate at a third
@@ -53,12 +53,12 @@ SETTINGS = ObjectiveSettings()
 
 
 def architecture(width: int) -> Architecture:
-    """Stable Diffusion 1.x topology at ``width`` channels."""
+    """Stable Diffusion 1.x topology with a first width of ``width`` channels."""
     return Architecture(unet=UNetArchitecture(widths=(width, 2 * width, 4 * width, 4 * width)))
 
 
 def random_batch(side: int = SIDE) -> TrainingBatch:
-    """Five samples whose latents are ``side`` wide."""
+    """Five samples with latents of ``side`` x ``side``."""
     rng = torch.Generator().manual_seed(1)
     count = len(TIMESTEPS)
     mask = torch.rand(count, 1, 8 * side, 8 * side, generator=rng) > 0.5
@@ -73,7 +73,7 @@ def random_batch(side: int = SIDE) -> TrainingBatch:
 
 
 def networks_of_kind(kind: str, architecture: Architecture) -> SiameseNetworks:
-    """Random networks that work as ``kind`` does."""
+    """Random networks configured for ``kind`` of :data:`KINDS`."""
     networks = random_networks(architecture)
     if kind == "published":
         as_published(networks)
@@ -83,7 +83,7 @@ def networks_of_kind(kind: str, architecture: Architecture) -> SiameseNetworks:
 
 
 def run_step(kind: str, networks: SiameseNetworks, batch: TrainingBatch, step: int) -> Tensor:
-    """Losses and gradients of training step k; the loss."""
+    """Compute losses and gradients of training step k and return the loss."""
     for parameter in networks.trained_parameters():
         parameter.grad = None
     if kind == "published":
@@ -92,7 +92,7 @@ def run_step(kind: str, networks: SiameseNetworks, batch: TrainingBatch, step: i
 
 
 def peak_memory(kind: str, width: int, threads: int) -> int:
-    """Bytes that the steps of a run need above the networks' weights; to be called in a fresh process."""
+    """Peak bytes of a run's steps above the networks' weights; call it in a fresh process."""
     prepare(threads)
     networks, batch = networks_of_kind(kind, architecture(width)), random_batch()
     resident = resident_bytes()
@@ -100,11 +100,11 @@ def peak_memory(kind: str, width: int, threads: int) -> int:
 
 
 def compare(width: int, repeats: int, threads: int) -> dict[str, Any]:
-    """The figures of one width."""
+    """The figures for one width."""
     context = multiprocessing.get_context("spawn")
     memory = {}
     for kind in KINDS:
-        with context.Pool(1) as pool:  # a fresh process each: freed memory of one would hide in the next
+        with context.Pool(1) as pool:  # a fresh process each, since freed memory would distort the next
             memory[kind] = pool.apply(peak_memory, (kind, width, threads))
         note(f"width {width}, {kind}: {memory[kind] / 2**20:.0f} MiB above the model")
 
@@ -145,7 +145,7 @@ def compare(width: int, repeats: int, threads: int) -> dict[str, Any]:
 
 
 def alone(width: int, repeats: int) -> dict[str, Any]:
-    """Times, operations and rates of our steps at one width, one kind after the other."""
+    """Times, operations and rates of our own kinds of steps at one width."""
     batch = random_batch()
     figures: dict[str, Any] = {}
     for kind in KINDS[1:]:
@@ -162,14 +162,14 @@ def alone(width: int, repeats: int) -> dict[str, Any]:
 
 
 def peak_figures(rates: dict[str, float]) -> dict[str, Any]:
-    """The machine's best rate, and that of each kind of operation."""
+    """The machine's best rate overall and for each kind of operation."""
     return {"peak_flops": max(rates.values()), "peak_flops_by_kind": rates}
 
 
 def rate_figures(
     times: dict[str, float], flops: dict[str, dict[str, int]], rates: dict[str, float]
 ) -> dict[str, Any]:
-    """Seconds and operations of steps and of a run's mean, and their share of what ``rates`` allow."""
+    """Seconds and operations of each step and of a run's mean step, and their share of the peak ``rates``."""
     total = {name: sum(counts.values()) for name, counts in flops.items()}
     ideal = {
         name: sum(count / rates[kind] for kind, count in counts.items()) for name, counts in flops.items()
@@ -210,13 +210,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _summary(figures: list[dict[str, Any]]) -> dict[str, float]:
-    """The worse of the widths, figure by figure."""
+    """The worst value of each figure over the widths."""
     worst = {"speedup": min, "speedup_plain": min, "speedup_augmented": min, "memory_ratio": max}
     return {name: pick(found[name] for found in figures) for name, pick in worst.items()}
 
 
 def mean_of_run(figures: Mapping[str, float]) -> float:
-    """Mean over a run: a third of the steps comes before the gate of the augmentation."""
+    """Mean over a run, in which a third of the steps is before the gate of the augmentation."""
     return (figures["plain"] + 2 * figures["augmented"]) / 3
 
 
@@ -225,7 +225,7 @@ def _gradients(networks: SiameseNetworks) -> list[Tensor]:
 
 
 def _difference(found: list[Tensor], wanted: list[Tensor]) -> float:
-    """Largest difference relative to the largest value of each tensor."""
+    """Largest absolute difference, relative to the largest value of each tensor in ``wanted``."""
     pairs = zip(found, wanted, strict=True)
     return max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-12)) for a, b in pairs)
 

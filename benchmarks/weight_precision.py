@@ -38,14 +38,14 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 
 def losses(flags: Sequence[object], folder: Path) -> list[float]:
-    """The loss of every step of a training in ``folder``."""
+    """Train in ``folder`` and return the loss of every step."""
     if train.main([*map(str, flags), "--output", str(folder)]):
         raise RuntimeError("the training was stopped")
     return [float(line.value["loss"]) for line in json_objects(folder / "log.jsonl")]
 
 
 def compared(by_way: dict[str, list[float]]) -> dict[str, Any]:
-    """The figures of ``by_way``: a loss for each seed, of the way to compare with first."""
+    """The figures for ``by_way``, the losses by seed for each way; the first way is the reference."""
     first, *others = by_way
     wanted = by_way[first]
     result: dict[str, Any] = {way: {"loss": fmean(found), "by_seed": found} for way, found in by_way.items()}

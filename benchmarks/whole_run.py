@@ -51,7 +51,7 @@ OBJECTIVE, OPTIMISER = ObjectiveSettings(), OptimiserSettings()
 
 
 class PublishedTrainer:
-    """The published loop: every step loads, encodes, copies and repeats all it needs."""
+    """The published loop, in which every step loads and encodes its pairs and copies the networks."""
 
     def __init__(self, base: Base, pairs: list[Pair], resolution: int, batch_size: int) -> None:
         self.base, self.pairs, self.resolution, self.batch_size = base, pairs, resolution, batch_size
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         batches = BatchSettings(batch_size=args.batch_size)
         step = trainer.step_function(data, OBJECTIVE, batches, OPTIMISER, args.steps, 42)
 
-        # Both begin with the step that makes the optimiser's state.
+        # The first step of each, which creates the optimiser's state, is not timed.
         published.step(1, args.steps)
         step(1)
         gates = {"plain": args.steps // 6, "augmented": 2 * args.steps // 3}
