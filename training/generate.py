@@ -91,7 +91,7 @@ _SHARD = re.compile(r"(\d+)/(\d+)", re.ASCII)
 
 @dataclass(frozen=True)
 class GenerateSettings(MaskOptions):
-    """Input, output and sampling of the pairs; sampling defaults are the paper's."""
+    """Input, output and sampling of the pairs."""
 
     checkpoint: Path = option(Path(), "full model file, of training.train or of the paper's authors")
     masks: Path = option(Path(), "folder of masks, or one mask file")

@@ -1,4 +1,4 @@
-"""Resolution, guidance scale and precision where no flag gives them: the model's, or a begun dataset's."""
+"""Defaults of resolution, guidance scale and precision: those of a dataset being resumed, or the model's."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from siamese_core.weights.recorded_sampling import PAPER_RESOLUTION, own_samplin
 
 
 def default_resolution(path: Path, checkpoint: ModelFile, tell: Tell) -> int:
-    """The side in pixels that the model was trained at, else the paper's.
+    """The image side in pixels recorded in ``checkpoint`` (the model file at ``path``), or else the paper's.
 
-    Raises CheckpointError for a recorded side that no model can have.
+    Raises CheckpointError for an impossible recorded value.
     """
     recorded = recorded_side(checkpoint.training)
     if recorded is None:
@@ -28,7 +28,7 @@ def default_resolution(path: Path, checkpoint: ModelFile, tell: Tell) -> int:
 
 
 def default_guidance(checkpoint: ModelFile, begun: DatasetPlan | None) -> float:
-    """The guidance scale of the dataset that was ``begun``, else the model's own."""
+    """The guidance scale of the dataset being resumed, if any (``begun``), or else the model's own."""
     recorded = begun.settings.get("guidance") if begun else None
     if isinstance(recorded, float):
         return recorded
@@ -36,7 +36,7 @@ def default_guidance(checkpoint: ModelFile, begun: DatasetPlan | None) -> float:
 
 
 def default_precision(device: torch.device, begun: DatasetPlan | None) -> Precision:
-    """The precision of the dataset that was ``begun``, fp32 in older records, else the device's own."""
+    """The precision of the dataset being resumed (``begun``; fp32 if not recorded), else the device's own."""
     if begun is None:
         return "fp16" if device.type == "cuda" else "fp32"
     return next((own for own in DTYPES if own == begun.settings.get("precision")), "fp32")
