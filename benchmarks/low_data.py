@@ -153,7 +153,7 @@ class Study:
         _whole(target, lambda folder: _run(command, f"{target}: {label}", [*words, "--output", str(folder)]))
 
     def _selected(self, pairs: Path, labels: Path, seed: int) -> Path:
-        """The pairs of ``pairs`` that a judge trained on ``labels`` keeps, or all when it keeps none."""
+        """The folder of ``pairs`` kept by a judge trained on ``labels``, or of all if it keeps none."""
         target = pairs.with_name(f"{pairs.name}-selected")
         none = pairs.with_name(f"{pairs.name}-none-selected.txt")
         if not self.stages["select"] or none.exists():

@@ -1,4 +1,4 @@
-"""The list of the pack's nodes, as the host asks for it."""
+"""The extension that registers the pack's nodes with the host."""
 
 from __future__ import annotations
 

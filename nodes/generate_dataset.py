@@ -86,7 +86,7 @@ class GenerateDataset(io.ComfyNode):
                     default=42,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,  # a dataset is resumed under the same seed
+                    control_after_generate=False,  # resuming a dataset requires the same seed
                     tooltip="Seed of the first sample; those of the others follow from it.",
                 ),
                 *sampling_inputs(),

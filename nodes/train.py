@@ -113,7 +113,7 @@ class TrainSiamese(io.ComfyNode):
                     default=42,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=False,  # a training resumes under the same seed
+                    control_after_generate=False,  # resuming a run requires the same seed
                     tooltip="Seed of the first weights, the order of the pairs and the noise.",
                 ),
                 io.Combo.Input(

@@ -45,7 +45,7 @@ from .command_line.options import (
 
 @dataclass(frozen=True)
 class ExportSettings(MaskOptions):
-    """Where the pairs go, in which layout, and how their masks are read."""
+    """Output folder, layout, and how masks are read."""
 
     output: Path = option(Path(), "folder for the dataset, new or empty")
     format: str = option("", f"layout of the dataset: {', '.join(FORMATS)}")

@@ -17,7 +17,7 @@ from ...siamese_core.architecture import LATENT_SCALE
 from ..host.mask_tensors import image_arrays
 
 _PROMPT_TOKENS = 77
-_LOG_VARIANCE = (-30.0, 20.0)  # the posterior's, bounded as in every AutoencoderKL
+_LOG_VARIANCE = (-30.0, 20.0)  # bounds of the posterior's log variance, as in every AutoencoderKL
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..host.notices import show
 
-_LONGEST_SIDE = 1024  # of the sheet on the node, in pixels
+_LONGEST_SIDE = 1024  # longest side of the sheet on the node, in pixels
 _SECONDS_BETWEEN_TEXTS = 0.5
 _TERMS = ("loss", "mask", "image")  # those that fit on a line of the node; the log has all
 

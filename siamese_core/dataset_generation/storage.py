@@ -27,7 +27,7 @@ class DatasetStore(Protocol):
     """Files by name below one root; names use forward slashes. Methods raise OSError for disk errors."""
 
     place: str
-    """The root as the user gave it."""
+    """The root as given by the user."""
 
     def write(self, name: str, pieces: Iterable[bytes]) -> None:
         """Write a file atomically: after an error or a kill it still has its old content."""
@@ -117,7 +117,7 @@ class FolderStore:
     def write(self, name: str, pieces: Iterable[bytes]) -> None:
         path = self._entry(name)
         if not path.parent.is_dir():
-            if not self.root.is_dir():  # a dataset that was removed while running stays removed
+            if not self.root.is_dir():  # do not recreate a dataset that was removed during the run
                 raise FileNotFoundError(f"the folder '{self.root}' is no longer there")
             path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path, self._scratch) as temporary, temporary.open("wb") as file:

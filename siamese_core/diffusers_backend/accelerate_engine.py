@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 from ..errors import UserError
 from ..learning.step_loop import Report
 
-_BUCKET_BYTES = 64 << 20  # gradients averaged at a time: few messages, little memory
+_BUCKET_BYTES = 64 << 20  # size of a message when averaging: a compromise between messages and memory
 _REPLICATED = (
     DistributedType.NO,
     DistributedType.MULTI_CPU,

@@ -45,7 +45,7 @@ _HUB_FILES = [
 
 
 class BaseError(UserError):
-    """A base model that cannot be used; the message names the file or folder and the reason."""
+    """A base model cannot be used; the message names the file or folder and the reason."""
 
 
 class TrainedModelError(BaseError):

@@ -19,7 +19,7 @@ class AveragedWeights:
 
     def __init__(self, parameters: Iterable[Tensor], decay: float, warmup_power: float | None = None) -> None:
         self.parameters = list(parameters)
-        # In bfloat16 a small share of a difference would be rounded away.
+        # float32, because in bfloat16 small updates of the average would be rounded away.
         self.averages = [parameter.detach().to(torch.float32, copy=True) for parameter in self.parameters]
         self.decay = decay
         self.warmup_power = warmup_power

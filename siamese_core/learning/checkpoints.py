@@ -59,7 +59,7 @@ class TrainedState:
     def write(self, folder: Path) -> None:
         """Write the state into the empty ``folder``.
 
-        Raises OSError, RuntimeError (of torch) or SafetensorError when the disk refuses.
+        Raises OSError, RuntimeError (from torch) or SafetensorError when the disk is full, for instance.
         """
         for index, network in enumerate(self.networks):
             weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}

@@ -83,7 +83,7 @@ def encode_pairs(
                 moments.append(encoder.encode_images(torch.from_numpy(pixels)).numpy())
     except OSError as error:
         if error.filename is None:
-            error.filename = str(folder)  # an OSError from writing to an open file names none
+            error.filename = str(folder)  # errors from writing to an open file lack its name
         raise
 
 

@@ -7,7 +7,10 @@ from typing import Any
 
 
 def cosine_rate(peak: float, step: int, steps: int, warmup: int = 0) -> float:
-    """Learning rate of ``step`` (from 0): linear ``warmup`` steps up to ``peak``, then a half cosine to 0."""
+    """Learning rate of ``step`` (from 0) in a run of ``steps`` steps.
+
+    It rises linearly to ``peak`` over ``warmup`` steps and then follows a half cosine down to 0.
+    """
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

@@ -33,7 +33,7 @@ class BatchSettings:
 
 @dataclass(frozen=True)
 class OptimiserSettings:
-    """AdamW; the defaults are the paper's."""
+    """Settings of AdamW; the defaults are the paper's."""
 
     learning_rate: float = option(
         1e-5, "AdamW's rate, or its peak when it decays; 0 leaves the weights", RATE_OR_NONE

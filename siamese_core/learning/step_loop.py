@@ -123,7 +123,7 @@ class _StepLog:
         kept: list[str] = []
         if first and path.exists():
             for line in path.read_text("utf-8").splitlines():
-                with contextlib.suppress(json.JSONDecodeError):  # a line torn by a kill
+                with contextlib.suppress(json.JSONDecodeError):  # a line left incomplete by a kill
                     if json.loads(line)["step"] < first:
                         kept.append(line + "\n")
         write_text_atomic(path, "".join(kept))

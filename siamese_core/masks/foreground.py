@@ -36,7 +36,7 @@ Values = NDArray[np.integer]
 _LARGEST_LABEL = 63
 _VOID_LABEL = 255
 _SHOWN_VALUES = 10
-_LOSSY_REACH = 40  # how far JPEG moves a colour
+_LOSSY_REACH = 40  # largest change of a colour channel by JPEG
 
 _OR_EVERY_ONE = ", or set the threshold to 0 to take every one but black."
 

@@ -15,7 +15,7 @@ from .mask_reading import MaskReading
 from .resizing import ResizeMode, Size, resize_mask
 
 _LARGE_SHARE = 0.5
-_FEWEST_ALIKE = 8  # so few masks may be alike on purpose
+_FEWEST_ALIKE = 8  # fewer masks may be alike on purpose
 
 
 class _Found:

@@ -28,7 +28,7 @@ def ddim_sample(
     """
     alphas = alphas_cumprod().double()
     timesteps = ddim_timesteps(steps)
-    # each timestep is followed by the next lower one, the last by timestep 0
+    # Each timestep is followed by the next lower one, the last one by timestep 0.
     for index, (timestep, following) in enumerate(zip(timesteps, [*timesteps[1:], 0], strict=True)):
         alpha, alpha_next = float(alphas[timestep]), float(alphas[following])
         noise = predict_noise(latent, timestep)

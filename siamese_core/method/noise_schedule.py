@@ -43,7 +43,7 @@ def signal_and_noise_scale(timesteps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def signal_to_noise(timesteps: Tensor) -> Tensor:
-    """abar_t / (1 - abar_t) for ``timesteps`` (B,): ``(B,)`` float32."""
+    """The SNR, abar_t / (1 - abar_t), for ``timesteps`` (B,): ``(B,)`` float32."""
     abar = _alphas_on(timesteps.device)[timesteps]
     return abar / (1.0 - abar)
 

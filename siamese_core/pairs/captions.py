@@ -22,7 +22,7 @@ _MOST_BYTES = 64 << 10  # largest text file read as a prompt
 
 
 class CaptionError(UserError):
-    """A list of prompts that cannot be read; the message names the file, the line and the fix."""
+    """A list of prompts cannot be read; the message names the file, the line and the fix."""
 
 
 @dataclass(frozen=True)

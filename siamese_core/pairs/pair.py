@@ -12,7 +12,7 @@ from ..masks.image_decoding import MaskError
 
 
 class PairError(UserError):
-    """Pairs that cannot be used; the message names the file, the line if any, and what to do about it."""
+    """Pairs cannot be used; the message names the file, the line if any, and the fix."""
 
 
 @dataclass(frozen=True)

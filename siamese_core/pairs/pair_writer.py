@@ -25,7 +25,7 @@ PROMPTS = "prompt.json"
 
 
 class WriteError(UserError):
-    """Pairs that cannot be written as asked; the message names the file and the fix."""
+    """Pairs cannot be written as asked; the message names the file and the fix."""
 
 
 class PairWriter:

@@ -42,7 +42,7 @@ KIND_NAMES: Mapping[FileKind, str] = {
     "control": "a ControlNet alone",
     "base": "a base",
 }
-"""What messages call a file of each kind."""
+"""Names of the kinds of files in messages."""
 
 _PARTS: Mapping[FileKind, Mapping[str, Part]] = {
     "full": {"unet": "unet", "control": "control", "vae": "vae", "text": "text"},

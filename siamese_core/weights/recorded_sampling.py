@@ -13,7 +13,7 @@ from ..method.objective import ObjectiveSettings
 
 PAPER_RESOLUTION = 384
 PAPER_GUIDANCE = 9.0
-_SMALL_GUIDANCE = 3.0  # small bases burn in at more
+_SMALL_GUIDANCE = 3.0  # small models oversaturate at higher scales
 _LARGEST_SIDE, _SIDE_STEP = 4096, 8 * LATENT_STRIDE
 _LARGEST_GUIDANCE = 30.0
 

@@ -134,5 +134,5 @@ def write_safetensors(
                 stream.write(cast.flatten().view(torch.uint8).numpy().data)
             stream.flush()
         except OSError as error:
-            error.filename = error.filename or str(path)  # an OSError from writing to an open file names none
+            error.filename = error.filename or str(path)  # errors from writing to an open file lack its name
             raise

@@ -12,7 +12,7 @@ _LATENT_CHANNELS = 4
 
 
 class LayoutError(UserError):
-    """Weights that do not fit the architecture: keys missing, unexpected or of another shape."""
+    """Weights do not fit the architecture: keys are missing, unexpected or of another shape."""
 
 
 SDXL = (

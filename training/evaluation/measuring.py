@@ -1,4 +1,4 @@
-"""Measuring synthetic sets against one real set, whose own part is computed once."""
+"""Measuring synthetic sets against one real set; what depends on the real images alone is computed once."""
 
 from __future__ import annotations
 

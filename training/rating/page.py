@@ -92,7 +92,7 @@ def page_items(choices: Sequence[Choice], side: int, mode: ResizeMode, seed: int
 def set_id(items: Sequence[PageItem]) -> str:
     """The id that links page, CSVs and key: a digest of the page's images in order."""
     digest = hashlib.sha256(b"".join(hashlib.sha256(item.png).digest() for item in items))
-    return f"set-{digest.hexdigest()[:12]}"  # the letters keep a spreadsheet from reading a number
+    return f"set-{digest.hexdigest()[:12]}"  # the prefix keeps spreadsheets from reading it as a number
 
 
 def render_page(items: Sequence[PageItem]) -> str:

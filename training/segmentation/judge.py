@@ -31,7 +31,7 @@ class SegmenterSettings:
 
     steps: int = 350
     batch_size: int = 4
-    learning_rate: float = 3e-3  # the peak: a linear warm-up over a tenth of the steps, then a half cosine
+    learning_rate: float = 3e-3  # peak of a linear warm-up over a tenth of the steps and a half cosine
     # An encoder name of segmentation-models-pytorch ("tu-" for timm's). This one has four narrow stages; in
     # the same CPU time it learned drawn lesions better than ResNet-18.
     encoder: str = "tu-test_resnet"
@@ -40,9 +40,9 @@ class SegmenterSettings:
 def train_segmenter(
     images: NDArray[np.uint8], masks: NDArray[np.bool_], settings: SegmenterSettings, *, seed: int
 ) -> nn.Module:
-    """Train a U-Net from random weights to find ``masks`` in ``images``, on the CPU.
+    """Train a U-Net from random weights to predict ``masks`` from ``images``, on the CPU.
 
-    Every draw comes from ``seed``; PyTorch's global random state is left as it was.
+    All draws come from ``seed``; PyTorch's global random state is restored.
 
     Args:
         images: (N, H, W, 3) RGB, H and W multiples of 16.

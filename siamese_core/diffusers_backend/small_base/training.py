@@ -84,7 +84,7 @@ class VAESettings:
 
 @dataclass(frozen=True)
 class UNetSettings:
-    """Settings of the joint training of UNet and text encoder (noise prediction)."""
+    """Settings of the joint training of UNet and text encoder (epsilon prediction)."""
 
     steps: int = option(6000, "optimiser steps", COUNT_OR_NONE)
     batch_size: int = option(16, "samples a step", COUNT)

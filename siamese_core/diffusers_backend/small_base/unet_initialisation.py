@@ -40,11 +40,11 @@ def start_from_identity(unet: UNet2DConditionModel) -> None:
     for channel in range(latents):
         for carrier, sign in ((2 * channel, 1.0), (2 * channel + 1, -1.0)):
             _centre(unet.conv_in.weight)[carrier, channel] = sign
-            # The block's input is its own stream followed by the skip connection.
+            # The block's input channels are the main path's, then the skip connection's.
             _centre(resnet.conv_shortcut.weight)[carrier, carrier - width] = 1.0
             _centre(unet.conv_out.weight)[channel, carrier] = sign
 
 
 def _centre(weight: Tensor) -> Tensor:
-    """The middle tap (out, in) of a convolution's or linear layer's ``weight``, as a view."""
+    """The kernel's centre (out, in) of a convolution's ``weight`` (out, in, k, k), as a view."""
     return weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2]

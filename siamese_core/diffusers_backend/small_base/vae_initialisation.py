@@ -22,7 +22,7 @@ NARROWEST = 64
 """Minimum width of the VAE in channels: two channels per normalisation group."""
 
 _COLOUR_SPREAD = 0.5  # assumed root mean square of an image in [-1, 1], restored after normalisation
-_LOG_VARIANCE = -4.0  # of the posterior at the start
+_LOG_VARIANCE = -4.0  # initial log variance of the posterior
 _AVERAGE = torch.tensor([[0.25, 0.25, 0.0], [0.25, 0.25, 0.0], [0.0, 0.0, 0.0]])
 _SMOOTH = torch.outer(torch.tensor([0.25, 0.5, 0.25]), torch.tensor([0.25, 0.5, 0.25]))
 _CENTRE = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])

@@ -17,7 +17,7 @@ from .losses import pixel_contrast_loss, structure_loss
 
 _WIDTH = 32
 _BACKBONE = "mit_b3"
-_WIDTHS = 64, 128, 320, 512  # of the backbone's maps at strides 4, 8, 16 and 32
+_WIDTHS = 64, 128, 320, 512  # channels of the backbone's maps at strides 4, 8, 16 and 32
 _CONTRAST_WEIGHT = 0.1
 
 
