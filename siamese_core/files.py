@@ -17,7 +17,8 @@ _DIGITS = re.compile(r"(\d+)", re.ASCII)
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 _RESERVED = re.compile(r"CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9]", re.IGNORECASE)
 _LONGEST_NAME = 255  # bytes
-_LONGEST_STEM = 120  # characters; most file systems allow 255 bytes
+_LONGEST_STEM = 120  # characters
+_STEM_BYTES = 240  # which leaves room for a number and a suffix
 _BLOCK_BYTES = 1 << 20
 
 
@@ -118,7 +119,10 @@ def portable_stem(name: str) -> str:
 
     Windows also forbids names such as CON or LPT1, and a dot or space at the end.
     """
-    stem = _FORBIDDEN.sub("_", name.strip()).rstrip(". ")[:_LONGEST_STEM] or "_"
+    stem = _FORBIDDEN.sub("_", name.strip())[:_LONGEST_STEM]
+    while len(stem.encode("utf-8", "surrogatepass")) > _STEM_BYTES:
+        stem = stem[:-1]
+    stem = stem.rstrip(". ") or "_"
     return stem + "_" if _RESERVED.fullmatch(stem.partition(".")[0]) else stem
 
 

@@ -15,6 +15,11 @@ READ_DIFFERENTLY = "read_differently"
 CHANGES_KEY = "changes"
 """Key of a record: settings changed on resuming, and after which step. Ignored in comparisons."""
 
+BASE_PARTS_KEY = "base_parts"
+"""Key of a record: digest of a diffusers folder's weight files other than the UNet's first."""
+_ADDED_LATER = {BASE_PARTS_KEY}
+"""Keys that earlier versions did not write. Not compared with a record without them."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -65,7 +70,8 @@ def differences(
     """The entries that differ, sorted by key; entries of nested mappings are named ``key.entry``."""
     wanted = json.loads(json.dumps(wanted))  # tuples become lists, as in the file
     differing: list[Difference] = []
-    for key in sorted((set(found) | set(wanted)) - {"step", CHANGES_KEY, *may_differ}):
+    unknown = _ADDED_LATER - set(found)
+    for key in sorted((set(found) | set(wanted)) - {"step", CHANGES_KEY, *may_differ, *unknown}):
         old, new = found.get(key), wanted.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             differing += [replace(one, key=f"{key}.{one.key}") for one in differences(old, new)]

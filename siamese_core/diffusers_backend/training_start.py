@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from ..architecture import HintBlock
 from ..errors import CheckpointError
 from ..files import file_digest
+from ..resume_check import BASE_PARTS_KEY
 from ..weights.diffusers_folder import read_model, weight_files
 from ..weights.model_file import KIND_NAMES, load_model
 from .base_model import Base, BaseError, TrainedModelError, base_from_file, load_base, local_base
@@ -21,8 +23,9 @@ from .whole_model import on_base
 class Start:
     """The base and the ControlNet of a trained model, or None for a ControlNet initialised from the base.
 
-    ``record`` goes into the run's record: the digest of the base's weights and, for a trained model, the
-    digest of its file (``init``) and the id of the run that trained it (``parent``).
+    ``record`` goes into the run's record: the digests of the base's weights (``base`` and, for a diffusers
+    folder, ``base_parts``) and, for a trained model, the digest of its file (``init``) and the id of the run
+    that trained it (``parent``).
     """
 
     base: Base
@@ -42,7 +45,7 @@ def read_start(base: Path | None, trained: Path | None, hint_block: HintBlock) -
             raise BaseError("--base is needed")
         path = local_base(base)
         try:
-            return Start(load_base(path), None, {"base": _digest(path)})
+            return Start(load_base(path), None, _digests(path))
         except TrainedModelError as error:
             raise BaseError(
                 f"{error}; to begin another run from it, use --init in place of --base"
@@ -62,7 +65,7 @@ def read_start(base: Path | None, trained: Path | None, hint_block: HintBlock) -
         except CheckpointError as error:
             raise BaseError(f"{trained} on {path}: {error}") from error
         tokenizer = path / "tokenizer" if path.is_dir() else None
-        record["base"] = _digest(path)
+        record |= _digests(path)
     else:
         raise BaseError(
             f"{trained}: this file is {KIND_NAMES[model.kind]}; --init takes a whole model or an adapter"
@@ -76,6 +79,14 @@ def read_start(base: Path | None, trained: Path | None, hint_block: HintBlock) -
         raise BaseError(f"{trained}: {error}") from error
 
 
-def _digest(path: Path) -> str:
-    """Digest of a base: of its file, or of the first UNet weight file in a diffusers folder."""
-    return file_digest(path if path.is_file() else weight_files(path / "unet")[0])
+def _digests(path: Path) -> dict[str, str]:
+    """Digests of a base: ``base``, of its file, or of the first UNet weight file in a diffusers folder.
+
+    ``base_parts``, for a folder only: of the other weight files that are read from it.
+    """
+    if path.is_file():
+        return {"base": file_digest(path)}
+    first, *shards = weight_files(path / "unet")
+    others = [*shards, *weight_files(path / "vae"), *weight_files(path / "text_encoder", "model")]
+    parts = "".join(map(file_digest, others))
+    return {"base": file_digest(first), BASE_PARTS_KEY: hashlib.sha256(parts.encode()).hexdigest()}

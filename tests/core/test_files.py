@@ -14,6 +14,7 @@ from siamese_core.files import (
     contained_path,
     file_digest,
     natural_key,
+    portable_stem,
     whole_folder,
     write_bytes_atomic,
     write_text_atomic,
@@ -32,6 +33,14 @@ def test_text_is_written_as_utf8_with_plain_newlines(tmp_path: Path) -> None:
     target = tmp_path / "note.txt"
     write_text_atomic(target, "Größe\nzwei\n")
     assert target.read_bytes() == "Größe\nzwei\n".encode()
+
+
+@pytest.mark.parametrize("letter", ["a", "ß", "細", "🔬"])
+def test_a_long_name_becomes_a_stem_that_a_file_system_takes(tmp_path: Path, letter: str) -> None:
+    stem = portable_stem(300 * letter)
+    (tmp_path / f"{stem}.safetensors").touch()
+    assert len(stem) >= 60
+    assert portable_stem(119 * "a" + ". b") == 119 * "a"
 
 
 def test_a_failed_block_keeps_the_old_content_and_removes_the_temporary_file(tmp_path: Path) -> None:

@@ -22,6 +22,12 @@ def test_every_entry_that_differs_is_told_with_both_values() -> None:
     ]
 
 
+def test_a_key_that_earlier_versions_did_not_write_is_compared_only_where_it_was_written() -> None:
+    assert differences({"base": "a"}, {"base": "a", "base_parts": "b"}) == []
+    assert differences({"base_parts": "a"}, {"base_parts": "b"}) == [Difference("base_parts", "a", "b")]
+    assert differences({"base_parts": "a"}, {}) == [Difference("base_parts", "a", None)]
+
+
 def test_of_mappings_the_entries_are_told() -> None:
     found = {"drawn": {"rotate": 20.0, "flip": "both"}, "other": {"a": 1}}
     wanted = {"drawn": {"rotate": 33.0, "flip": "both"}, "other": None}
