@@ -29,9 +29,9 @@ class ApplySiameseAdapter(io.ComfyNode):
             node_id="SiameseApplyAdapter",
             display_name="Apply Siamese Adapter",
             category="Siamese-Diffusion",
-            description="Put what Siamese training changes, the ControlNet and the UNet's decoder, onto a "
-            "Stable Diffusion checkpoint. Goes before LoRAs. A file with a ControlNet alone leaves the model "
-            "as it is.",
+            description="Apply the parts that Siamese training changes (the ControlNet and the UNet's "
+            "decoder) to a Stable Diffusion checkpoint. Place it before LoRAs. If the file has only a "
+            "ControlNet, the model is unchanged.",
             inputs=[
                 io.Model.Input("model", tooltip="The checkpoint that the adapter was trained on."),
                 io.Combo.Input(
@@ -45,11 +45,11 @@ class ApplySiameseAdapter(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How much of the tuned decoder replaces the model's own: 1 all of it, 0 nothing.",
+                    tooltip="How far the fine-tuned decoder replaces the model's own: 1 fully, 0 not at all.",
                 ),
             ],
             outputs=[
-                io.Model.Output(tooltip="The model with the tuned decoder."),
+                io.Model.Output(tooltip="The model with the fine-tuned decoder."),
                 io.ControlNet.Output(tooltip="The ControlNet that reads masks."),
                 io.String.Output(id="note", display_name="note", tooltip="What was applied."),
             ],

@@ -55,31 +55,32 @@ class GenerateDataset(io.ComfyNode):
             node_id="SiameseGenerateDataset",
             display_name="Generate Dataset",
             category="Siamese-Diffusion",
-            description="Generate a labelled pair for every mask of a folder, or for many random masks drawn "
-            "after them, straight to the disk. Memory does not grow with their number. A run that was "
-            "stopped is resumed when it is queued again.",
+            description="Generate a labelled pair for every mask of a folder, or for many random variants "
+            "of those masks, and write it straight to disk. Memory use does not grow with the number of "
+            "pairs. A stopped run resumes when it is queued again.",
             inputs=[
                 *network_inputs(),
                 io.String.Input(
                     "masks",
                     default=EXAMPLES,
-                    tooltip="Folder of masks below ComfyUI's input folder; a masks/ folder inside it is used "
-                    f"when there is one. Elsewhere only below the folders in the variable {ROOTS_VARIABLE}.",
+                    tooltip="Folder of masks inside ComfyUI's input folder; if it contains masks/, that is "
+                    "used. Folders elsewhere are allowed only inside those listed in the environment "
+                    f"variable {ROOTS_VARIABLE}.",
                 ),
                 io.String.Input(
                     "folder",
                     default="siamese_dataset",
-                    tooltip="Folder of the dataset, below ComfyUI's output folder; new, or that of a run "
-                    "with these settings, which is then resumed.",
+                    tooltip="Folder for the dataset, inside ComfyUI's output folder. A new folder, or that "
+                    "of a run with the same settings, which is then resumed.",
                 ),
                 io.Combo.Input(
                     "format",
                     options=list(FORMATS),
                     default="pairs",
-                    tooltip="Layout of the dataset: pairs is what Train Siamese and training.train read.",
+                    tooltip="Layout of the dataset; Train Siamese and training.train read pairs.",
                 ),
                 io.Int.Input(
-                    "per_mask", default=1, min=1, max=1_000_000, tooltip="Pairs made of each mask file."
+                    "per_mask", default=1, min=1, max=1_000_000, tooltip="Pairs generated per mask file."
                 ),
                 io.Int.Input(
                     "seed",
@@ -87,7 +88,7 @@ class GenerateDataset(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,  # resuming a dataset requires the same seed
-                    tooltip="Seed of the first sample; those of the others follow from it.",
+                    tooltip="Seed of the first sample; the others' seeds are derived from it.",
                 ),
                 *sampling_inputs(),
                 io.Int.Input(
@@ -95,14 +96,14 @@ class GenerateDataset(io.ComfyNode):
                     default=4,
                     min=1,
                     max=256,
-                    tooltip="Samples computed at once. It is halved by itself when memory runs out.",
+                    tooltip="Samples computed at once. Halved automatically when memory runs out.",
                 ),
                 io.Int.Input(
                     "chunk_size",
                     default=64,
                     min=1,
                     max=100_000,
-                    tooltip="Pairs that are listed together; of WebDataset, pairs in a file.",
+                    tooltip="Pairs recorded together; with WebDataset, pairs per file.",
                 ),
                 io.Int.Input(
                     "width",
@@ -110,7 +111,7 @@ class GenerateDataset(io.ComfyNode):
                     min=0,
                     max=4096,
                     step=64,
-                    tooltip="Width in pixels, a multiple of 64; 0 is the size that the model was trained at.",
+                    tooltip="Width in pixels, a multiple of 64; 0: the size the model was trained at.",
                 ),
                 io.Int.Input(
                     "height",
@@ -118,39 +119,42 @@ class GenerateDataset(io.ComfyNode):
                     min=0,
                     max=4096,
                     step=64,
-                    tooltip="Height in pixels, a multiple of 64; 0 as for width.",
+                    tooltip="Height in pixels, a multiple of 64; 0 works as for width.",
                 ),
                 io.Combo.Input(
                     "resize_mode",
                     options=list(get_args(ResizeMode)),
                     default="stretch",
-                    tooltip="How masks are brought to that size: stretch ignores the aspect ratio (the "
-                    "paper's way), crop cuts the centre, pad adds background.",
+                    tooltip="How masks are resized: stretch ignores the aspect ratio (as in the paper), "
+                    "crop keeps the centre, pad adds background.",
                 ),
                 *foreground_inputs(),
                 TRANSFORM.Input(
                     "transform",
                     optional=True,
-                    tooltip="From Random Mask Transform: every mask is drawn anew within its limits.",
+                    tooltip="From Random Mask Transform: generate for random variants of the masks, within "
+                    "its limits.",
                 ),
                 io.String.Input(
                     "prompt",
                     optional=True,
                     default="",
                     multiline=True,
-                    tooltip="The prompt of the images, for the lists; empty, that of the CLIP Text Encode "
-                    "behind positive.",
+                    tooltip="The prompt recorded in the dataset; if empty, that of the CLIP Text Encode "
+                    "node connected to positive.",
                 ),
                 io.Boolean.Input(
                     "invert",
                     default=False,
                     optional=True,
-                    tooltip="Swap foreground and background of the files.",
+                    tooltip="Swap foreground and background of the mask files.",
                 ),
                 *background_inputs(),
             ],
             outputs=[
-                io.String.Output(id="saved_to", display_name="saved_to", tooltip="The folder written."),
+                io.String.Output(
+                    id="saved_to", display_name="saved_to", tooltip="The folder that was written."
+                ),
                 io.Image.Output(id="sheet", display_name="sheet", tooltip="The latest pairs, as one image."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],

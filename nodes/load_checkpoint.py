@@ -35,17 +35,17 @@ class LoadSiameseCheckpoint(io.ComfyNode):
             node_id="SiameseLoadCheckpoint",
             display_name="Load Siamese Checkpoint",
             category="Siamese-Diffusion",
-            description="Load a whole Siamese-Diffusion model: UNet, text encoder, VAE and the ControlNet "
-            "that reads masks. The bundled one generates 128 x 128 microscopy images of nuclei and needs no "
-            "download. A base to train on has no ControlNet.",
+            description="Load a full Siamese-Diffusion model: UNet, text encoder, VAE and the ControlNet "
+            "that reads masks. The bundled model generates 128 x 128 microscopy images of nuclei and needs "
+            "no download. A base model to train on has no ControlNet.",
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=_choices(),
                     default=next(iter(BUNDLED)),
-                    tooltip="A full model written by Train Siamese, by training.train or by the paper's "
-                    "authors' code, or a base, from models/checkpoints; or one of the small ones that come "
-                    "with the pack.",
+                    tooltip="A model file in models/checkpoints: a full model written by Train Siamese, "
+                    "training.train or the paper authors' code, or a base model. Or one of the small models "
+                    "bundled with the pack.",
                 ),
                 io.Int.Input(
                     "heads",
@@ -53,15 +53,15 @@ class LoadSiameseCheckpoint(io.ComfyNode):
                     min=0,
                     max=64,
                     optional=True,
-                    tooltip="Attention heads of a file that does not record them, such as the authors'. 0: "
-                    "what it records, else Stable Diffusion's own number.",
+                    tooltip="Number of attention heads, for files that do not record it, such as the "
+                    "authors'. 0: the recorded number, or Stable Diffusion's if none is recorded.",
                 ),
             ],
             outputs=[
-                io.Model.Output(tooltip="The UNet with the decoder that training has tuned."),
+                io.Model.Output(tooltip="The UNet with the fine-tuned decoder."),
                 io.Clip.Output(tooltip="The text encoder."),
                 io.Vae.Output(tooltip="The VAE."),
-                io.ControlNet.Output(tooltip="The ControlNet that reads masks; nothing of a base."),
+                io.ControlNet.Output(tooltip="The ControlNet that reads masks; empty for a base model."),
             ],
         )
         return searchable(schema, ("checkpoint", "load model"), rare=("heads",))

@@ -37,26 +37,31 @@ class LoadMasks(io.ComfyNode):
             node_id="SiameseLoadMasks",
             display_name="Load Masks",
             category="Siamese-Diffusion",
-            description="Read the mask files of a folder, in natural order, as one batch of equal size. "
-            "Reads again when the folder changes.",
+            description="Load the mask files of a folder as one batch of equal size, in natural order. "
+            "Reloads when the folder changes.",
             inputs=[
                 io.String.Input(
                     "folder",
                     default=EXAMPLES,
-                    tooltip="Folder below ComfyUI's input folder; a masks/ folder inside it is used when "
-                    f"there is one. Elsewhere only below the folders in the variable {ROOTS_VARIABLE}.",
+                    tooltip="Folder inside ComfyUI's input folder; if it contains masks/, that is used. "
+                    "Folders elsewhere are allowed only inside those listed in the environment variable "
+                    f"{ROOTS_VARIABLE}.",
                 ),
-                io.Int.Input("start", default=0, min=0, max=10_000_000, tooltip="Masks to skip first."),
+                io.Int.Input("start", default=0, min=0, max=10_000_000, tooltip="Number of masks to skip."),
                 io.Int.Input(
-                    "count", default=0, min=0, max=10_000_000, tooltip="Masks to read; 0 reads all the rest."
+                    "count",
+                    default=0,
+                    min=0,
+                    max=10_000_000,
+                    tooltip="Number of masks to load; 0 loads all remaining ones.",
                 ),
                 io.Int.Input(
                     "threshold",
                     default=127,
                     min=0,
                     max=254,
-                    tooltip="A pixel is foreground above this value (0..255). Files that hold only 0 and 1 "
-                    "are understood too. 0 takes every class of a label map.",
+                    tooltip="Pixels above this value (0..255) are foreground. Files that contain only 0 and "
+                    "1 are recognised too. 0 makes every class of a label map foreground.",
                 ),
                 io.Int.Input(
                     "width",
@@ -64,8 +69,8 @@ class LoadMasks(io.ComfyNode):
                     min=0,
                     max=4096,
                     step=64,
-                    tooltip="Width in pixels, a multiple of 64. 0 is the size that the connected model was "
-                    "trained at; without a model it keeps the files' own.",
+                    tooltip="Width in pixels, a multiple of 64. 0: the size the connected model was trained "
+                    "at, or the files' own size if no model is connected.",
                 ),
                 io.Int.Input(
                     "height",
@@ -73,13 +78,13 @@ class LoadMasks(io.ComfyNode):
                     min=0,
                     max=4096,
                     step=64,
-                    tooltip="Height in pixels, a multiple of 64; 0 as for width.",
+                    tooltip="Height in pixels, a multiple of 64; 0 works as for width.",
                 ),
                 io.Combo.Input(
                     "resize_mode",
                     options=list(get_args(ResizeMode)),
                     default="stretch",
-                    tooltip="stretch ignores the aspect ratio (the paper's way), crop cuts the centre, pad "
+                    tooltip="stretch ignores the aspect ratio (as in the paper), crop keeps the centre, pad "
                     "adds background.",
                 ),
                 io.Boolean.Input("invert", default=False, tooltip="Swap foreground and background."),
@@ -88,18 +93,18 @@ class LoadMasks(io.ComfyNode):
                     default=0,
                     min=0,
                     max=65535,
-                    tooltip="The class of a label map that counts as foreground; 0 goes by the threshold.",
+                    tooltip="The class of a label map that counts as foreground; 0 uses the threshold.",
                 ),
                 io.Model.Input(
-                    "model", optional=True, tooltip="The model whose size a width or height of 0 stands for."
+                    "model", optional=True, tooltip="A width or height of 0 means this model's training size."
                 ),
             ],
             outputs=[
                 io.Mask.Output(tooltip="The masks, strictly 0 or 1."),
                 io.String.Output(
-                    id="names", display_name="names", tooltip="Names without extension, one a line."
+                    id="names", display_name="names", tooltip="File names without extension, one per line."
                 ),
-                io.Int.Output(id="total", display_name="total", tooltip="Masks in the folder."),
+                io.Int.Output(id="total", display_name="total", tooltip="Number of masks in the folder."),
             ],
         )
         return searchable(schema, ("load mask", "folder", "directory", "batch"), rare=("threshold", "label"))

@@ -22,13 +22,15 @@ class PreviewPairs(io.ComfyNode):
             node_id="SiamesePreviewPairs",
             display_name="Preview Pairs",
             category="Siamese-Diffusion",
-            description="Show images with the outlines of their masks, as one sheet.",
+            description="Show images with their mask outlines on one sheet.",
             inputs=[
                 io.Image.Input("images", tooltip="The synthetic images."),
-                io.Mask.Input("masks", tooltip="Their masks, as many and of the same size."),
-                io.Int.Input("columns", default=4, min=1, max=32, tooltip="Pairs in a row."),
+                io.Mask.Input("masks", tooltip="Their masks, one per image and of the same size."),
+                io.Int.Input("columns", default=4, min=1, max=32, tooltip="Pairs per row."),
                 io.Boolean.Input(
-                    "outline", default=True, tooltip="Draw the mask's outline; without it masks lie below."
+                    "outline",
+                    default=True,
+                    tooltip="Draw mask outlines; if off, the masks are shown below the images.",
                 ),
             ],
             outputs=[io.Image.Output(id="sheet", display_name="sheet", tooltip="The sheet, as one image.")],

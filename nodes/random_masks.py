@@ -37,17 +37,19 @@ class RandomMaskTransform(io.ComfyNode):
             node_id="SiameseRandomMaskTransform",
             display_name="Random Mask Transform",
             category="Siamese-Diffusion",
-            description="Make new masks from masks by scaling, moving, turning and bending them. Each result "
-            "depends on the seed, its mask and its number alone, and meets the limits below.",
+            description="Make new masks by randomly scaling, moving, rotating and bending existing ones. "
+            "Each result depends only on the seed, its source mask and its index, and respects the limits "
+            "below.",
             inputs=[
                 io.Mask.Input("masks", tooltip="The masks to start from."),
-                io.Int.Input("variants", default=4, min=1, max=10_000, tooltip="New masks for each mask."),
+                io.Int.Input("variants", default=4, min=1, max=10_000, tooltip="New masks per mask."),
                 io.Int.Input(
                     "total",
                     default=0,
                     min=0,
                     max=1_000_000,
-                    tooltip="Exactly this many new masks altogether, spread evenly; 0 goes by variants.",
+                    tooltip="Total number of new masks, spread evenly over the source masks; 0 uses "
+                    "variants instead.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -55,74 +57,96 @@ class RandomMaskTransform(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Seed of all transforms.",
+                    tooltip="Seed of all random transforms.",
                 ),
-                _number("scale_min", _DEFAULTS.scale[0], 0.1, 10, "Least magnification."),
-                _number("scale_max", _DEFAULTS.scale[1], 0.1, 10, "Most magnification."),
-                _number("translate", _DEFAULTS.translate, 0, 1, "Farthest move, as a fraction of the side."),
-                _number("rotate", _DEFAULTS.rotate, 0, 180, "Largest turn either way, in degrees.", 1.0),
-                io.Combo.Input(
-                    "flip", options=list(FLIPS), default=_DEFAULTS.flip, tooltip="Mirrorings that may happen."
+                _number("scale_min", _DEFAULTS.scale[0], 0.1, 10, "Minimum scale factor."),
+                _number("scale_max", _DEFAULTS.scale[1], 0.1, 10, "Maximum scale factor."),
+                _number("translate", _DEFAULTS.translate, 0, 1, "Maximum shift, as a fraction of the side."),
+                _number(
+                    "rotate",
+                    _DEFAULTS.rotate,
+                    0,
+                    180,
+                    "Maximum rotation in either direction, in degrees.",
+                    1.0,
                 ),
-                _number("shear", _DEFAULTS.shear, 0, 60, "Largest slant either way, in degrees.", 1.0),
+                io.Combo.Input("flip", options=list(FLIPS), default=_DEFAULTS.flip, tooltip="Allowed flips."),
+                _number(
+                    "shear", _DEFAULTS.shear, 0, 60, "Maximum shear in either direction, in degrees.", 1.0
+                ),
                 _number(
                     "elastic",
                     _DEFAULTS.elastic,
                     0,
                     0.12,
-                    "Bending: the farthest a point moves, as a fraction of the shorter side.",
+                    "Elastic deformation: maximum displacement of a point, as a fraction of the shorter "
+                    "side.",
                 ),
                 io.Int.Input(
                     "morph",
                     default=_DEFAULTS.morph,
                     min=0,
                     max=64,
-                    tooltip="Pixels by which shapes may grow or shrink at most.",
+                    tooltip="Maximum number of pixels by which shapes grow or shrink.",
                 ),
                 _number(
                     "area_min",
                     _DEFAULTS.area[0],
                     0,
                     1,
-                    "Least foreground, as a fraction of the frame.",
+                    "Minimum foreground area, as a fraction of the frame.",
                     0.001,
                 ),
                 _number(
-                    "area_max", _DEFAULTS.area[1], 0, 1, "Most foreground, as a fraction of the frame.", 0.001
+                    "area_max",
+                    _DEFAULTS.area[1],
+                    0,
+                    1,
+                    "Maximum foreground area, as a fraction of the frame.",
+                    0.001,
                 ),
                 io.Boolean.Input(
                     "inside",
                     default=_DEFAULTS.inside,
-                    tooltip="Whether shapes must stay whole and off the border of the frame.",
+                    tooltip="Require shapes to stay whole and not touch the border of the frame.",
                 ),
                 io.Int.Input(
-                    "components_min", default=0, min=0, max=10_000, tooltip="Fewest objects; 0 is no limit."
+                    "components_min",
+                    default=0,
+                    min=0,
+                    max=10_000,
+                    tooltip="Minimum number of objects; 0 means no limit.",
                 ),
                 io.Int.Input(
-                    "components_max", default=0, min=0, max=10_000, tooltip="Most objects; 0 is no limit."
+                    "components_max",
+                    default=0,
+                    min=0,
+                    max=10_000,
+                    tooltip="Maximum number of objects; 0 means no limit.",
                 ),
                 io.Int.Input(
                     "attempts",
                     default=_DEFAULTS.attempts,
                     min=1,
                     max=10_000,
-                    tooltip="Draws per mask before giving up on the limits.",
+                    tooltip="Attempts per mask to meet the limits before giving up.",
                 ),
                 io.Mask.Input(
                     "union",
                     optional=True,
-                    tooltip="Second masks, transformed by themselves and added; taken in turn.",
+                    tooltip="A second set of masks, used in turn; each is transformed independently and "
+                    "added to the result.",
                 ),
                 io.String.Input(
                     "names",
                     optional=True,
                     force_input=True,
-                    tooltip="Names of the masks, one a line; the results get _0, _1 and so on.",
+                    tooltip="Names of the masks, one per line; the results get the suffix _0, _1 and so on.",
                 ),
             ],
             outputs=[
                 io.Mask.Output(tooltip="The new masks, strictly 0 or 1."),
-                io.String.Output(id="new_names", display_name="names", tooltip="Their names, one a line."),
+                io.String.Output(id="new_names", display_name="names", tooltip="Their names, one per line."),
                 TRANSFORM.Output(
                     id="transform",
                     display_name="transform",

@@ -40,18 +40,18 @@ class MaskDiffusionSampler(io.ComfyNode):
             node_id="SiameseMaskDiffusionSampler",
             display_name="Mask-Diffusion Sampler",
             category="Siamese-Diffusion",
-            description="Generate one image for every mask. The image has the mask's size. Sample i depends "
-            "on the seed and i alone, not on the batch it is computed in.",
+            description="Generate one image per mask, at the mask's size. Sample i depends only on the seed "
+            "and i, not on the batch it is computed in.",
             inputs=[
                 *network_inputs(),
-                io.Mask.Input("mask", tooltip="A batch of masks; white is the lesion."),
+                io.Mask.Input("mask", tooltip="A batch of masks; white marks the lesion."),
                 io.Int.Input(
                     "seed",
                     default=42,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Seed of the first sample; those of the others follow from it.",
+                    tooltip="Seed of the first sample; the others' seeds are derived from it.",
                 ),
                 *sampling_inputs(),
                 io.Int.Input(
@@ -59,14 +59,14 @@ class MaskDiffusionSampler(io.ComfyNode):
                     default=4,
                     min=1,
                     max=256,
-                    tooltip="Samples computed at once: more is faster and takes more memory. With ddim and "
-                    "other samplers without noise of their own, the images stay the same within rounding.",
+                    tooltip="Samples computed at once; more is faster and needs more memory. With ddim and "
+                    "other samplers that add no noise, the images are the same up to rounding.",
                 ),
                 *background_inputs(),
             ],
             outputs=[
                 io.Image.Output(tooltip="The synthetic images."),
-                io.Mask.Output(tooltip="The masks that were used, strictly 0 or 1."),
+                io.Mask.Output(tooltip="The masks used, strictly 0 or 1."),
                 io.Latent.Output(tooltip="The images' latents."),
             ],
         )

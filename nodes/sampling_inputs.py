@@ -13,8 +13,10 @@ def network_inputs() -> list[io.Input]:
     return [
         io.Model.Input("model", tooltip="From Load Siamese Checkpoint or Apply Siamese Adapter."),
         io.ControlNet.Input("control_net", tooltip="The ControlNet of the same training run."),
-        io.Conditioning.Input("positive", tooltip="What the images show."),
-        io.Conditioning.Input("negative", tooltip="What they do not show; mostly an empty prompt."),
+        io.Conditioning.Input("positive", tooltip="What the images should show."),
+        io.Conditioning.Input(
+            "negative", tooltip="What the images should not show; usually an empty prompt."
+        ),
         io.Vae.Input("vae", tooltip="Decodes the latents."),
     ]
 
@@ -26,7 +28,7 @@ def sampling_inputs() -> list[io.Input]:
             default=50,
             min=1,
             max=999,
-            tooltip="Sampling steps; the paper's 50 of ddim, 15 of dpmpp_2m with karras.",
+            tooltip="Sampling steps: 50 for ddim (as in the paper), 15 for dpmpp_2m with karras.",
         ),
         io.Float.Input(
             "cfg",
@@ -34,22 +36,23 @@ def sampling_inputs() -> list[io.Input]:
             min=0.0,
             max=30.0,
             step=0.1,
-            tooltip="Guidance scale; 0 is the model's own: what its file records, else the paper's 9 for "
-            "Stable Diffusion 1.5 and 3 for small models.",
+            tooltip="Guidance scale. 0: the value recorded in the model file, otherwise 9 for Stable "
+            "Diffusion 1.5 (as in the paper) and 3 for small models.",
         ),
         io.Combo.Input(
             "sampler_name",
             options=list(comfy.samplers.KSampler.SAMPLERS),
             default="ddim",
-            tooltip="The paper's ddim. On the bundled model 15 steps of dpmpp_2m with karras differ from the "
-            "exact images by 1.1 of 255 (50 of ddim by 0.3), in a third of the time. Ancestral and SDE "
-            "samplers draw noise for a batch as a whole, so that their samples do depend on the batch.",
+            tooltip="The paper uses ddim. With the bundled model, 15 steps of dpmpp_2m with karras take a "
+            "third of the time and differ from the exact images by 1.1 of 255 (50 steps of ddim: 0.3). "
+            "Ancestral and SDE samplers draw noise for the whole batch, so their samples depend on the "
+            "batch.",
         ),
         io.Combo.Input(
             "scheduler",
             options=list(comfy.samplers.KSampler.SCHEDULERS),
             default="ddim_uniform",
-            tooltip="The paper's ddim_uniform; karras for dpmpp_2m.",
+            tooltip="ddim_uniform for ddim (as in the paper), karras for dpmpp_2m.",
         ),
         io.Float.Input(
             "strength",
@@ -57,7 +60,7 @@ def sampling_inputs() -> list[io.Input]:
             min=0.0,
             max=10.0,
             step=0.01,
-            tooltip="Weight of the mask's control; the paper's 1.",
+            tooltip="Strength of the mask's control; the paper uses 1.",
         ),
     ]
 
@@ -70,7 +73,7 @@ def foreground_inputs(optional: bool = False) -> list[io.Input]:
             default=127,
             min=0,
             max=254,
-            tooltip="A pixel of a mask file is foreground above this value (0..255).",
+            tooltip="Pixels of a mask file above this value (0..255) are foreground.",
         ),
         io.Int.Input(
             "label",
@@ -78,7 +81,7 @@ def foreground_inputs(optional: bool = False) -> list[io.Input]:
             default=0,
             min=0,
             max=65535,
-            tooltip="The class of a label map that counts as foreground; 0 goes by the threshold.",
+            tooltip="The class of a label map that counts as foreground; 0 uses the threshold.",
         ),
     ]
 
@@ -88,15 +91,15 @@ def background_inputs() -> list[io.Input]:
         io.Image.Input(
             "background",
             optional=True,
-            tooltip="Real frames without a finding, one or a batch. Every image is generated into one of "
-            "them, drawn by the seed, and is that frame outside of its mask and the blend.",
+            tooltip="Real frames without a finding, one or a batch. Each image is generated into one of "
+            "them, chosen by the seed; outside the mask and the blend it equals that frame.",
         ),
         io.String.Input(
             "background_folder",
             optional=True,
             default="",
-            tooltip="A folder of such frames below ComfyUI's input folder, in place of background. Elsewhere "
-            f"only below the folders in the variable {ROOTS_VARIABLE}.",
+            tooltip="A folder of such frames inside ComfyUI's input folder, instead of background. Folders "
+            f"elsewhere are allowed only inside those listed in the environment variable {ROOTS_VARIABLE}.",
         ),
         io.Int.Input(
             "blend",
@@ -104,6 +107,7 @@ def background_inputs() -> list[io.Input]:
             default=DEFAULT_BLEND,
             min=0,
             max=MOST_BLEND,
-            tooltip="Pixels around the mask over which the generated image passes into the frame.",
+            tooltip="Width in pixels of the rim around the mask where the generated image blends into the "
+            "frame.",
         ),
     ]

@@ -28,38 +28,42 @@ class SavePairs(io.ComfyNode):
             node_id="SiameseSavePairs",
             display_name="Save Pairs",
             category="Siamese-Diffusion",
-            description="Write images and masks as a labelled dataset: images/, masks/, prompt.json and "
-            "manifest.jsonl in a folder below ComfyUI's output folder. training.train reads it as it is.",
+            description="Save images and masks as a labelled dataset: images/, masks/, prompt.json and "
+            "manifest.jsonl in a folder inside ComfyUI's output folder. training.train can read it directly.",
             inputs=[
                 io.Image.Input("images", tooltip="The synthetic images."),
-                io.Mask.Input("masks", tooltip="Their masks, as many and of the same size."),
+                io.Mask.Input("masks", tooltip="Their masks, one per image and of the same size."),
                 io.String.Input(
-                    "folder", default="siamese_pairs", tooltip="Folder below ComfyUI's output folder."
+                    "folder", default="siamese_pairs", tooltip="Folder inside ComfyUI's output folder."
                 ),
                 io.Combo.Input(
                     "if_exists",
                     options=list(get_args(IfExists)),
                     default="number",
-                    tooltip="When a pair of that name is there: give the new one a number, skip the new "
-                    "one, or overwrite the old one.",
+                    tooltip="If a pair with that name exists: give the new one a number, skip the new one, "
+                    "or overwrite the old one.",
                 ),
                 io.String.Input(
                     "names",
                     optional=True,
                     force_input=True,
-                    tooltip="Names of the pairs, one a line, as Load Masks and Random Mask Transform give "
-                    "them. Without, pairs are called pair_00000 and so on.",
+                    tooltip="Names of the pairs, one per line, from Load Masks or Random Mask Transform. If "
+                    "not connected, pairs are named pair_00000 and so on.",
                 ),
                 io.String.Input(
                     "prompt",
                     optional=True,
                     default="",
                     multiline=True,
-                    tooltip="The prompt of the images, for prompt.json; empty, that of the CLIP Text Encode "
-                    "behind the images.",
+                    tooltip="The prompt written to prompt.json; if empty, that of the CLIP Text Encode node "
+                    "that the images come from.",
                 ),
             ],
-            outputs=[io.String.Output(id="saved_to", display_name="saved_to", tooltip="The folder written.")],
+            outputs=[
+                io.String.Output(
+                    id="saved_to", display_name="saved_to", tooltip="The folder that was written."
+                )
+            ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
         )

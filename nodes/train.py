@@ -50,36 +50,38 @@ class TrainSiamese(io.ComfyNode):
             node_id="SiameseTrain",
             display_name="Train Siamese",
             category="Siamese-Diffusion",
-            description="Train a ControlNet and the model's decoder on a folder of image and mask pairs, so "
-            "that the model makes an image for any mask. A training that was stopped, or killed, resumes "
-            "when it is queued again.",
+            description="Train a ControlNet and the model's decoder on a folder of image/mask pairs, so "
+            "that the model generates an image for any mask. A training run that was stopped or killed "
+            "resumes when it is queued again.",
             inputs=[
-                io.Model.Input("model", tooltip="A base: Stable Diffusion 1.x or 2.x, or a small one."),
-                io.Clip.Input("clip", tooltip="The base's text encoder."),
-                io.Vae.Input("vae", tooltip="The base's VAE."),
+                io.Model.Input("model", tooltip="A base model: Stable Diffusion 1.x or 2.x, or a small one."),
+                io.Clip.Input("clip", tooltip="The base model's text encoder."),
+                io.Vae.Input("vae", tooltip="The base model's VAE."),
                 io.String.Input(
                     "pairs",
                     default=SAMPLE_PAIRS,
-                    tooltip="Folder with images/ and masks/, or with a prompt.json, below ComfyUI's input "
-                    f"folder. Elsewhere only below the folders in the variable {ROOTS_VARIABLE}.",
+                    tooltip="Folder with images/ and masks/, or with a prompt.json, inside ComfyUI's input "
+                    "folder. Folders elsewhere are allowed only inside those listed in the environment "
+                    f"variable {ROOTS_VARIABLE}.",
                 ),
                 io.String.Input(
                     "prompt",
                     default="",
                     multiline=True,
-                    tooltip="The prompt of pairs that have none of their own, such as: a photo of polyps.",
+                    tooltip="The prompt for pairs that have none of their own, for example: a photo of "
+                    "polyps.",
                 ),
                 io.String.Input(
                     "name",
                     default="my_model",
-                    tooltip="Name of the training and of its model files.",
+                    tooltip="Name of the training run and its model files.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=3000,
                     min=1,
                     max=1_000_000,
-                    tooltip="Optimiser steps; the weight of the image grows to 1 over them.",
+                    tooltip="Optimiser steps; the image's weight grows to 1 over the run.",
                 ),
                 io.Int.Input(
                     "resolution",
@@ -87,17 +89,17 @@ class TrainSiamese(io.ComfyNode):
                     min=0,
                     max=2048,
                     step=_SIDE_STEP,
-                    tooltip="Side of the images in pixels, a multiple of 64; 0 is the model's own: 384 for "
-                    "Stable Diffusion, 128 for the bundled base.",
+                    tooltip="Image side in pixels, a multiple of 64; 0: the model's own, 384 for Stable "
+                    "Diffusion and 128 for the bundled base.",
                 ),
-                io.Int.Input("batch_size", default=6, min=1, max=1024, tooltip="Pairs a step."),
+                io.Int.Input("batch_size", default=6, min=1, max=1024, tooltip="Pairs per step."),
                 io.Int.Input(
                     "micro_batches",
                     default=1,
                     min=1,
                     max=1024,
-                    tooltip="Parts in which a batch is worked through: more take less memory. Doubled by "
-                    "itself when memory runs out.",
+                    tooltip="Number of parts in which a batch is processed; more parts need less memory. "
+                    "Doubled automatically when memory runs out.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -106,7 +108,8 @@ class TrainSiamese(io.ComfyNode):
                     max=1.0,
                     step=1e-6,
                     round=False,
-                    tooltip="AdamW's rate: the paper's 1e-5 for Stable Diffusion, 1e-4 for small bases.",
+                    tooltip="Learning rate of AdamW: 1e-5 for Stable Diffusion (as in the paper), 1e-4 for "
+                    "small bases.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -114,32 +117,33 @@ class TrainSiamese(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,  # resuming a run requires the same seed
-                    tooltip="Seed of the first weights, the order of the pairs and the noise.",
+                    tooltip="Seed of the initial weights, the order of the pairs and the noise.",
                 ),
                 io.Combo.Input(
                     "precision",
                     options=list(get_args(Precision)),
                     default="no",
-                    tooltip="Autocast of the step: no is float32. bf16 or fp16 are faster on a GPU.",
+                    tooltip="Autocast of the training step; no is float32. bf16 and fp16 are faster on a "
+                    "GPU.",
                 ),
                 io.Boolean.Input(
                     "gradient_checkpointing",
                     default=False,
-                    tooltip="Compute parts twice to need less memory: a third slower, a third of the memory.",
+                    tooltip="Save memory by recomputing activations: a third slower, a third of the memory.",
                 ),
                 io.Int.Input(
                     "save_every",
                     default=500,
                     min=1,
                     max=1_000_000,
-                    tooltip="Steps between checkpoints, from which a killed training resumes.",
+                    tooltip="Steps between checkpoints. A killed run resumes from the newest one.",
                 ),
                 io.Int.Input(
                     "preview_every",
                     default=500,
                     min=0,
                     max=1_000_000,
-                    tooltip="Steps between preview sheets; 0 for none.",
+                    tooltip="Steps between preview sheets; 0: no previews.",
                 ),
                 io.Float.Input(
                     "preview_cfg",
@@ -147,27 +151,28 @@ class TrainSiamese(io.ComfyNode):
                     min=0.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="Guidance scale of the previews; 0 is the model's own: 9 for Stable Diffusion, 3 "
-                    "for small bases.",
+                    tooltip="Guidance scale of the previews; 0: the model's own, 9 for Stable Diffusion and "
+                    "3 for small bases.",
                 ),
                 io.Combo.Input(
                     "if_exists",
                     options=list(get_args(IfExists)),
                     default="resume",
-                    tooltip="When there is a training of that name: resume it, replace it by a new one, or "
+                    tooltip="If a run with that name exists: resume it, replace it with a new one, or "
                     "refuse.",
                 ),
                 io.Combo.Input(
                     "files",
                     options=list(get_args(Files)),
                     default="adapter",
-                    tooltip="What is written: the adapter to models/controlnet, and on request the whole "
-                    "model to models/checkpoints.",
+                    tooltip="What to write: the adapter to models/controlnet, and optionally the full model "
+                    "to models/checkpoints.",
                 ),
                 io.ControlNet.Input(
                     "control_net",
                     optional=True,
-                    tooltip="The ControlNet of a trained model, to train on from it and its decoder.",
+                    tooltip="The ControlNet of a trained model, to continue from its weights and its "
+                    "decoder.",
                 ),
                 io.Float.Input(
                     "ema_decay",
@@ -177,8 +182,8 @@ class TrainSiamese(io.ComfyNode):
                     max=0.99999,
                     step=0.0001,
                     round=False,
-                    tooltip="Decay of the moving average of the weights that is shown and written; 0 writes "
-                    "the weights themselves.",
+                    tooltip="Decay of the moving average of the weights, which is used for previews and "
+                    "written to the model file; 0 uses the weights themselves.",
                 ),
                 *foreground_inputs(optional=True),
             ],
@@ -193,7 +198,7 @@ class TrainSiamese(io.ComfyNode):
                 io.Image.Output(
                     id="samples",
                     display_name="samples",
-                    tooltip="What the trained model makes of a few masks, as one sheet.",
+                    tooltip="Images the trained model generates for a few masks, on one sheet.",
                 ),
                 io.Custom("LOSS_MAP").Output(
                     id="loss", display_name="loss", tooltip="The loss of every step, for Plot Loss Graph."
