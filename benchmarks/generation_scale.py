@@ -116,10 +116,14 @@ def write_share(folder: Path, count: int, threads: int) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
-    parser.add_argument("--few", type=int, default=500, help="pairs of the small set (default: 500)")
-    parser.add_argument("--many", type=int, default=10_000, help="pairs of the large one (default: 10000)")
-    parser.add_argument("--painted", type=int, default=32, help="pairs of the real model (default: 32)")
-    parser.add_argument("--count", type=int, help="make a dataset of this many here, and no more")
+    parser.add_argument("--few", type=int, default=500, help="pairs in the small set (default: 500)")
+    parser.add_argument("--many", type=int, default=10_000, help="pairs in the large set (default: 10000)")
+    parser.add_argument(
+        "--painted", type=int, default=32, help="pairs generated with the real model (default: 32)"
+    )
+    parser.add_argument(
+        "--count", type=int, help="generate one dataset of this many pairs in this process, then stop"
+    )
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         if args.count:

@@ -165,7 +165,7 @@ def as_text(result: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     parser.add_argument(
-        "--tiny", action="store_true", help="small networks, on the CPU where there is no card"
+        "--tiny", action="store_true", help="small networks; run on the CPU if there is no GPU"
     )
     parser.add_argument("--batch", type=int, default=4, help="images sampled at once")
     parser.add_argument("--side", type=int, default=384, help="side of the images in pixels")

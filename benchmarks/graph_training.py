@@ -180,9 +180,9 @@ def _post(url: str, content: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__, threads=1)
     parser.add_argument("--comfyui", type=Path, required=True, help="folder with ComfyUI's main.py")
-    parser.add_argument("--python", type=Path, required=True, help="interpreter that runs it")
-    parser.add_argument("--turns", type=int, default=9, help="turns of ten steps each")
-    parser.add_argument("--batch", type=int, default=4, help="pairs a step")
+    parser.add_argument("--python", type=Path, required=True, help="Python interpreter that runs ComfyUI")
+    parser.add_argument("--turns", type=int, default=9, help="number of turns, ten steps each")
+    parser.add_argument("--batch", type=int, default=4, help="pairs per step")
     args = parser.parse_args(arguments)
     steps = STEPS_A_TURN * (args.turns + 2)  # more than will be run
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:

@@ -255,18 +255,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--source", type=Path, required=True, help="a dataset that training.prepare reads")
-    parser.add_argument("--output", type=Path, required=True, help="folder for everything")
-    parser.add_argument("--unlabelled", type=Path, help="images for the base, instead of the pool's")
-    parser.add_argument("--base", type=Path, help="a base that is there already, instead of training one")
-    parser.add_argument("--pairs", type=int, nargs="+", default=[24], help="labels of a draw (default: 24)")
-    parser.add_argument("--draws", type=int, default=6, help="draws of each number (default: 6)")
-    parser.add_argument("--test-share", type=float, default=0.35, help="of the images (default: 0.35)")
+    parser.add_argument("--output", type=Path, required=True, help="folder for all results")
+    parser.add_argument("--unlabelled", type=Path, help="images to train the base on, instead of the pool's")
+    parser.add_argument("--base", type=Path, help="an existing base, instead of training one")
+    parser.add_argument(
+        "--pairs", type=int, nargs="+", default=[24], help="labelled pairs per draw (default: 24)"
+    )
+    parser.add_argument("--draws", type=int, default=6, help="draws for each number of pairs (default: 6)")
+    parser.add_argument(
+        "--test-share", type=float, default=0.35, help="share of the images used for testing (default: 0.35)"
+    )
     parser.add_argument("--prompt", help="prompt of every pair")
     parser.add_argument("--crop", type=int, help="cut tiles of this side, in pixels")
-    parser.add_argument("--modes", type=int, help="tell so many kinds of images apart by their colours")
-    parser.add_argument(
-        "--seed", type=int, default=42, help="seed of the division and the draws (default: 42)"
-    )
+    parser.add_argument("--modes", type=int, help="number of image kinds to distinguish by colour")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the split and the draws (default: 42)")
     parser.add_argument("--plan", type=Path, default=_PLAN, help="settings of all stages")
     return parser.parse_args(arguments)
 

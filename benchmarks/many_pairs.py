@@ -94,8 +94,8 @@ def _status(pid: int) -> dict[str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__, threads=1)
-    parser.add_argument("--few", type=int, default=1000, help="pairs of the one run")
-    parser.add_argument("--many", type=int, default=100_000, help="pairs of the other")
+    parser.add_argument("--few", type=int, default=1000, help="pairs in the small run")
+    parser.add_argument("--many", type=int, default=100_000, help="pairs in the large run")
     args = parser.parse_args(arguments)
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -259,16 +259,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--masks",
         type=Path,
         default=shipped.HELD_OUT,
-        help="real pairs: masks to sample for, images to compare with",
+        help="real pairs: masks to generate for, images to compare with",
     )
     parser.add_argument(
         "--train", type=Path, default=shipped.TRAIN, help="real pairs to train the judging network on"
     )
     parser.add_argument("--guidance", type=float, nargs="+", default=[3.0, 9.0], help="guidance scales")
-    parser.add_argument("--trajectories", type=int, default=8, help="masks whose exact images are made")
-    parser.add_argument("--images", type=int, default=200, help="images of each sampler, at least")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds of the comparison of speed")
-    parser.add_argument("--plot", type=Path, help="picture file for distance over speed")
+    parser.add_argument(
+        "--trajectories", type=int, default=8, help="number of masks for which exact images are computed"
+    )
+    parser.add_argument("--images", type=int, default=200, help="minimum number of images per sampler")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of the speed comparison")
+    parser.add_argument("--plot", type=Path, help="image file for the plot of distance against speed")
     args = parser.parse_args(arguments)
     prepare(args.threads)
     rows = compare(args.model, args.masks, args.train, args)

@@ -96,12 +96,16 @@ def _steps(sampler: Sampler, steps: int | None, published: int | None) -> tuple[
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
-    parser.add_argument("--width", type=int, default=128, help="channels of the first level")
-    parser.add_argument("--batch", type=int, default=4, help="masks")
-    parser.add_argument("--sampler", choices=DEFAULT_STEPS, default="ddim", help="ours; theirs is ddim")
-    parser.add_argument("--steps", type=int, help="of ours; default: 10 of ddim, 15 of dpmpp-2m")
+    parser.add_argument("--width", type=int, default=128, help="channels at the first level")
+    parser.add_argument("--batch", type=int, default=4, help="masks per batch")
     parser.add_argument(
-        "--published-steps", type=int, help="of theirs; default: as many as ours, or 50 beside dpmpp-2m"
+        "--sampler", choices=DEFAULT_STEPS, default="ddim", help="our sampler; the published one is ddim"
+    )
+    parser.add_argument("--steps", type=int, help="our sampling steps; default: 10 for ddim, 15 for dpmpp-2m")
+    parser.add_argument(
+        "--published-steps",
+        type=int,
+        help="the published sampler's steps; default: the same as ours, or 50 if ours is dpmpp-2m",
     )
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the comparison")
     args = parser.parse_args(arguments)

@@ -116,7 +116,7 @@ def step_bytes(
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--resolution", type=int, default=384, help="image side in pixels")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 3, 6], help="samples at a time")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 3, 6], help="samples per batch")
     args = parser.parse_args(arguments)
     prepare(args.threads)
     rows = []

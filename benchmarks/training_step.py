@@ -185,10 +185,14 @@ def rate_figures(
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     parser.add_argument(
-        "--widths", type=int, nargs="+", default=[96, 192], help="channels of the first level"
+        "--widths", type=int, nargs="+", default=[96, 192], help="channels at the first level"
     )
     parser.add_argument(
-        "--own-widths", type=int, nargs="*", default=[320], help="widths for ours alone, in time and rates"
+        "--own-widths",
+        type=int,
+        nargs="*",
+        default=[320],
+        help="widths at which only our implementation is timed",
     )
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the comparison")
     args = parser.parse_args(arguments)

@@ -60,13 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--base", type=Path, default=shipped.BASE, help="base model to train on")
     parser.add_argument("--pairs", type=Path, default=shipped.TRAIN, help="folder of pairs")
     parser.add_argument("--resolution", type=int, default=64, help="image side in pixels")
-    parser.add_argument("--steps", type=int, default=300, help="steps of each training")
-    parser.add_argument("--batch-size", type=int, default=4, help="pairs a step")
-    parser.add_argument("--learning-rate", type=float, default=1e-4, help="AdamW's rate")
+    parser.add_argument("--steps", type=int, default=300, help="training steps per run")
+    parser.add_argument("--batch-size", type=int, default=4, help="pairs per step")
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="AdamW's learning rate")
     parser.add_argument(
-        "--ways", nargs="+", choices=WAYS, help="which, the first to compare with; default: all"
+        "--ways",
+        nargs="+",
+        choices=WAYS,
+        help="which ways to compare; the first is the reference (default: all)",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each way")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds per way")
     args = parser.parse_args(arguments)
     ways = args.ways or [way for way in WAYS if "adamw8bit" not in WAYS[way] or find_spec("bitsandbytes")]
     common: list[object] = ["--sample-every", 0, "--save-every", args.steps]

@@ -90,11 +90,16 @@ class PublishedTrainer:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--pairs", type=Path, required=True, help="folder of pairs or prompt.json")
-    parser.add_argument("--count", type=int, default=100, help="how many of them")
-    parser.add_argument("--steps", type=int, default=3000, help="N, over which encoding is spread")
-    parser.add_argument("--width", type=int, default=96, help="channels of the UNet's first level")
+    parser.add_argument("--count", type=int, default=100, help="number of pairs to use")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=3000,
+        help="N, the number of steps over which the encoding time is spread",
+    )
+    parser.add_argument("--width", type=int, default=96, help="channels at the UNet's first level")
     parser.add_argument("--resolution", type=int, default=256, help="image side in pixels")
-    parser.add_argument("--batch-size", type=int, default=6, help="pairs a step")
+    parser.add_argument("--batch-size", type=int, default=6, help="pairs per step")
     parser.add_argument("--repeats", type=int, default=2, help="rounds of the comparison")
     args = parser.parse_args(arguments)
     prepare(args.threads)

@@ -235,13 +235,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("plan", type=Path, help="TOML file of variants")
     parser.add_argument("--pairs", type=Path, required=True, help="real training pairs")
     parser.add_argument(
-        "--test", nargs="+", default=[], metavar="[NAME=]DIR", help="real pairs that no variant sees"
+        "--test", nargs="+", default=[], metavar="[NAME=]DIR", help="real pairs that no variant is trained on"
     )
     parser.add_argument(
-        "--base", type=Path, required=True, help="of all variants: single file, diffusers folder or hub name"
+        "--base",
+        type=Path,
+        required=True,
+        help="base model of all variants: single file, diffusers folder or hub name",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for the results, new or empty")
-    parser.add_argument("--resume", action="store_true", help="continue the ablation in --output")
+    parser.add_argument("--resume", action="store_true", help="resume the ablation in --output")
     return parser.parse_args(arguments)
 
 

@@ -134,18 +134,20 @@ def parse(arguments: Sequence[str] | None) -> Any:
     parser = command_parser("convert", __doc__)
     parser.add_argument("source", type=Path, metavar="IN", help="file or diffusers folder")
     parser.add_argument(
-        "output", type=Path, metavar="OUT", help=".safetensors file, or folder of --to diffusers"
+        "output", type=Path, metavar="OUT", help=".safetensors file, or a folder with --to diffusers"
     )
     parser.add_argument("--to", choices=TARGETS, required=True, help="the layout to write")
     parser.add_argument(
-        "--base", type=Path, help="the rest of an adapter: file, diffusers folder or hub name"
+        "--base", type=Path, help="base model that completes an adapter: file, diffusers folder or hub name"
     )
-    parser.add_argument("--dtype", choices=tuple(_DTYPES), help="number format (default: as it is)")
-    parser.add_argument("--heads", type=int, help="attention heads where nothing records them (default: 8)")
+    parser.add_argument("--dtype", choices=tuple(_DTYPES), help="number format (default: unchanged)")
+    parser.add_argument(
+        "--heads", type=int, help="number of attention heads, if the file does not record it (default: 8)"
+    )
     parser.add_argument(
         "--prediction",
         choices=("epsilon", "v_prediction"),
-        help="what an SD 2.x single file predicts, where the guess from its weights is wrong",
+        help="what an SD 2.x single file predicts, if the guess from its weights is wrong",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT")
     return parser.parse_args(arguments)

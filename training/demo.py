@@ -60,22 +60,22 @@ _LIST = "demo.json"
 class DemoSettings:
     """Settings of the demo; with the defaults it takes at most ten minutes on two CPU cores."""
 
-    pairs: int = option(24, "real pairs to train on, of the 24 that ship", Range(2, 24))
-    held_out: int = option(24, "held-out real masks to generate for, of the 24 that ship", Range(1, 24))
-    random_masks: int = option(1, "random masks drawn after each training mask", COUNT_OR_NONE)
-    steps: int = option(180, "steps of the Siamese training", COUNT)
+    pairs: int = option(24, "real pairs to train on, out of the 24 bundled", Range(2, 24))
+    held_out: int = option(24, "held-out real masks to generate for, out of the 24 bundled", Range(1, 24))
+    random_masks: int = option(1, "random masks derived from each training mask", COUNT_OR_NONE)
+    steps: int = option(180, "steps of Siamese training", COUNT)
     batch_size: int = option(
-        4, "pairs a training step; the rest is in training/recipes/small_base.toml", COUNT
+        4, "pairs per training step; other settings are in training/recipes/small_base.toml", COUNT
     )
     sampler: Sampler = option("dpmpp-2m", "DPM-Solver++, or the paper's ddim, which needs more steps")
     sampling_steps: int | None = option(
         None,
-        "sampling steps; default: 15 of dpmpp-2m, 25 of ddim (the paper's 50 take twice the time)",
+        "sampling steps; default: 15 for dpmpp-2m, 25 for ddim (the paper's 50 take twice as long)",
         SAMPLING_STEPS,
     )
     guidance: float = option(3.0, "guidance scale; the paper's 9 is for SD 1.5", GUIDANCE)
     segmenter_steps: int = option(
-        SegmenterSettings().steps, "steps of the judging segmentation network", COUNT
+        SegmenterSettings().steps, "training steps of the segmentation network used as judge", COUNT
     )
     seed: int = option(7, "seed of training and sampling", SEED)
     threads: int = option(2, "CPU threads", Range(1, 1024))
@@ -319,8 +319,10 @@ def _files(output: Path) -> set[str]:
 
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, DemoSettings]:
     parser = command_parser("demo", __doc__)
-    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder of the demo")
-    parser.add_argument("--checkpoint", type=Path, help="report on this model instead of training one")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo_output"), help="folder for the demo's results"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="evaluate this model instead of training one")
     add_flags(parser, DemoSettings)
     args = parser.parse_args(arguments)
     settings = build(DemoSettings, args, {})

@@ -79,28 +79,28 @@ _HEADLINES = ("kid", "fid", "precision", "recall", "close-share", "adherence", "
 class EvaluateSettings(MaskOptions):
     """Folders to compare, and settings of the metrics."""
 
-    real: Path = option(Path(), "real images: those that the model was trained on")
-    synthetic: tuple[str, ...] = option((), "folder of synthetic images; of several methods NAME=DIR each")
+    real: Path = option(Path(), "real images that the model was trained on")
+    synthetic: tuple[str, ...] = option((), "folder of synthetic images; for several methods, NAME=DIR each")
     output: Path = option(Path(), "folder for the results, new or empty")
-    features: str | None = option(None, "extractors; default: the best that are there")
-    inception_weights: Path | None = option(None, "torch-fidelity's weights of Inception-v3")
+    features: str | None = option(None, "feature extractors; default: the best available")
+    inception_weights: Path | None = option(None, "torch-fidelity's Inception-v3 weights")
     clip: Path | None = option(None, "folder of a CLIP model in Hugging Face's layout")
-    alexnet_weights: Path | None = option(None, "torchvision's weights of AlexNet, for LPIPS")
-    download: bool = option(False, "fetch weights that are missing")
+    alexnet_weights: Path | None = option(None, "torchvision's AlexNet weights, for LPIPS")
+    download: bool = option(False, "download missing weights")
     segmenter_train: Path | None = option(None, "real pairs to train the judge of mask adherence on")
-    real_test: Path | None = option(None, "real pairs apart from those, for comparison")
-    segmenter_steps: int = option(1500, "training steps of that network", COUNT)
+    real_test: Path | None = option(None, "other real pairs, for comparison")
+    segmenter_steps: int = option(1500, "training steps of the judge", COUNT)
     segmenter_resolution: int = option(
-        128, "side of its images in pixels, a multiple of 16", Range(16, 16384, multiple_of=16)
+        128, "side of the judge's images in pixels, a multiple of 16", Range(16, 16384, multiple_of=16)
     )
     resolution: int = option(256, "side in pixels for LPIPS and TorchScript extractors", Range(64, 16384))
-    bootstrap: int = option(1000, "resamples of the intervals (FID: at most 100)", Range(100))
+    bootstrap: int = option(1000, "bootstrap resamples for the intervals (FID: at most 100)", Range(100))
     batch_size: int = option(16, "images computed at once", COUNT)
     seed: int = option(42, "seed of resamples, subsets and the segmentation network", SEED)
-    skip_corrupt: bool = option(False, "leave out files that cannot be read, and list them")
-    threads: int = option(0, "CPU threads, 0 leaves torch's choice", THREADS)
+    skip_corrupt: bool = option(False, "skip files that cannot be read, and list them")
+    threads: int = option(0, "CPU threads; 0 uses torch's default", THREADS)
     rating_study: Path | None = option(
-        None, "results of training.rate score, whose sources are called as the methods are", added_later=True
+        None, "results of training.rate score, with sources named like the methods", added_later=True
     )
 
 

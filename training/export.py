@@ -49,8 +49,8 @@ class ExportSettings(MaskOptions):
 
     output: Path = option(Path(), "folder for the dataset, new or empty")
     format: str = option("", f"layout of the dataset: {', '.join(FORMATS)}")
-    pairs_per_tar: int = option(100, "pairs in a tar of webdataset; so many are in memory at a time", COUNT)
-    prompt: str = option("", "prompt of pairs that have none")
+    pairs_per_tar: int = option(100, "pairs per tar of webdataset; this many are in memory at a time", COUNT)
+    prompt: str = option("", "prompt for pairs that have none")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -93,46 +93,55 @@ _SHARD = re.compile(r"(\d+)/(\d+)", re.ASCII)
 class GenerateSettings(MaskOptions):
     """Input, output and sampling of the pairs."""
 
-    checkpoint: Path = option(Path(), "full model file, of training.train or of the paper's authors")
+    checkpoint: Path = option(
+        Path(), "full model file, written by training.train or by the paper authors' code"
+    )
     masks: Path = option(Path(), "folder of masks, or one mask file")
     output: str = option("", "folder for the pairs, new or empty, or an address that fsspec knows")
-    format: Literal[tuple(FORMATS)] = option("pairs", "layout of the written dataset")  # type: ignore[valid-type]
+    format: Literal[tuple(FORMATS)] = option("pairs", "layout of the dataset")  # type: ignore[valid-type]
     per_mask: int = option(1, "images per mask", COUNT)
     total: int | None = option(
-        None, "images in all, spread evenly over the masks; not with --per-mask", COUNT
+        None, "total number of images, spread evenly over the masks; not with --per-mask", COUNT
     )
-    random_masks: bool = option(False, "draw every mask anew: move, turn and scale it as --mask-... says")
+    random_masks: bool = option(
+        False, "move, rotate and scale every mask at random, within the limits of --mask-..."
+    )
     prompt: str | None = option(
         None,
-        "prompt; default: the mask's own beside masks/, else drawn from those of the checkpoint's training",
+        "prompt; default: the mask's own, from prompt.json or metadata.jsonl beside masks/, otherwise drawn "
+        "from the checkpoint's training prompts",
     )
     negative_prompt: str = option("", "prompt of the unconditional pass")
     sampler: Sampler = option("ddim", "the paper's ddim, or dpmpp-2m (DPM-Solver++), which needs fewer steps")
-    steps: int | None = option(None, "sampling steps; default: 50 of ddim, 15 of dpmpp-2m", SAMPLING_STEPS)
+    steps: int | None = option(None, "sampling steps; default: 50 for ddim, 15 for dpmpp-2m", SAMPLING_STEPS)
     precision: Precision | None = option(
-        None, "number format of the networks; default: fp16 on CUDA, else fp32, and a begun dataset's own"
+        None,
+        "number format of the networks; default: fp16 on CUDA, otherwise fp32; a resumed dataset "
+        "keeps its own",
     )
-    compile: bool = option(False, "have torch compile the networks: minutes first, for long runs")
+    compile: bool = option(
+        False, "compile the networks with torch: takes minutes at the start, pays off in long runs"
+    )
     guidance: float | None = option(
         None,
-        "guidance scale; 1 switches it off; default: the one the checkpoint records, else the paper's 9, or "
-        "3 for a small model; a begun dataset keeps its own",
+        "guidance scale; 1 turns guidance off; default: the one the checkpoint records, otherwise the "
+        "paper's 9, or 3 for a small model; a resumed dataset keeps its own",
         GUIDANCE,
     )
     resolution: int | None = option(
-        None, "side in pixels, a multiple of 64; without it the checkpoint's", SIDE
+        None, "image side in pixels, a multiple of 64; default: the checkpoint's", SIDE
     )
-    resize_mode: ResizeMode = option("stretch", "how masks are brought to it")
+    resize_mode: ResizeMode = option("stretch", "how masks are resized to it")
     size: PairSize = option("model", "size of the written pair: the model's or the mask file's")
-    images: Path | None = option(None, "folder of images of the masks' stems, for the image prior")
+    images: Path | None = option(None, "folder of images with the masks' stems, for the image prior")
     image_weight: float = option(1.0, "weight w_i of the image prior's control", Range(0, 100))
     batch_size: int = option(4, "samples computed at once", COUNT)
     chunk_size: int = option(
-        64, "pairs that are listed together, and a worker's share; of WebDataset a file", COUNT
+        64, "pairs listed together and assigned to a worker together; with webdataset, pairs per file", COUNT
     )
-    shard: str = option("0/1", "this machine's share: number/count, numbers from 0")
-    seed: int = option(42, "seed of the first sample; the others' are derived", SEED)
-    threads: int = option(0, "CPU threads, 0 leaves torch's choice", THREADS)
+    shard: str = option("0/1", "this machine's share as index/count; the index starts at 0")
+    seed: int = option(42, "seed of the first sample; the others' seeds are derived from it", SEED)
+    threads: int = option(0, "CPU threads; 0 uses torch's default", THREADS)
 
     @property
     def sampling_steps(self) -> int:
@@ -355,9 +364,9 @@ def parse(
     parser = command_parser("generate", __doc__)
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace the dataset of an earlier run; other files stay"
+        "--overwrite", action="store_true", help="replace the dataset of an earlier run; other files are kept"
     )
-    parser.add_argument("--resume", action="store_true", help="continue the dataset in --output")
+    parser.add_argument("--resume", action="store_true", help="resume the dataset in --output")
     add_flags(parser, GenerateSettings)
     add_flags(parser.add_argument_group("random masks"), TransformSettings, _TRANSFORM)
     add_flags(parser.add_argument_group("real frames around the masks"), BackgroundOptions)

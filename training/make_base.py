@@ -79,17 +79,21 @@ from .pretrained.perceptual_features import efficientnet_features
 class MakeBaseSettings:
     """Settings of the command besides those of VAE and UNet training."""
 
-    prompt: str = option("", "prompt of images that have none of their own")
+    prompt: str = option("", "prompt for images that have none of their own")
     resolution: int = option(128, "image side in pixels, a multiple of 64; images are stretched to it", SIDE)
     unet_widths: tuple[int, ...] = option(
-        TINY.unet.widths, "UNet widths, multiples of 32 and of the first", Range(32, 4096, multiple_of=32)
+        TINY.unet.widths,
+        "UNet widths, multiples of 32 and of the first width",
+        Range(32, 4096, multiple_of=32),
     )
     vae_widths: tuple[int, ...] = option(
         TINY.vae.widths,
-        "VAE widths, multiples of 32; below 64 colours are slow to come out",
+        "VAE widths, multiples of 32; below 64, colours are learnt slowly",
         Range(32, 4096, multiple_of=32),
     )
-    restart_unet: bool = option(False, "with --init: take its VAE only; UNet and text encoder start anew")
+    restart_unet: bool = option(
+        False, "with --init: use only its VAE; UNet and text encoder start from scratch"
+    )
     seed: int = option(42, "seed of weights, data order and noise", SEED)
     save_every: int = option(500, "steps between checkpoints", COUNT)
     threads: int = option(1, "CPU threads; small models are fastest with one", Range(1, 1024))
@@ -334,7 +338,7 @@ def _parse(
     parser.add_argument("--images", type=Path, required=True, help="folder of images")
     parser.add_argument("--output", type=Path, required=True, help="folder for the run, empty or new")
     parser.add_argument("--init", type=Path, help="base to start from instead of random weights")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    parser.add_argument("--resume", action="store_true", help="resume the run in --output")
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings below")
     add_flags(parser, MakeBaseSettings)
     add_flags(parser.add_argument_group("VAE"), VAESettings, "vae_")

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("merge", __doc__)
     parser.add_argument("set", metavar="SET", help="folder or address of the dataset")
     parser.add_argument("--deep", action="store_true", help="read every file and compare its digest")
-    parser.add_argument("--partial", action="store_true", help="write the lists of an unfinished set, too")
+    parser.add_argument("--partial", action="store_true", help="write the lists of an unfinished dataset too")
     args = parser.parse_args(arguments)
     store = open_store(args.set, "merge")
     lists = DatasetLists(store, stored_plan(store))

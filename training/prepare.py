@@ -80,23 +80,23 @@ class PrepareSettings(MaskOptions):
     """Output folder, and how pairs are read and split."""
 
     output: Path = option(Path(), "folder for the sets, new or empty")
-    layout: LayoutName | None = option(None, "layout of SOURCE; without it recognised by its folders")
+    layout: LayoutName | None = option(None, "layout of SOURCE; default: recognised from its folders")
     prompt: str | None = option(
-        None, "prompt of every pair; without it the pair's own in a prompt.json, else the layout's"
+        None, "prompt for every pair; default: the pair's own from a prompt.json, otherwise the layout's"
     )
     split: str | None = option(
         None, f"training:validation:test; without it the data's own split, else {DEFAULT_RATIO}"
     )
-    train: int | None = option(None, "take so many pairs for training and all others for testing", COUNT)
+    train: int | None = option(None, "use this many pairs for training and all others for testing", COUNT)
     seed: int = option(42, "seed of the draw", SEED)
     crop: int | None = option(
-        None, "cut images into tiles of this side in pixels, at their own scale", Range(32, 16384)
+        None, "cut images into tiles of this side in pixels, without rescaling", Range(32, 16384)
     )
     keep_empty: bool = option(False, "with --crop: keep tiles without foreground")
     modes: ModeSource | None = option(
-        None, "add the kind of image to its prompt: from its file name, or a clustering of colours"
+        None, "add the kind of image to its prompt, taken from its file name or from colour clustering"
     )
-    mode_count: int | None = option(None, "kinds that --modes colour tells apart", Range(2, 64))
+    mode_count: int | None = option(None, "number of kinds that --modes colour distinguishes", Range(2, 64))
 
 
 @dataclass(frozen=True)

@@ -43,24 +43,24 @@ class PageSettings:
     """Settings of the rating page."""
 
     real: Path = option(Path(), "folder of real images, or of pairs")
-    output: Path = option(Path(), "the page to write, .html")
-    count: int = option(25, "images of each source", Range(_FEWEST))
+    output: Path = option(Path(), ".html file to write")
+    count: int = option(25, "images per source", Range(_FEWEST))
     resolution: int | None = option(
         None,
-        "side of the shown images in pixels; default: the shortest side among them, so none is enlarged",
+        "side of the shown images in pixels; default: the shortest side among them, so that none is enlarged",
         Range(_SMALLEST_SIDE, _LARGEST_SIDE),
     )
-    resize_mode: ResizeMode = option("stretch", "how images are brought to it")
-    seed: int = option(42, "seed of the choice and of the order", SEED)
+    resize_mode: ResizeMode = option("stretch", "how images are resized to it")
+    seed: int = option(42, "seed of the choice and order of images", SEED)
 
 
 @dataclass(frozen=True)
 class ScoreSettings:
     """Settings of scoring."""
 
-    key: Path = option(Path(), "the .key.json that was written beside the page")
+    key: Path = option(Path(), "the .key.json file written with the page")
     output: Path = option(Path(), "folder for the results, new or empty")
-    allow_missing: bool = option(False, "leave out the images that not every rater rated")
+    allow_missing: bool = option(False, "leave out images that some raters did not rate")
     seed: int = option(42, "seed of resamples and permutations", SEED)
 
 
@@ -175,12 +175,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     page = commands.add_parser("page", help="write the page and its key")
     page.add_argument(
         "--synthetic", action="append", required=True, metavar="[NAME=]DIR",
-        help="folder of synthetic images, or of pairs; repeat it with names to compare several",
+        help="folder of synthetic images or pairs; repeat the option with names to compare several",
     )  # fmt: skip
     page.add_argument("--overwrite", action="store_true", help="replace an earlier page and its key")
     add_flags(page, PageSettings)
     score = commands.add_parser("score", help="score the raters' CSVs")
-    score.add_argument("csv", type=Path, nargs="+", metavar="CSV", help="what a rater's page saved")
+    score.add_argument("csv", type=Path, nargs="+", metavar="CSV", help="CSV file saved by a rater's page")
     add_flags(score, ScoreSettings)
     return parser.parse_args(arguments)
 

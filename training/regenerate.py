@@ -42,13 +42,16 @@ _RANGES = {"steps": (1, 999), "resolution": (64, 4096), "batch_size": (1, 1024),
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("regenerate", __doc__)
-    parser.add_argument("record", metavar="RECORD", type=Path, help="manifest.jsonl, or a written image")
+    parser.add_argument("record", metavar="RECORD", type=Path, help="manifest.jsonl, or a generated image")
     parser.add_argument("--pair", metavar="NAME", help="the pair's stem, when RECORD is a manifest")
     parser.add_argument("--checkpoint", type=Path, required=True, help="the model file that generated it")
     parser.add_argument(
-        "--masks", type=Path, required=True, help="the masks that it was generated for, or the one"
+        "--masks",
+        type=Path,
+        required=True,
+        help="folder of the masks it was generated for, or the single mask file",
     )
-    parser.add_argument("--backgrounds", type=Path, help="the folder of its frame, if it has one")
+    parser.add_argument("--backgrounds", type=Path, help="folder of its background frame, if it has one")
     parser.add_argument("--output", type=Path, required=True, help="folder for the pair, new or empty")
     args = parser.parse_args(arguments)
     require_empty(args.output)

@@ -75,8 +75,8 @@ class SegmentSettings:
     """Folders of data and results; runs have settings of their own."""
 
     output: Path = option(Path(), "folder for the results, new or empty")
-    data: Path = option(Path(), "folder below which the relative folders of --config lie")
-    threads: int = option(0, "CPU threads, 0 leaves torch's choice", THREADS)
+    data: Path = option(Path(), "folder that relative paths in --config refer to")
+    threads: int = option(0, "CPU threads; 0 uses torch's default", THREADS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,10 +156,14 @@ def parse(
     sets.add_argument("--config", type=Path, help="TOML file of settings, networks and sets")
     sets.add_argument("--network", nargs="+", metavar="NAME", help=f"of {', '.join(NETWORKS)}")
     sets.add_argument("--test", nargs="+", action="extend", metavar="[NAME=]DIR", help="test sets")
-    sets.add_argument("--real", nargs="+", metavar="DIR", help="real pairs; alone they are the baseline")
-    sets.add_argument("--synthetic", nargs="+", metavar="DIR", help="synthetic pairs that are added to them")
+    sets.add_argument("--real", nargs="+", metavar="DIR", help="real pairs; alone, they are the baseline")
+    sets.add_argument("--synthetic", nargs="+", metavar="DIR", help="synthetic pairs to add to the real ones")
     sets.add_argument(
-        "--times", nargs="+", type=float, metavar="X", help="synthetic pairs per real pair, a variant each"
+        "--times",
+        nargs="+",
+        type=float,
+        metavar="X",
+        help="synthetic pairs per real pair; one variant for each number",
     )
     sets.add_argument("--synthetic-only", action="store_true", help="also train on synthetic pairs alone")
     sets.add_argument(

@@ -73,22 +73,26 @@ class SelectSettings(MaskOptions):
 
     pairs: Path = option(Path(), "synthetic pairs: a folder, or a prompt.json")
     real: Path = option(Path(), "real pairs to judge them by")
-    output: Path = option(Path(), "folder for the pairs that are kept, new or empty")
-    min_dice: float = option(0.7, "least Dice of the segmenter's mask and the pair's", SHARE)
+    output: Path = option(Path(), "folder for the selected pairs, new or empty")
+    min_dice: float = option(0.7, "minimum Dice between the segmenter's mask and the pair's", SHARE)
     max_distance: float = option(
-        1.3, "farthest from real images, 1 is usual among them", Range(0, open_low=True)
+        1.3,
+        "maximum distance from real images, relative to what is usual among them (1)",
+        Range(0, open_low=True),
     )
     segmenter: Path | None = option(None, "trained segmentation network, instead of training one")
-    network: str = option("small-unet", "network to train")
-    steps: int | None = option(None, "its optimiser steps; without it its epochs on the real pairs", COUNT)
-    batch_size: int | None = option(None, "its pairs a step", COUNT)
-    resolution: int | None = option(
-        None, "side in pixels that images are stretched to for it", Range(32, 16384)
+    network: str = option("small-unet", "segmentation network to train")
+    steps: int | None = option(
+        None, "the network's optimiser steps; default: its own epochs, counted on the real pairs", COUNT
     )
-    neighbours: int = option(3, "nearest real images that count for realism", COUNT)
+    batch_size: int | None = option(None, "the network's pairs per step", COUNT)
+    resolution: int | None = option(
+        None, "side in pixels to which images are stretched for the network", Range(32, 16384)
+    )
+    neighbours: int = option(3, "number of nearest real images used to judge realism", COUNT)
     extractor: str = option(EFFICIENTNET, "features for realism; also inception, clip or a TorchScript file")
     seed: int = option(42, "seed of the network's training", SEED)
-    threads: int = option(0, "CPU threads, 0 leaves torch's choice", THREADS)
+    threads: int = option(0, "CPU threads; 0 uses torch's default", THREADS)
 
 
 @dataclass(frozen=True)

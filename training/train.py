@@ -95,27 +95,29 @@ class TrainSettings(MaskOptions):
     pairs: Path = option(Path(), "folder of pairs or prompt.json")
     base: Path = option(Path(), "base model: single file, diffusers folder or hub name")
     init: Path | None = option(
-        None, "trained model to start from: a whole one, without --base, or an adapter of --base"
+        None, "trained model to start from: a full model (without --base) or an adapter for --base"
     )
     output: Path = option(Path(), "folder for the run, new or empty")
-    prompt: str = option("", "prompt of pairs that have none of their own, e.g. 'a photo of polyps'")
+    prompt: str = option("", "prompt for pairs that have none of their own, e.g. 'a photo of polyps'")
     steps: int = option(3000, "N, optimiser steps; w_i = k / N depends on it", COUNT)
     resolution: int = option(384, "image side in pixels, a multiple of 64", SIDE)
-    resize_mode: ResizeMode = option("stretch", "how pairs are brought to it")
-    hint_block: HintBlock = option("dense", "DHI, or ControlNet's own sparse block for the ablation")
+    resize_mode: ResizeMode = option("stretch", "how pairs are resized to it")
+    hint_block: HintBlock = option(
+        "dense", "hint block: dense is DHI, sparse is ControlNet's own, for the ablation"
+    )
     seed: int = option(42, "seed of weights, data order and noise", SEED)
     mixed_precision: Precision = option("no", "autocast of the training step")
     save_every: int = option(500, "steps between checkpoints", COUNT)
-    keep_checkpoints: int = option(2, "newest checkpoints kept", COUNT)
-    log_every: int = option(10, "steps between reads of the losses", COUNT)
-    sample_every: int = option(500, "steps between sample pictures, 0 for none", COUNT_OR_NONE)
-    sample_count: int = option(4, "fixed masks in a sample picture", COUNT)
-    sampler: Sampler = option("ddim", "of sample pictures: 20 steps of ddim, or 15 of dpmpp-2m")
+    keep_checkpoints: int = option(2, "number of newest checkpoints to keep", COUNT)
+    log_every: int = option(10, "steps between log entries", COUNT)
+    sample_every: int = option(500, "steps between sample images; 0 for none", COUNT_OR_NONE)
+    sample_count: int = option(4, "number of fixed masks per sample image", COUNT)
+    sampler: Sampler = option("ddim", "sampler for sample images: 20 steps of ddim or 15 of dpmpp-2m")
     sample_guidance: float | None = option(
-        None, "guidance scale of sample pictures; default: 9, the paper's, or 3 for a small base", GUIDANCE
+        None, "guidance scale of sample images; default: the paper's 9, or 3 for a small base", GUIDANCE
     )
-    threads: int = option(0, "CPU threads, 0 leaves torch's choice", THREADS)
-    export: Literal["full", "adapter", "both"] = option("full", "what the finished run writes")
+    threads: int = option(0, "CPU threads; 0 uses torch's default", THREADS)
+    export: Literal["full", "adapter", "both"] = option("full", "model files to write when training ends")
     export_precision: Literal["fp16", "fp32"] = option("fp16", "number format of the exported file")
 
 
@@ -373,9 +375,7 @@ def parse(
 ]:
     parser = command_parser("train", __doc__)
     parser.add_argument("--config", type=Path, help="TOML file with any of the settings")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue from the newest checkpoint in --output"
-    )
+    parser.add_argument("--resume", action="store_true", help="resume from the newest checkpoint in --output")
     add_change_flags(parser)
     add_flags(parser, TrainSettings)
     add_flags(parser.add_argument_group("objective (paper, section 3)"), ObjectiveSettings)

@@ -44,21 +44,25 @@ class TransformSettings:
     of range.
     """
 
-    scale: tuple[float, float] = option((0.7, 1.3), "least and most magnification", Range(0.1, 10))
-    translate: float = option(0.15, "farthest move along each axis, as a fraction of that side", SHARE)
-    rotate: float = option(30.0, "largest turn either way in degrees", Range(0, 180))
-    flip: str = option("both", "which mirrorings may happen: none, horizontal (left-right), vertical or both")
-    shear: float = option(0.0, "largest slant either way in degrees", Range(0, 60))
+    scale: tuple[float, float] = option((0.7, 1.3), "minimum and maximum scale factor", Range(0.1, 10))
+    translate: float = option(0.15, "maximum shift along each axis, as a fraction of that side", SHARE)
+    rotate: float = option(30.0, "maximum rotation in either direction, in degrees", Range(0, 180))
+    flip: str = option("both", "allowed flips: none, horizontal (left-right), vertical or both")
+    shear: float = option(0.0, "maximum shear in either direction, in degrees", Range(0, 60))
     elastic: float = option(
-        0.0, "farthest bending of a point, as a fraction of the shorter side", Range(0, _MOST_ELASTIC)
+        0.0,
+        "elastic deformation: maximum displacement of a point, as a fraction of the shorter side",
+        Range(0, _MOST_ELASTIC),
     )
-    morph: int = option(0, "pixels by which shapes may grow or shrink at most", Range(0, 64))
+    morph: int = option(0, "maximum number of pixels by which shapes grow or shrink", Range(0, 64))
     area: tuple[float, float] = option(
-        (0.005, 0.6), "least and most foreground as a fraction of the frame", SHARE
+        (0.005, 0.6), "minimum and maximum foreground area, as a fraction of the frame", SHARE
     )
-    inside: bool = option(False, "foreground must neither touch the frame's border nor leave the frame")
-    components: tuple[int, int] = option((0, 0), "fewest and most separate objects; 0 is no limit", Range(0))
-    attempts: int = option(50, "draws per mask before giving up on the constraints", Range(1, 10_000))
+    inside: bool = option(False, "foreground must not touch or cross the frame's border")
+    components: tuple[int, int] = option(
+        (0, 0), "minimum and maximum number of separate objects; 0 means no limit", Range(0)
+    )
+    attempts: int = option(50, "attempts per mask to meet the limits before giving up", Range(1, 10_000))
 
     def __post_init__(self) -> None:
         if self.flip not in FLIPS:

@@ -39,29 +39,34 @@ class ObjectiveSettings:
     """
 
     branches: Literal["siamese", "mask", "image", "joint"] = option(
-        "siamese", "siamese; or a baseline: mask or image alone, or joint, of both and sampled with both"
+        "siamese", "siamese, or a baseline: mask or image alone, or joint (trained on and sampled with both)"
     )
-    mask_weight: float = option(1.0, "w_m, weight of the mask's control in the mix", WEIGHT)
-    consistency_weight: float = option(1.0, "w_c, weight of the noise consistency; 0 leaves it out", WEIGHT)
+    mask_weight: float = option(1.0, "w_m, weight of the mask's control in the mixed control", WEIGHT)
+    consistency_weight: float = option(
+        1.0, "w_c, weight of the noise consistency loss; 0 turns it off", WEIGHT
+    )
     augmentation_weight: float = option(
-        1.0, "w_a, weight of the online augmentation; 0 leaves it out", WEIGHT
+        1.0, "w_a, weight of the online augmentation loss; 0 turns it off", WEIGHT
     )
-    augmentation_start: float = option(1 / 3, "K_tau as a share of N: augmentation runs after it", SHARE)
+    augmentation_start: float = option(
+        1 / 3, "K_tau as a share of N: step after which augmentation runs", SHARE
+    )
     augmentation_max_timestep: int = option(
-        200, "T_tau: augmentation takes samples up to this timestep", Range(0, TRAIN_TIMESTEPS - 1)
+        200, "T_tau: augmentation uses samples up to this timestep", Range(0, TRAIN_TIMESTEPS - 1)
     )
 
     snr_exponent: float = option(
         0.0,
-        "weigh samples by (SNR + 0.01) ** -this: 0 is the paper, 0.5 what small latents want",
+        "weight samples by (SNR + 0.01) ** -x for this x: 0 is the paper's, 0.5 suits small latents",
         Range(0, 10),
     )
     min_snr_gamma: float = option(
-        0.0, "min-SNR weighting with this gamma (5 is usual); 0 leaves it out", WEIGHT
+        0.0, "min-SNR weighting with this gamma (5 is usual); 0 turns it off", WEIGHT
     )
     lesion_balance: float = option(
         0.0,
-        "weigh pixels so that lesion and background count alike (1), or part of the way; 0 is the paper",
+        "weight pixels so that lesion and background count equally (1) or partly so (below 1); 0 is the "
+        "paper's",
         SHARE,
     )
 

@@ -21,11 +21,13 @@ class BackgroundOptions:
 
     backgrounds: Path | None = option(
         None,
-        "folder of real frames without a finding; pair i takes one by a hash of seed and i, and outside of "
-        "its mask and the blend its image is that frame, pixel for pixel",
+        "folder of real frames without a finding; a hash of seed and i chooses the frame for pair i, whose "
+        "image equals that frame, pixel for pixel, outside the mask and the blend",
     )
     blend: int = option(
-        DEFAULT_BLEND, "pixels around the mask over which the generated image passes into the frame", BLEND
+        DEFAULT_BLEND,
+        "width in pixels of the rim around the mask where the generated image blends into the frame",
+        BLEND,
     )
 
     def read_frames(self, tell: Tell) -> FrameFiles | None:

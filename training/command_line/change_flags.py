@@ -20,11 +20,11 @@ _CHANGEABLE: Mapping[str, Sequence[str]] = {
 
 def add_change_flags(parser: argparse.ArgumentParser) -> None:
     """Add one flag for each group of settings that may change."""
-    parser.add_argument("--change-steps", action="store_true", help="allow --resume with another --steps")
+    parser.add_argument("--change-steps", action="store_true", help="allow --resume with a different --steps")
     parser.add_argument(
         "--change-optimiser",
         action="store_true",
-        help="allow --resume with another rate, decay, warm-up or precision, and record the change",
+        help="allow --resume with a different rate, decay, warm-up or precision, and record the change",
     )
 
 

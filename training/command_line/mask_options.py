@@ -18,19 +18,19 @@ class MaskOptions:
     """
 
     mask_threshold: int = option(
-        127, "foreground is what exceeds this (0..255); 0 takes every label", GREY_LEVEL
+        127, "pixels above this value (0..255) are foreground; 0 takes every label", GREY_LEVEL
     )
     mask_label: int | None = option(None, "the class that counts as foreground, for multi-class masks", CLASS)
     mask_from: ForegroundSource = option(
         "auto",
-        "where the foreground is: brightness goes by the threshold whatever the file looks like, alpha takes "
-        "what is opaque, labels every one but 0; auto refuses what is unclear",
+        "how to find the foreground: brightness applies the threshold whatever the file looks like, alpha "
+        "takes opaque pixels, labels every label but 0; auto refuses ambiguous files",
         added_later=True,
     )
     mask_colour: str | None = option(
         None, "the colour that counts as foreground, such as ff0000, for coloured masks", added_later=True
     )
-    invert: bool = option(False, "take the background of the masks for foreground", added_later=True)
+    invert: bool = option(False, "swap foreground and background of the masks", added_later=True)
 
     @property
     def mask_rule(self) -> ForegroundRule:

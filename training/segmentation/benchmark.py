@@ -38,21 +38,22 @@ class RunSettings(MaskOptions):
     """Training and scoring of every run; None keeps the network's published value."""
 
     seeds: int = option(3, "runs per variant, with the seeds SEED, SEED + 1, ...", COUNT)
-    seed: int = option(42, "first seed: weights, order, augmentation", SEED)
+    seed: int = option(42, "first seed, for weights, data order and augmentation", SEED)
     steps: int | None = option(
-        None, "optimiser steps; without it the network's epochs on the baseline", COUNT
+        None, "optimiser steps; default: the network's own epochs, counted on the baseline", COUNT
     )
-    batch_size: int | None = option(None, "pairs a step", COUNT)
-    resolution: int | None = option(None, "side in pixels that images are stretched to", Range(32, 16384))
+    batch_size: int | None = option(None, "pairs per step", COUNT)
+    resolution: int | None = option(None, "side in pixels to which images are stretched", Range(32, 16384))
     learning_rate: float | None = option(None, "peak learning rate", RATE)
-    pretrained: bool = option(False, "start from a backbone trained on ImageNet, which may be downloaded")
+    pretrained: bool = option(False, "start from an ImageNet-pretrained backbone, downloaded if needed")
     weights: tuple[str, ...] | None = option(
-        None, "file of weights to start from, of the backbone or the whole; of several networks NETWORK=FILE"
+        None,
+        "weights to start from, of the backbone or the whole network; with several networks, NETWORK=FILE",
     )
-    cases: int = option(6, "worst and best cases shown of each variant, 0 for none", COUNT_OR_NONE)
+    cases: int = option(6, "number of worst and best cases shown per variant; 0 for none", COUNT_OR_NONE)
     save_networks: bool = option(False, "keep the trained networks (.safetensors, in runs/)")
     cache_gb: float = option(
-        2.0, "memory for decoded pairs; what exceeds it is decoded anew each time", WEIGHT
+        2.0, "memory for decoded pairs; pairs beyond it are decoded each time they are used", WEIGHT
     )
 
 

@@ -19,14 +19,15 @@ class Mixing:
 
     real_share: float | None = option(
         None,
-        "share of real pairs in every batch of real and synthetic ones; without it all pairs count alike",
+        "share of real pairs in every batch of real and synthetic ones; default: all pairs are drawn "
+        "equally often",
         SHARE,
         added_later=True,
     )
     then_real: int = option(
         0,
-        "last steps, of the same number, that see real pairs alone; without --real-share those before see "
-        "synthetic pairs alone",
+        "number of final steps, out of the total, that use only real pairs; without --real-share, the "
+        "earlier steps use only synthetic pairs",
         COUNT_OR_NONE,
         added_later=True,
     )

@@ -46,34 +46,40 @@ class VAESettings:
     """
 
     steps: int = option(4000, "optimiser steps", COUNT_OR_NONE)
-    batch_size: int = option(16, "crops a step; of whole images as many as cost the same", COUNT)
+    batch_size: int = option(16, "crops per step; with whole images, as many as cost the same", COUNT)
     crop: int = option(64, "side of the random crops, in pixels", Range(8, 16384, multiple_of=8))
-    full_size_share: float = option(0.25, "the last share of the steps runs on whole images", SHARE)
-    learning_rate: float = option(1e-3, "peak of AdamW's rate, which then falls along a half cosine", RATE)
+    full_size_share: float = option(
+        0.25, "share of the steps, at the end, that trains on whole images", SHARE
+    )
+    learning_rate: float = option(1e-3, "AdamW's peak learning rate; decays along a half cosine", RATE)
     warmup: int = option(100, "steps of linear warm-up", COUNT_OR_NONE)
     gradient_weight: float = option(
-        1.0, "weight of the L1 of differences of neighbouring pixels; keeps edges", WEIGHT
+        1.0, "weight of the L1 loss on differences between neighbouring pixels; preserves edges", WEIGHT
     )
     coarse_weight: float = option(
-        1.0, "weight of the L1 of block means; colours of regions come out first", WEIGHT
+        1.0, "weight of the L1 loss on block means; regions get their colours sooner", WEIGHT
     )
-    kl_weight: float = option(1e-4, "weight of the posterior's divergence from a unit Gaussian", WEIGHT)
-    decoder_only: bool = option(False, "leave the encoder, and so the latents that a UNet knows, as they are")
+    kl_weight: float = option(
+        1e-4, "weight of the KL divergence of the posterior from a unit Gaussian", WEIGHT
+    )
+    decoder_only: bool = option(
+        False, "train only the decoder, so that the latents a UNet was trained on stay the same"
+    )
     perceptual_weight: float = option(
         0.0,
-        "weight of the distance of deep features (EfficientNet-Lite1's), against blur; 0.15 is usual",
+        "weight of the perceptual loss (EfficientNet-Lite1 features), which reduces blur; 0.15 is usual",
         WEIGHT,
         added_later=True,
     )
     adversarial_weight: float = option(
         0.0,
-        "weight of a patch discriminator's verdict, for texture once the rest is learnt; 0.02 is usual",
+        "weight of a patch discriminator's loss, which adds texture late in training; 0.02 is usual",
         WEIGHT,
         added_later=True,
     )
     latent_noise: float = option(
         0.0,
-        "up to this much noise, in deviations of the latents, that the decoder learns to look through",
+        "maximum noise on the latents, in their standard deviations, that the decoder learns to ignore",
         WEIGHT,
     )
 
@@ -87,12 +93,14 @@ class UNetSettings:
     """Settings of the joint training of UNet and text encoder (epsilon prediction)."""
 
     steps: int = option(6000, "optimiser steps", COUNT_OR_NONE)
-    batch_size: int = option(16, "samples a step", COUNT)
-    learning_rate: float = option(1e-3, "peak of AdamW's rate, which then falls along a half cosine", RATE)
+    batch_size: int = option(16, "samples per step", COUNT)
+    learning_rate: float = option(1e-3, "AdamW's peak learning rate; decays along a half cosine", RATE)
     warmup: int = option(100, "steps of linear warm-up", COUNT_OR_NONE)
     weight_decay: float = option(1e-2, "AdamW's weight decay", WEIGHT)
     prompt_dropout: float = option(0.1, "share of samples trained on the empty prompt, for guidance", SHARE)
-    ema_decay: float = option(0.999, "decay of the averaged weights that are kept", DECAY)
+    ema_decay: float = option(
+        0.999, "decay of the moving average of the weights, which is what is saved", DECAY
+    )
 
 
 @dataclass
