@@ -2,17 +2,17 @@
 
     python -m training.ablate PLAN.toml --pairs DIR --test [NAME=]DIR --base PATH --output DIR
 
-PLAN.toml names the variants (training/recipes/ablations/ has the paper's Table 5 and Table 6). Each is
-trained on --pairs with the same budget, generates an image for every training mask, and is measured by
-training.evaluate; then segmentation networks trained on real pairs, and on real + synthetic pairs of each
-variant, are compared on the --test sets. The file's tables [train], [generate], [evaluate] and [segment] hold
-settings of those commands for all variants, and every [[variant]] has a name, train = {settings of its own},
-and paint = false where its parameter update alone is wanted.
+PLAN.toml names the variants (training/recipes/ablations/ has the paper's Table 5 and Table 6). Each variant
+is trained on --pairs with the same budget, generates an image for every training mask, and is measured by
+training.evaluate. Then segmentation networks trained on real pairs alone, and on real + synthetic pairs of
+each variant, are compared on the --test sets. The tables [train], [generate], [evaluate] and [segment] of the
+file hold settings of those commands for all variants. Every [[variant]] has a name, train = {its own
+settings}, and paint = false if only its parameter update is needed.
 
-Written: OUTPUT/ablation.html, ablation.json and ablation.md (one table of metrics and segmentation, size and
-direction of the parameter updates), variants.png (the same masks under each variant), segmentation/ (and its
-sets in segmentation.toml) and, for each variant, a folder with training/, pairs/ and evaluation/. After an
-interruption the same command with --resume continues with what is missing.
+Output: OUTPUT/ablation.html, ablation.json and ablation.md (one table of metrics and segmentation scores, and
+the size and direction of the parameter updates), variants.png (the same masks under each variant),
+segmentation/ (with its sets in segmentation.toml) and, for each variant, a folder with training/, pairs/ and
+evaluation/. After an interruption, the same command with --resume does what is missing.
 """
 
 from __future__ import annotations

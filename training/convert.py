@@ -1,18 +1,18 @@
-"""Convert a model between the layouts that programs use, without changing a bit of it.
+"""Convert a model between the layouts of different programs, losslessly.
 
     python -m training.convert IN OUT --to adapter|full|diffusers|cldm
 
-IN is a merged checkpoint of the published implementation or of Stable Diffusion 1.x or 2.x (.pth, .ckpt,
+IN is a merged checkpoint of the published implementation or of Stable Diffusion 1.x or 2.x (.pth, .ckpt or
 .safetensors, plain or under state_dict), a file of this project, or a diffusers folder. Pickled files are
-read as weights only; whatever else they name is refused, and nothing of them is run.
+read as weights only: a file that names anything else is refused, and no code in it is run.
 
 --to adapter    what training changes, ControlNet and UNet decoder, for Apply Siamese Adapter
 --to full       one file with all four networks, for Load Siamese Checkpoint and training.generate
 --to diffusers  a pipeline folder with the ControlNet in controlnet/
---to cldm       the published implementation's own layout, with its constants of the noise schedule
+--to cldm       the published implementation's own layout, with its noise schedule constants
 
-An adapter lacks half of a model: --base PATH gives the rest. Tensors go through one at a time, in the number
-format they have, or as --dtype.
+An adapter is only half of a model: --base PATH supplies the rest. Tensors are converted one at a time and
+keep their number format unless --dtype is given.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
-"""The main job in one command, on real images that come with the pack: train, generate, judge, report.
+"""The whole workflow in one command, on bundled real images: train, generate, judge, report.
 
     python -m training.demo [--output demo_output]
 
-Trains Siamese-Diffusion for a few minutes on 24 microscopy images of nuclei and their masks, from the small
-base that ships with the pack, and generates an image for each of 24 held-out masks and for random masks. A
-segmentation network trained on the 24 real pairs then looks for the nuclei: the Dice between what it finds in
-a synthetic image and the mask that was asked for is the mask adherence, to be read beside its Dice on the
-real held-out images. The report shows beside each synthetic image the real training image nearest to it.
+Trains Siamese-Diffusion for a few minutes on 24 microscopy images of nuclei and their masks, starting from
+the bundled small base, and generates an image for each of 24 held-out masks and for random masks. A
+segmentation network trained on the 24 real pairs (the judge) then segments the synthetic images. Mask
+adherence is the Dice between its result and the mask that the image was generated for; compare it with the
+judge's Dice on the real held-out images. The report shows each synthetic image next to its nearest real
+training image.
 
-Written: OUTPUT/pairs and OUTPUT/random_pairs (the synthetic pairs of held-out and of random masks),
+Output: OUTPUT/pairs and OUTPUT/random_pairs (the synthetic pairs for held-out and for random masks),
 OUTPUT/report.html, OUTPUT/contact_sheet.png, OUTPUT/summary.json, the real pairs in OUTPUT/real, and
-OUTPUT/demo.json, the list of what a later demo there replaces. --checkpoint FILE skips the training and
-reports on a finished model for 128 px.
+OUTPUT/demo.json, the list of files that a later demo in this folder replaces. --checkpoint FILE skips the
+training and evaluates an existing model for 128 px.
 """
 
 from __future__ import annotations

@@ -1,34 +1,36 @@
-"""How near are synthetic images to the real ones? Metrics with intervals, copies, mask adherence, a report.
+"""How close are synthetic images to the real ones? Metrics with intervals, copies, mask adherence, a report.
 
     python -m training.evaluate --real DIR --synthetic DIR --output DIR
     python -m training.evaluate --real DIR --synthetic NAME=DIR NAME=DIR ... --output DIR
 
-DIR holds pairs (prompt.json, or images/ and masks/) or, where no mask is needed, images alone. Measured, each
-with its 95 % interval and the number of images it rests on:
+DIR holds pairs (prompt.json, or images/ and masks/) or, for metrics that need no masks, images alone. Each
+metric is reported with its 95 % interval and the number of images it is based on:
 
 - FID, KID, CMMD, precision and recall on the features of each extractor;
-- CLIP-I, LPIPS and diversity within one mask, where both folders hold pairs: a synthetic image belongs to the
-  mask that manifest.jsonl names, else to the one it is called like, with or without _<number> at the end;
-- memorisation: distances to the nearest real image in feature and pixel space, against those among real ones;
-- with --segmenter-train DIR mask adherence: Dice of a segmentation network trained on those real pairs,
-  on the synthetic images against the masks that were asked for, and on --real-test DIR for comparison.
+- CLIP-I, LPIPS and diversity within one mask, if both folders hold pairs: a synthetic image belongs to the
+  mask that manifest.jsonl names, otherwise to the mask with the same name, with or without _<number> at the
+  end;
+- memorisation: distances to the nearest real image in feature and pixel space, compared with those among
+  real images;
+- mask adherence, with --segmenter-train DIR: Dice of a segmentation network trained on those real pairs, on
+  the synthetic images against the masks they were generated for, and on --real-test DIR for comparison.
 
-Several methods, NAME=DIR each, come side by side: a table with a row for each, one t-SNE of all images with a
-panel for each, the same masks under each, and with --rating-study DIR, which training.rate score has written,
-the raters' means of the sources of these names.
+Several methods, each given as NAME=DIR, are shown side by side: a table with a row per method, one t-SNE of
+all images with a panel per method, and the same masks for each method. --rating-study DIR, written by
+training.rate score, adds the raters' means for the sources with these names.
 
-The extractor stands in every metric's name; figures of different extractors do not compare. --features takes
-efficientnet-lite0 (comes with the package), inception (published FID and KID), clip (published CMMD and
-CLIP-I) or the path of a TorchScript file that maps (B, 3, R, R) RGB in 0..1, R = --resolution, to (B, D);
-several with commas. Without it: inception if its weights are there, else efficientnet-lite0, and clip if
-there. A TorchScript file is a program: name only files that you trust. Weights that are neither in the cache
-nor named are fetched with --download only.
+Every metric's name includes the extractor; values of different extractors cannot be compared. --features
+takes efficientnet-lite0 (installed with the package), inception (published FID and KID), clip (published CMMD
+and CLIP-I) or the path of a TorchScript file that maps (B, 3, R, R) RGB in 0..1, R = --resolution, to (B, D);
+separate several with commas. The default is inception if its weights are available, otherwise
+efficientnet-lite0, plus clip if available. A TorchScript file is a program: use only files that you trust.
+Weights that are neither cached nor given by path are downloaded only with --download.
 
-Images of any size and grey ones are taken: each is brought to the extractor's input (inception resizes by
-itself), to --resolution for LPIPS, to 32 px for pixel distances. Features alone stay in memory.
+Images can have any size and be greyscale: each is resized to the extractor's input (inception resizes by
+itself), to --resolution for LPIPS, and to 32 px for pixel distances. Only features are kept in memory.
 
-Written: OUTPUT/evaluation.json (all numbers, also of each image), OUTPUT/report.html and its pictures as PNG;
-of several methods also OUTPUT/methods/NAME with the same files for each.
+Output: OUTPUT/evaluation.json (all numbers, including those of each image), OUTPUT/report.html and its
+figures as PNG; with several methods also OUTPUT/methods/NAME with the same files for each.
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
-"""Write a dataset anew in the layout that a trainer reads.
+"""Convert a dataset to the layout that a trainer reads.
 
     python -m training.export SOURCE --output DIR --format NAME
 
-SOURCE is a folder with images/ and masks/, a prompt.json, or a dataset in any layout of this command but
-webdataset. Every pixel stays what it is: images become PNG, masks PNG of background and foreground. All of it
-appears at once, at the end, or not at all.
+SOURCE is a folder with images/ and masks/, a prompt.json, or a dataset in any layout of this command except
+webdataset. Every pixel is preserved: images become PNG, masks PNG of background and foreground. The files
+appear only at the end, all at once; if anything fails, nothing is written.
 
     pairs        images/, masks/, prompt.json: what the commands here read
     pranet       TrainDataset/images, TrainDataset/masks
     nnunet       imagesTr, labelsTr (0 and 1), dataset.json, for a folder Dataset<number>_<name> of nnU-Net v2
-    coco         images/, annotations.json: an object for each connected region, as run-length encoding
+    coco         images/, annotations.json: one object per connected region, run-length encoded
     isic         the folders and mask names of ISIC 2018, task 1
     imagefolder  images/, masks/, metadata.jsonl: load_dataset("DIR") of Hugging Face
     webdataset   tar files of --pairs-per-tar pairs
 
-Beside them stands manifest.jsonl: how each pair was made, as far as SOURCE has a manifest that tells, and the
-files that hold it with their SHA-256.
+All layouts also get a manifest.jsonl: how each pair was made, if SOURCE has a manifest that records it, and
+the pair's files with their SHA-256.
 """
 
 from __future__ import annotations

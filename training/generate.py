@@ -1,24 +1,25 @@
-"""Generate an image for every mask of a folder, or for random masks drawn after them: labelled pairs.
+"""Generate an image for every mask of a folder, or for random variants of these masks: labelled pairs.
 
     python -m training.generate --checkpoint FILE --masks DIR --output DIR
 
-Needs no target images. Written: OUTPUT/images and OUTPUT/masks (lossless PNG of the same stems, masks 0/255
-and equal to what was used, pixel for pixel), prompt.json (what training.train reads) and manifest.jsonl (how
-each pair was made; the image files carry it too). --format writes other layouts. --random-masks draws each
-mask anew: --per-mask 10 makes ten from every file, --total 1000 a thousand in all, spread evenly over them.
+No target images are needed. Output: OUTPUT/images and OUTPUT/masks (lossless PNG with the same stems; masks
+are 0/255 and exactly those used), prompt.json (which training.train reads) and manifest.jsonl (how each pair
+was made; the image files carry it too). --format writes other layouts. --random-masks varies each mask at
+random: --per-mask 10 makes ten variants per file, --total 1000 a thousand in all, spread evenly.
 
-Pair i depends on the settings and i alone. A run that was stopped, or killed, is resumed by the same command
-and --resume. Machines share the work of one folder, or of an address such as s3://bucket/set, by --shard 0/4,
---shard 1/4 and so on, processes of one machine by 'accelerate launch -m training.generate'; whoever comes
-last writes the lists. Equal files need an equal --batch-size, --threads and device.
+Pair i depends only on the settings and i. If a run was stopped or killed, the same command with --resume
+continues it. Several machines can share one output folder, or an address such as s3://bucket/set, with
+--shard 0/4, --shard 1/4 and so on; several processes on one machine with 'accelerate launch -m
+training.generate'. The worker that finishes last writes the lists. Files are identical only with the same
+--batch-size, --threads and device.
 
---backgrounds DIR generates into real frames without a finding: outside of the mask, and of a rim of --blend
-pixels around it, a pair's image is its frame.
+--backgrounds DIR generates into real frames without a finding: outside the mask and a rim of --blend pixels
+around it, a pair's image equals its frame.
 
---images DIR --image-weight W adds the image prior (images of the masks' stems), for the paper's comparison of
-mask and mask + image sampling; the results repeat those images and are no new data. A model of the mask +
-image baseline (training.train --branches joint) is always sampled so, and takes the images from --masks where
-that is a folder of pairs.
+--images DIR --image-weight W adds the image prior (images with the masks' stems), for the paper's comparison
+of mask and mask + image sampling; the results repeat those images and are not new data. A model of the mask +
+image baseline (training.train --branches joint) is always sampled this way; if --masks is a folder of pairs,
+it uses the images in it.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class GenerateSettings(MaskOptions):
     )
     prompt: str | None = option(
         None,
-        "prompt; default: the mask's own, from prompt.json or metadata.jsonl beside masks/, otherwise drawn "
+        "prompt; default: the mask's own (from prompt.json or another list beside masks/), otherwise drawn "
         "from the checkpoint's training prompts",
     )
     negative_prompt: str = option("", "prompt of the unconditional pass")

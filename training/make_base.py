@@ -3,13 +3,13 @@
     python -m training.make_base --images DIR --output DIR
 
 DIR is a folder of images, a folder with images/ and masks/, or one with a prompt.json (then each image
-has its own prompt). Written: OUTPUT/diffusers (a diffusers model folder), OUTPUT/base.safetensors (the
-single file), and pictures of what the VAE and the UNet have learnt. A good VAE takes hours on a CPU: stop at
-any time with Ctrl-C and continue with --resume. --init starts from another base instead of random weights;
-with --vae-steps 0 its VAE stays as it is, with --unet-steps 0 its UNet does, and --vae-decoder-only improves
-the VAE's decoder alone, which any UNet and any Siamese model trained on that base can use.
+has its own prompt). Output: OUTPUT/diffusers (a diffusers model folder), OUTPUT/base.safetensors (the
+single file), and sample images of the VAE and the UNet. A good VAE takes hours on a CPU: stop at any time
+with Ctrl-C and continue with --resume. --init starts from another base instead of random weights; then
+--vae-steps 0 keeps its VAE and --unet-steps 0 its UNet. --vae-decoder-only improves only the VAE's decoder,
+so that any UNet and any Siamese model trained on that base can use the result.
 
-Meant for one process: `accelerate launch` with several is refused.
+Runs in a single process: `accelerate launch` with several is refused.
 """
 
 from __future__ import annotations

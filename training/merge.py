@@ -1,11 +1,11 @@
-"""Check a dataset that training.generate has written, and write its manifest.jsonl and its format's index.
+"""Check a dataset written by training.generate, and write its manifest.jsonl and its format's index.
 
     python -m training.merge SET [--deep] [--partial]
 
-The last worker of a dataset writes the lists by itself. This command tells which shards lack pairs, or writes
-the lists when that worker was killed in the middle of it; with --partial also those of an unfinished dataset,
-which can be resumed all the same. Every file that a list names must be there at its size; --deep reads each
-and compares its digest. SET is a folder, or an address that fsspec knows.
+The last worker of a dataset writes these lists itself. If it was killed while doing so, this command writes
+them; if pairs are missing, it names the incomplete shards. --partial also writes the lists of an unfinished
+dataset, which can still be resumed. Every listed file must exist at its recorded size; --deep also reads each
+file and compares its digest. SET is a folder, or an address that fsspec knows.
 """
 
 from __future__ import annotations

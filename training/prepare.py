@@ -1,24 +1,24 @@
-"""Bring a dataset into the layout that all commands read, split and checked, and say what is in it.
+"""Convert a dataset to the layout that all commands read, split and check it, and report what it contains.
 
     python -m training.prepare SOURCE --output DIR
 
 SOURCE is a folder of Kvasir-SEG, CVC-ClinicDB, ISIC2016 or ISIC2018 as published, of the polyp sets in
 PraNet's layout (TrainDataset, TestDataset/<name>), or any folder with images/ and masks/ or a prompt.json,
-alone or in train/, validation/ and test/. Stems train_*, validation_*, test_* count as a split as well.
+alone or in train/, validation/ and test/. Stems train_*, validation_* and test_* also define a split.
 
-Written: OUTPUT/train, OUTPUT/validation and OUTPUT/test (PraNet's sets: OUTPUT/test/<name>), each with
-images/ (PNG and JPEG copied byte for byte, others as PNG; so are those that EXIF turns or that
-have more than 8 bits), masks/ (PNG of 0 and 255) and prompt.json, and
-OUTPUT/prepare.json: counts, sizes, shares of the masks, lesions, and near-duplicates across the sets. All of
-it appears at once, at the end, or not at all.
+Output: OUTPUT/train, OUTPUT/validation and OUTPUT/test (PraNet's sets: OUTPUT/test/<name>), each with
+images/, masks/ (PNG of 0 and 255) and prompt.json, and OUTPUT/prepare.json: counts, image sizes, mask areas,
+lesions, and near-duplicates across the sets. PNG and JPEG images are copied byte for byte; other formats, and
+images that EXIF rotates or that have more than 8 bits, are saved as PNG. The files appear only at the end,
+all at once; if anything fails, nothing is written.
 
-The data's own split is kept where there is one; otherwise, and with --split or --train, pairs are drawn with
---seed from all of them. --train 200 takes 200 for training and leaves all others for testing.
+An existing split is kept. Without one, or with --split or --train, pairs are drawn from all of them with
+--seed. --train 200 uses 200 pairs for training and all others for testing.
 
---crop 128 cuts images that are larger than the model into tiles of 128 px at their own scale, all tiles of an
-image in the same set; tiles without foreground are left out. --modes name (of violet_12: violet) or --modes
-colour --mode-count 4 (a clustering) puts the kind of image into its prompt, so that rare kinds can be learnt
-(training.train --balance-prompts) and asked for.
+--crop 128 cuts images larger than the model into tiles of 128 px without rescaling, with all tiles of an
+image in the same set; tiles without foreground are left out. --modes name (violet_12 is violet) or --modes
+colour --mode-count 4 (clustering) adds the kind of image to its prompt, so that rare kinds can be learnt
+(training.train --balance-prompts) and requested.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""Blinded ratings: a page on which physicians judge real and synthetic images, and its results.
+"""Blinded ratings: make a page on which physicians judge real and synthetic images, and score their answers.
 
     python -m training.rate page --real DIR --synthetic DIR --output rating.html --count 25
     python -m training.rate page --real DIR --synthetic mask-only=DIR --synthetic siamese=DIR --output ...
     python -m training.rate score A.csv B.csv C.csv --key rating.html.key.json --output DIR
 
-page writes one HTML file that works without a network: --count images of every source, mixed, all at the same
-size and encoded alike. Beside it goes OUTPUT.key.json, which says which image is which: keep it from the
-raters. Each rater opens the page, rates 1 (certainly artificial) to 5 (certainly real) in an order of their
-own, and hands in the CSV that the page saves.
+page writes one HTML file that needs no network: --count images of every source, mixed, all at the same size
+and encoded alike. It also writes OUTPUT.key.json, which says which image is which: keep it from the raters.
+Each rater opens the page, rates the images from 1 (certainly artificial) to 5 (certainly real), each in a
+different order, and hands in the CSV that the page saves.
 
 score reads the CSVs of all raters (three or more) and writes OUTPUT/ratings.json, ratings.md and
-ratings.html: mean opinion score of every source, how often its images were taken for real, differences,
-raters and their agreement.
+ratings.html: the mean opinion score of every source, how often its images were taken for real, differences
+between sources, and each rater's means and their agreement.
 """
 
 from __future__ import annotations

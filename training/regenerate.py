@@ -1,12 +1,12 @@
-"""Generate one pair again from its record, and compare it with what the record says.
+"""Generate one pair again from its record, and compare the result with the record.
 
     python -m training.regenerate RECORD --pair NAME --checkpoint FILE --masks DIR --output DIR
 
-RECORD is the manifest.jsonl of a dataset and NAME the pair's stem, or RECORD is a PNG that training.generate
-has written and NAME is left out. --masks takes what training.generate took: a folder of masks, one of pairs,
-or a single mask file. Written: OUTPUT/images and OUTPUT/masks. Same bytes need the same versions, device and
-threads as in the record; the command says where yours differ. --backgrounds DIR is needed for a pair that was
-generated into a real frame.
+RECORD is the manifest.jsonl of a dataset, with NAME the pair's stem, or a PNG written by training.generate,
+without --pair. --masks takes whatever training.generate was given: a folder of masks, a folder of pairs, or a
+single mask file. Output: OUTPUT/images and OUTPUT/masks. Files are identical byte for byte only with the
+versions, device and threads of the record; the command reports where yours differ. --backgrounds DIR is
+needed for a pair that was generated into a real frame.
 """
 
 from __future__ import annotations

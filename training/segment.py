@@ -4,24 +4,24 @@
     python -m training.segment --train real=DIR both=DIR,DIR --test A=DIR B=DIR --network unet --output DIR
     python -m training.segment --config training/recipes/tables/table2.toml --data ROOT --output DIR
 
---real and --synthetic give the variants real, real+1x, real+2x ... (so many synthetic pairs per real one,
-spread evenly over the folder), --synthetic-only adds one; each --train is a variant of its own. The first
-variant is the baseline. --real-share 0.5 makes half of every mixed batch real, however many synthetic pairs
-there are; --then-real 200 keeps the last 200 of the same number of steps for real pairs alone. All are
-trained for the same number of steps with the same batch size and augmentation, from the same first weights
-for each seed, and scored on every test image at its mask's own size: Dice and IoU per image, their means per
-test set and over all test images, mean and deviation over seeds, and the difference from the baseline with an
-interval and a p value.
+--real and --synthetic define the variants real, real+1x, real+2x ... (the number of synthetic pairs per real
+pair, taken evenly from the folder); --synthetic-only adds one without real pairs; each --train defines a
+variant of its own. The first variant is the baseline. --real-share 0.5 makes half of every mixed batch real,
+however many synthetic pairs there are; --then-real 200 uses only real pairs in the last 200 steps, without
+adding steps. All variants are trained for the same number of steps with the same batch size and augmentation,
+and for each seed from the same initial weights. They are scored on every test image at its mask's own size:
+Dice and IoU per image, their means per test set and over all test images, mean and deviation over seeds, and
+the difference from the baseline with an interval and a p value.
 
-A --config file holds any of the settings, networks = [...], and either [test] (folders by name) and
-[[variant]]s (name, real = [...], synthetic = [...], times or count, and real_share and then_real of its own),
-or [[experiment]]s of those; relative folders lie below --data. training/recipes/tables/ has one for each
-table of the paper.
+A --config file can hold any of the settings, networks = [...], and either [test] (folders by name) and
+[[variant]]s (name, real = [...], synthetic = [...], times or count, and optionally real_share and then_real),
+or [[experiment]]s made of those; relative folders refer to --data. training/recipes/tables/ has one file for
+each table of the paper.
 
-Written: OUTPUT/results.json, scores.csv (every image of every run), segmentation.html (with a curve where
+Output: OUTPUT/results.json, scores.csv (every image of every run), segmentation.html (with a curve if
 variants add more and more of the same synthetic pairs, as in the paper's Fig. 7), segmentation.md, and
-runs/ with the scores and the worst and best cases of every run. Every finished run is kept: after an
-interruption the same command with --resume does what is missing.
+runs/ with the scores and the worst and best cases of every run. Finished runs are kept: after an
+interruption, the same command with --resume does what is missing.
 """
 
 from __future__ import annotations

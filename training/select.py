@@ -1,17 +1,17 @@
-"""Keep the synthetic pairs that are worth training on, and say of each other one why it was rejected.
+"""Select the synthetic pairs that are worth training on, and record why each of the others was rejected.
 
     python -m training.select --pairs SYNTHETIC --real REAL --output DIR
 
-A pair stays when both hold:
-- agreement: a segmentation network trained on the real pairs alone (or --segmenter FILE, which
-  training.segment --save-networks writes) finds the pair's mask in its image with Dice of --min-dice or more;
-- realism: the image lies no farther from real ones than --max-distance times what is usual among them. Its
-  distance is the mean one to the --neighbours nearest real images in the feature space of --extractor; usual
-  is the median of the same over the real images, each without itself.
+A pair is kept if it passes both tests:
+- agreement: a segmentation network trained only on the real pairs (or --segmenter FILE, written by
+  training.segment --save-networks) finds the pair's mask in its image with a Dice of at least --min-dice;
+- realism: the image is no farther from the real ones than --max-distance times the usual distance. An image's
+  distance is the mean over the --neighbours nearest real images in the feature space of --extractor; the
+  usual distance is the median of this over the real images, each compared with the others.
 
-Written: OUTPUT/images, masks, prompt.json and, when the pairs have one, manifest.jsonl (files copied byte for
-byte, lines kept), which every command reads as pairs; rejected.csv (why, of each pair left out);
-selection.json (settings, distributions, what each kept pair reached). Nothing is written when nothing stays.
+Output: OUTPUT/images, masks, prompt.json and, if the pairs have one, manifest.jsonl (files copied byte for
+byte, lines unchanged), which every command reads as pairs; rejected.csv (the reason for each rejected pair);
+selection.json (settings, distributions, scores of each kept pair). If no pair is kept, nothing is written.
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
     python -m training.train --pairs DIR --prompt TEXT --base PATH --output DIR --steps N
 
 --pairs is a folder with images/ and masks/ (also image/, mask/) or a prompt.json. --base is Stable Diffusion
-1.5 or 2.1 as a single file (.safetensors, .ckpt), a diffusers folder or a hub name, or a small one of
-training.make_base. --init FILE starts from a trained model instead: a whole one, or an adapter and --base.
-Defaults are the paper's; every setting can also stand in a TOML file given by --config (flags win).
+1.5 or 2.1 as a single file (.safetensors, .ckpt), a diffusers folder or a hub name, or a small base made by
+training.make_base. --init FILE starts from a trained model instead: a full model, or an adapter with --base.
+The defaults are the paper's; every setting can also be set in a TOML file given by --config (flags win).
 
-Written to OUTPUT: log.jsonl and TensorBoard logs (losses by term), samples/ (pictures for fixed masks),
-checkpoints/, and at the end model.safetensors. Stop with Ctrl-C at any time and continue with --resume: the
-resumed run repeats the uninterrupted one exactly. Several GPUs: accelerate launch -m training.train ...
+Output: log.jsonl and TensorBoard logs (losses by term), samples/ (images for fixed masks), checkpoints/, and
+at the end model.safetensors. Stop with Ctrl-C at any time and continue with --resume: the resumed run repeats
+the uninterrupted one exactly. On several GPUs: accelerate launch -m training.train ...
 """
 
 from __future__ import annotations
