@@ -1,10 +1,10 @@
-"""One training step at the size of Stable Diffusion 1.5, on random weights: time and peak memory.
+"""One training step at the size of Stable Diffusion 1.5, with random weights: time and peak memory.
 
     python -m benchmarks.full_size --json
 
-Writes a random base in a temporary folder (7 GB), as a diffusers folder and as a single file, and runs
-``training.train`` on each for one step of one 64 px pair, checkpoint and export included: about 20 GB of
-memory and of disk. Linux.
+Writes a random base model to a temporary folder (7 GB), as a diffusers folder and as a single file, and runs
+``training.train`` on each for one step of one 64 px pair, including checkpoint and export. Needs about 20 GB
+of memory and of disk. Linux only.
 
 Keys, for ``folder`` and ``file``: seconds and peak_gib of the whole command.
 """

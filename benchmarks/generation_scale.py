@@ -1,13 +1,13 @@
-"""Generating very many pairs: memory and time a pair must not grow, and writing must cost next to nothing.
+"""Generating very many pairs: memory and time per pair must not grow, and writing must cost almost nothing.
 
     python -m benchmarks.generation_scale --json
 
-A stand-in of the sampler, which returns noise at once, makes sets of few and of many pairs, each in a process
-of its own; and the bundled model generates some at 128 px with 50 steps. Linux.
+A stub sampler, which returns noise immediately, generates a small and a large dataset, each in its own
+process; then the bundled model generates some pairs at 128 px with 50 steps. Linux only.
 
 Keys, by number of pairs: peak_mib (resident memory), pair_milliseconds (median over tenths of the run),
-last_to_first (the last tenth's time over the first's). memory_ratio compares the two. write_share: time in
-writing and listing over the time of sampling, with the real model.
+last_to_first (time of the last tenth over the first). memory_ratio compares the two datasets. write_share:
+time spent writing and listing over sampling time, with the real model.
 """
 
 from __future__ import annotations

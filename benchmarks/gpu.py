@@ -1,17 +1,17 @@
-"""This project on a graphics card, against the published schedule: training step, memory, sampling.
+"""This project against the published schedule on a GPU: training step, memory, sampling.
 
     python -m benchmarks.gpu --json
     python -m benchmarks.gpu --tiny
 
-Random weights at the size of Stable Diffusion 1.5, no optimiser. Steps are compared under the same autocast,
-each way of working in turns; the published sampler is float32, one image at a time, 50 steps of DDIM, ours
-half precision, a batch at once, without decoding. ``--tiny`` takes small networks and, without a card, the
-CPU: it shows that everything runs, and its figures mean nothing.
+Random weights at the size of Stable Diffusion 1.5, no optimiser. Training steps are compared under the same
+autocast, measured alternately. The published sampler runs in float32, one image at a time, with 50 DDIM
+steps; ours runs in half precision, a batch at once, without decoding. ``--tiny`` uses small networks, and the
+CPU if there is no GPU: it only checks that everything runs, and its figures mean nothing.
 
-Keys: step (seconds of a step before and after the augmentation's gate, of a run's mean step, the speedup of
-that, and peak_gib: measured, for ours also counted as ``benchmarks.training_memory`` does, weights and
-gradients included), sampling (images_per_second of each sampler, speedup over the published). Memory is
-measured on CUDA alone.
+Keys: step (seconds per step before and after augmentation starts, seconds of a run's mean step, its speedup,
+and peak_gib: measured, and for ours also counted as ``benchmarks.training_memory`` does, including weights
+and gradients), sampling (images_per_second of each sampler, speedup over the published one). Memory is
+measured only on CUDA.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Steps a second of Train Siamese in ComfyUI against those of ``training.train``, on the CPU. Linux.
+"""Steps per second of Train Siamese in ComfyUI compared with ``training.train``, on the CPU. Linux only.
 
     python -m benchmarks.graph_training --comfyui .host/ComfyUI --python .host/venv/bin/python --json
 
 Both train the bundled base on the sample pairs, with the same settings and without previews: the command in
-this interpreter, the node in a ComfyUI server that the pack is linked into. They work in turns of ten steps,
-the one stopped (SIGSTOP) while the other runs, so that what else the machine does meets both alike. The
-first ten steps of each, with loading and encoding before them, are not counted.
+this interpreter, the node in a ComfyUI server that the pack is linked into. They alternate in turns of ten
+steps; one is stopped (SIGSTOP) while the other runs, so that other load on the machine affects both alike.
+The first ten steps of each, and the loading and encoding before them, are not counted.
 
-Keys: speed (steps a second, node over command, ratio of medians), speed_of_cpu_time (the same by the time
-that the processes had), seconds_per_step.
+Keys: speed (steps per second, node over command, ratio of medians), speed_of_cpu_time (the same, by the CPU
+time of the processes), seconds_per_step.
 """
 
 from __future__ import annotations

@@ -2,16 +2,17 @@
 
     python -m benchmarks.low_data --source DATASET --output DIR --pairs 8 24 --draws 6
 
-DATASET is what training.prepare reads. Where it has a split of its own, its training pairs are the pool and
-all others the test; else images (what stands before the first _ of a name) are divided, --test-share of each
-kind for the test. A base is trained on the pool's images, or on those of --unlabelled DIR, without masks.
-Then, for each number of --pairs and each draw of so many labels from the pool: mask-only and Siamese models
-on the labels, images for the labels' masks and for random ones, selection by a judge trained on the labels,
-metrics, and segmentation networks on the labels alone and with each model's pairs. Nothing but the scoring of
-those reads a test image. --plan has the settings of every stage (default: benchmarks/low_data.toml).
+DATASET is anything training.prepare reads. If it has its own split, its training pairs are the pool and all
+others the test set; otherwise its images (all files with the same name before the first _ count as one) are
+split, with --test-share of each kind used for testing. A base is trained on the pool's images, or on those of
+--unlabelled DIR, without masks. Then, for each number in --pairs and each draw of that many labelled pairs
+from the pool: mask-only and Siamese models are trained on them; images are generated for their masks and for
+random masks; pairs are selected by a judge trained on the labelled pairs; metrics are computed; and
+segmentation networks are trained on the labelled pairs alone and with each model's pairs. Only the scoring of
+these networks reads test images. --plan has the settings of every stage (default: benchmarks/low_data.toml).
 
-Written: DIR/study.md, study.html and study.json: one table, whose differences have intervals over draws and
-test images. Every finished stage is kept: the same command resumes after an interruption.
+Output: DIR/study.md, study.html and study.json: one table, whose differences have intervals over draws and
+test images. Finished stages are kept: after an interruption, the same command resumes.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Training on very many pairs: memory and time a step must not grow with their number.
+"""Training on very many pairs: memory and time per step must not grow with their number.
 
     python -m benchmarks.many_pairs --json
 
 Makes tiny random pairs, runs ``training.train`` on a tiny random base with few and with many of them, and
-watches the process while it trains. Linux.
+monitors the process during training. Linux only.
 
-Keys, by number of pairs: anonymous_mib (memory of its own while it trains, the most seen), mapped_mib (of
-files, which the system takes back when it needs memory), step_seconds (median between two steps),
+Keys, by number of pairs: anonymous_mib (peak anonymous memory during training), mapped_mib (mapped files,
+which the system reclaims when it needs memory), step_seconds (median time between two steps),
 preparation_seconds (checking and encoding, once). memory_growth_mib and step_ratio compare the two.
 """
 

@@ -1,13 +1,14 @@
-"""The data that the shipped models were trained on, cut from tiles of the 2018 Data Science Bowl's nuclei.
+"""Make the data that the bundled models were trained on, from tiles of the 2018 Data Science Bowl's nuclei.
 
     python -m benchmarks.nuclei_tiles --tiles DIR --output runs/nuclei
 
 DIR holds ``images/`` and ``masks/`` of 256 px tiles, named by image and tile (``<image>_<tile>.png``). Images
-are divided into a pool and a test split, each kind of microscopy alike; tiles are cut into squares of 128 px
-at their own scale. Written: ``unlabelled/`` and ``unlabelled_unet/`` (images of the pool, for ``make_base``),
-``labelled/`` (pairs of the pool, for ``train``) and ``test/`` (pairs that no model has seen).
+are split into a pool and a test set, in the same proportion for each kind of microscopy; tiles are cut into
+128 px squares without rescaling. Output: ``unlabelled/`` and ``unlabelled_unet/`` (images of the pool, for
+``make_base``), ``labelled/`` (pairs of the pool, for ``train``) and ``test/`` (pairs that no model has seen).
 
-Rare kinds come in several orientations, so that a model does not forget them: the microscope knows no up.
+Rare kinds are included in several orientations, so that a model does not forget them; microscopy images have
+no preferred orientation.
 """
 
 from __future__ import annotations

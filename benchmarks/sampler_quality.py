@@ -1,15 +1,16 @@
-"""What a faster sampler costs: how far its images are from the exact ones, how real, how true to their masks.
+"""What a faster sampler costs: distance of its images from the exact ones, realism, and mask adherence.
 
     python -m benchmarks.sampler_quality --model FILE --masks DIR --train DIR --plot docs/samplers.png --json
 
-The exact images are those of DDIM with 500 steps, which is as near to the sampling equation's solution as
-makes no difference. For a few masks at each guidance scale: the difference of each sampler's images from
-them, root mean square of 255, and its images a second (the denoising alone, in turns). Then every sampler
-makes the same images, the masks and seeds of each the same, at the first guidance scale: KID against the
-images of --masks, Dice of a segmentation network trained on --train, each with its 95 % interval, and the
+The exact images are those of DDIM with 500 steps, which is close enough to the solution of the sampling
+equation. For a few masks at each guidance scale: the root mean square difference (of 255) between each
+sampler's images and the exact ones, and its images per second (denoising only, measured alternately). Then
+every sampler generates images for the same masks and seeds at the first guidance scale: KID against the
+images of --masks and Dice of a segmentation network trained on --train, each with its 95 % interval, and the
 difference of that Dice from the first sampler's, image by image.
 
---masks and --train are folders of real pairs, the nuclei that come with the pack by default, as is --model.
+--masks and --train are folders of real pairs. They default to the bundled nuclei, and --model to the bundled
+model.
 """
 
 from __future__ import annotations

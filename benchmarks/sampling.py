@@ -3,16 +3,16 @@
     python -m benchmarks.sampling --json
     python -m benchmarks.sampling --sampler dpmpp-2m --steps 15 --published-steps 50 --json
 
-Same networks, masks and seeds, float32, CPU, latents without their decoding. The published sampler generates
-one image at a time, runs the hint block at every step and writes the attention's matrix. Ours generates the
-masks in one batch, runs the hint block once, and keeps freed memory as ``training.generate`` does, for which
-each sampler has a process of its own; they work in turns. Both have conditional and unconditional
-predictions in one batch. The fewer steps, the less our one run of the hint block is spread over: the paper's
-50 do better. What fewer steps of another sampler cost says ``benchmarks.sampler_quality``.
+Same networks, masks and seeds, float32, CPU, latents without decoding. The published sampler generates one
+image at a time, runs the hint block at every step and stores the attention matrix. Ours generates all masks
+in one batch, runs the hint block once, and keeps freed memory as ``training.generate`` does; for that, each
+sampler runs in its own process, and they alternate. Both compute conditional and unconditional predictions in
+one batch. With fewer steps our single run of the hint block weighs more: the paper's 50 give a higher
+speedup. ``benchmarks.sampler_quality`` shows what fewer steps of another sampler cost.
 
-Keys: speedup (images a second, ours over the published, ratio of medians), speedup_without_kept_memory (ours
-with the C library's own habits), images_per_second, difference (largest of the latents, relative to their
-largest value; where both take the same steps).
+Keys: speedup (images per second, ours over the published, ratio of medians), speedup_without_kept_memory
+(ours with the C library's default allocator settings), images_per_second, difference (largest difference of
+the latents, relative to their largest value; only if both use the same steps).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Memory that training Stable Diffusion 1.5 needs on a GPU, estimated by counting tensors.
+"""GPU memory needed to train Stable Diffusion 1.5, estimated by counting tensors.
 
     python -m benchmarks.training_memory --json
 
-A step runs on tensors without content (torch's FakeTensorMode), which takes no memory and no GPU; counted
-are the storages that are alive at a time, bfloat16 copies of weights under autocast included, what the
-optimiser of bfloat16 weights needs while it steps, and the optimiser's state. What only a GPU has is left
-out: its context (about half a GiB), workspaces of kernels, fragmentation. So this is an estimate, and a low
-one.
+A step runs on tensors without content (torch's FakeTensorMode), which needs no memory and no GPU. Counted are
+all storages alive at the same time, including bfloat16 copies of weights under autocast, what the optimiser
+of bfloat16 weights needs during its step, and the optimiser's state. Not counted is what exists only on a
+GPU: its context (about half a GiB), kernel workspaces and fragmentation. The result is therefore a low
+estimate.
 """
 
 from __future__ import annotations

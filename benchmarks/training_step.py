@@ -2,19 +2,19 @@
 
     python -m benchmarks.training_step --json
 
-Same networks, same batch (five samples, one at t <= 200), float32, CPU, losses and gradients only. Compared
-are the published schedule (see benchmarks/published.py) and ours, ``fast`` and ``lean`` (with gradient
-checkpointing). A run spends a third of its steps without the augmentation and two thirds with it.
+Same networks, same batch (five samples, one at t <= 200), float32, CPU, losses and gradients only. The
+published schedule (see benchmarks/published.py) is compared with ours, ``fast`` and ``lean`` (with gradient
+checkpointing). A run spends a third of its steps without augmentation and two thirds with it.
 
 Keys for each width, for ``fast`` at the top level and again under ``lean``: speedup (of a run),
-speedup_plain, speedup_augmented (published time over ours, ratios of medians of steps run in turns),
-memory_ratio (peak resident memory over a run above the resident model, ours over the published). At the top
-the lower speed-up and the higher memory of the widths. difference: largest relative difference of loss and
-gradients from the published schedule's. flops, and peak_share, the share of the machine's best rate;
-kinds_share, that of the time which the step's convolutions and matrix products would take at the best rate of
-each, measured now (peak_flops_by_kind). ``alone``: seconds, flops and shares of ours at Stable Diffusion
-1.5's width, where the published schedule takes too long (15 GB of memory; --own-widths without a number
-leaves it out).
+speedup_plain, speedup_augmented (published time over ours, ratios of medians of steps measured alternately),
+memory_ratio (peak resident memory of a run above the resident model, ours over the published). The top level
+has the lower speedup and the higher memory of all widths. difference: largest relative difference of loss and
+gradients from the published schedule's. flops and peak_share, the share of the machine's best rate;
+kinds_share is the same for the time that the step's convolutions and matrix products would take at the best
+rate of each, measured now (peak_flops_by_kind). ``alone``: seconds, flops and shares of ours at Stable
+Diffusion 1.5's width, where the published schedule takes too long (15 GB of memory; --own-widths without a
+number leaves it out).
 """
 
 from __future__ import annotations

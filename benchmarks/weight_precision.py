@@ -2,14 +2,14 @@
 
     python -m benchmarks.weight_precision --base FILE --json
 
-Trains on the shipped nuclei, from the same base, with the same pairs, timesteps and noises, once for each
-way and seed: float32; under bfloat16 autocast; weights in bfloat16, stochastically rounded; and, where
-bitsandbytes is there, those with the 8-bit optimiser.
+Trains on the bundled nuclei from the same base, with the same pairs, timesteps and noise, once per way and
+seed: float32; bfloat16 autocast; bfloat16 weights with stochastic rounding; and, if bitsandbytes is
+installed, those with the 8-bit optimiser.
 
-Keys for each way: loss (mean over the last third of the steps and all seeds), by_seed, and of each way but
-the first difference (from the first one's loss, of the same seed, relative to it: mean over seeds) and
-difference_deviation (its standard deviation). spread: standard deviation over seeds of the first way's loss,
-relative to it, which is what another order of the same pairs does.
+Keys for each way: loss (mean over the last third of the steps and all seeds) and by_seed; for each way but
+the first also difference (from the first way's loss with the same seed, relative to it, mean over seeds) and
+difference_deviation (its standard deviation). spread: standard deviation of the first way's loss over seeds,
+relative to it, which shows the effect of another order of the same pairs.
 """
 
 from __future__ import annotations

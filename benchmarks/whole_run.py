@@ -1,14 +1,14 @@
-"""A whole training run on image/mask pairs: wall time a step, the published way over this project's.
+"""A whole training run on image/mask pairs: wall time per step, published schedule against this project's.
 
     python -m benchmarks.whole_run --pairs DIR --json
 
-Everything a step costs is in it: reading and resizing the pairs, VAE and text encoder, losses, gradients and
-AdamW. The published way does all of it at every step; ours encodes the set once, whose time is spread over
-the run's steps. Networks have random weights and Stable Diffusion's shape, UNet and VAE narrower; the rate
-of learning does not matter. CPU, float32.
+Includes everything a step costs: reading and resizing the pairs, VAE and text encoder, losses, gradients and
+AdamW. The published schedule does all of it at every step; ours encodes the dataset once, and that time is
+spread over the run's steps. The networks have random weights and Stable Diffusion's shape, with narrower UNet
+and VAE; the learning rate does not matter. CPU, float32.
 
-Keys: speedup (wall seconds a step of the run), seconds (by schedule: plain and augmented steps, the share of
-encoding, and the run), encode_seconds (of the whole set).
+Keys: speedup (wall time per step of the run), seconds (by schedule: plain and augmented steps, the share of
+encoding, and the run), encode_seconds (of the whole dataset).
 """
 
 from __future__ import annotations
