@@ -266,11 +266,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--test-share", type=float, default=0.35, help="share of the images used for testing (default: 0.35)"
     )
-    parser.add_argument("--prompt", help="prompt of every pair")
+    parser.add_argument("--prompt", help="prompt for every pair")
     parser.add_argument("--crop", type=int, help="cut tiles of this side, in pixels")
     parser.add_argument("--modes", type=int, help="number of image kinds to distinguish by colour")
     parser.add_argument("--seed", type=int, default=42, help="seed of the split and the draws (default: 42)")
-    parser.add_argument("--plan", type=Path, default=_PLAN, help="settings of all stages")
+    parser.add_argument("--plan", type=Path, default=_PLAN, help="TOML file with the settings of all stages")
     return parser.parse_args(arguments)
 
 

@@ -52,7 +52,7 @@ def _overview() -> str:
     lines = [f"  {name.ljust(width)}  {_first_line(name)}" for name in COMMANDS]
     return "\n".join(
         [
-            "usage: python -m training COMMAND ...    (python -m training COMMAND --help: its manual)",
+            "usage: python -m training COMMAND ...    (manual: python -m training COMMAND --help)",
             "",
             *lines,
         ]

@@ -136,7 +136,7 @@ def parse(arguments: Sequence[str] | None) -> Any:
     parser.add_argument(
         "output", type=Path, metavar="OUT", help=".safetensors file, or a folder with --to diffusers"
     )
-    parser.add_argument("--to", choices=TARGETS, required=True, help="the layout to write")
+    parser.add_argument("--to", choices=TARGETS, required=True, help="layout to write")
     parser.add_argument(
         "--base", type=Path, help="base model that completes an adapter: file, diffusers folder or hub name"
     )

@@ -85,10 +85,10 @@ class PrepareSettings(MaskOptions):
         None, "prompt for every pair; default: the pair's own from a prompt.json, otherwise the layout's"
     )
     split: str | None = option(
-        None, f"training:validation:test; without it the data's own split, else {DEFAULT_RATIO}"
+        None, f"training:validation:test; default: the data's own split, otherwise {DEFAULT_RATIO}"
     )
     train: int | None = option(None, "use this many pairs for training and all others for testing", COUNT)
-    seed: int = option(42, "seed of the draw", SEED)
+    seed: int = option(42, "seed of the random split", SEED)
     crop: int | None = option(
         None, "cut images into tiles of this side in pixels, without rescaling", Range(32, 16384)
     )

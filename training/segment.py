@@ -152,9 +152,11 @@ def parse(
     arguments: Sequence[str] | None,
 ) -> tuple[argparse.Namespace, SegmentSettings, Mixing, RunSettings, dict[str, Any]]:
     parser = command_parser("segment", __doc__)
-    sets = parser.add_argument_group("what is compared")
+    sets = parser.add_argument_group("data and networks to compare")
     sets.add_argument("--config", type=Path, help="TOML file of settings, networks and sets")
-    sets.add_argument("--network", nargs="+", metavar="NAME", help=f"of {', '.join(NETWORKS)}")
+    sets.add_argument(
+        "--network", nargs="+", metavar="NAME", help=f"networks to train: {', '.join(NETWORKS)}"
+    )
     sets.add_argument("--test", nargs="+", action="extend", metavar="[NAME=]DIR", help="test sets")
     sets.add_argument("--real", nargs="+", metavar="DIR", help="real pairs; alone, they are the baseline")
     sets.add_argument("--synthetic", nargs="+", metavar="DIR", help="synthetic pairs to add to the real ones")
@@ -165,14 +167,16 @@ def parse(
         metavar="X",
         help="synthetic pairs per real pair; one variant for each number",
     )
-    sets.add_argument("--synthetic-only", action="store_true", help="also train on synthetic pairs alone")
+    sets.add_argument(
+        "--synthetic-only", action="store_true", help="add a variant with synthetic pairs alone"
+    )
     sets.add_argument(
         "--train", nargs="+", action="extend", metavar="[NAME=]DIR[,DIR...]", help="training sets"
     )
-    parser.add_argument("--resume", action="store_true", help="keep the finished runs in --output")
+    parser.add_argument("--resume", action="store_true", help="resume in --output, keeping finished runs")
     add_flags(parser, SegmentSettings)
-    add_flags(parser.add_argument_group("how real and synthetic pairs are mixed"), Mixing)
-    add_flags(parser.add_argument_group("how each run is made"), RunSettings)
+    add_flags(parser.add_argument_group("mixing of real and synthetic pairs"), Mixing)
+    add_flags(parser.add_argument_group("settings of each run"), RunSettings)
     args = parser.parse_args(arguments)
     table = read_toml(args.config)
     groups = (SegmentSettings, Mixing, RunSettings)

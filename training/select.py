@@ -72,7 +72,7 @@ class SelectSettings(MaskOptions):
     """Thresholds, and settings of the network and features that judge the pairs."""
 
     pairs: Path = option(Path(), "synthetic pairs: a folder, or a prompt.json")
-    real: Path = option(Path(), "real pairs to judge them by")
+    real: Path = option(Path(), "real pairs to compare them with")
     output: Path = option(Path(), "folder for the selected pairs, new or empty")
     min_dice: float = option(0.7, "minimum Dice between the segmenter's mask and the pair's", SHARE)
     max_distance: float = option(

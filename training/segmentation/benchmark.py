@@ -53,7 +53,7 @@ class RunSettings(MaskOptions):
     cases: int = option(6, "number of worst and best cases shown per variant; 0 for none", COUNT_OR_NONE)
     save_networks: bool = option(False, "keep the trained networks (.safetensors, in runs/)")
     cache_gb: float = option(
-        2.0, "memory for decoded pairs; pairs beyond it are decoded each time they are used", WEIGHT
+        2.0, "memory for decoded pairs, in GB; pairs beyond it are decoded each time they are used", WEIGHT
     )
 
 
