@@ -40,7 +40,7 @@ class OptimiserSettings:
 
     learning_rate: float = option(
         1e-5,
-        "AdamW's learning rate, or its peak with --rate-decay; 0 leaves the weights unchanged",
+        "AdamW's learning rate, or its peak when it decays; 0 leaves the weights unchanged",
         RATE_OR_NONE,
     )
     hint_learning_rate: float | None = option(
@@ -67,7 +67,7 @@ class OptimiserSettings:
     weight_precision: Literal["fp32", "bf16"] = option(
         "fp32",
         "bf16 stores weights and gradients in half the memory, with stochastic rounding; needs "
-        "--mixed-precision bf16",
+        "mixed precision bf16",
         added_later=True,
     )
 
