@@ -14,8 +14,9 @@ import torch
 from comfy_api.latest import io
 
 from ..siamese_core import shipped
-from ..siamese_core.architecture import LATENT_STRIDE
+from ..siamese_core.architecture import LATENT_STRIDE, Architecture, is_small
 from ..siamese_core.errors import UserError
+from ..siamese_core.learning.recipes import SMALL_BASE_RATE, Recipe, with_recipe
 from ..siamese_core.learning.settings import BatchSettings, ExecutionSettings, OptimiserSettings, Precision
 from ..siamese_core.masks.foreground_rule import ForegroundRule
 from ..siamese_core.pairs.pair_checks import check_pairs
@@ -108,8 +109,8 @@ class TrainSiamese(io.ComfyNode):
                     max=1.0,
                     step=1e-6,
                     round=False,
-                    tooltip="Learning rate of AdamW: 1e-5 for Stable Diffusion (as in the paper), 1e-4 for "
-                    "small bases.",
+                    tooltip="Learning rate of AdamW: 1e-5 for Stable Diffusion (as in the paper), 6e-4 with "
+                    "the recipe small base, 1e-4 to train a small model further.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -186,6 +187,14 @@ class TrainSiamese(io.ComfyNode):
                     "written to the model file; 0 uses the weights themselves.",
                 ),
                 *foreground_inputs(optional=True),
+                io.Combo.Input(
+                    "recipe",
+                    options=list(get_args(Recipe)),
+                    optional=True,
+                    default="paper",  # graphs saved without this input were trained so
+                    tooltip="Settings that suit the base: the paper's for Stable Diffusion; small base, with "
+                    "learning_rate 6e-4, for the bundled base.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The model with the trained decoder."),
@@ -246,10 +255,16 @@ class TrainSiamese(io.ComfyNode):
         ema_decay: float = 0.0,
         threshold: int = 127,
         label: int = 0,
+        recipe: Recipe = "paper",
     ) -> io.NodeOutput:
         side = chosen_side(model, resolution)
         if side % _SIDE_STEP:
             raise UserError(f"'resolution' is {side}; give a multiple of {_SIDE_STEP}, or 0.")
+        objective, batches, optimiser = with_recipe(
+            recipe,
+            BatchSettings(batch_size=batch_size),
+            OptimiserSettings(learning_rate=learning_rate, ema_decay=ema_decay),
+        )
         settings = TrainingSettings(
             steps=steps,
             resolution=side,
@@ -260,8 +275,9 @@ class TrainSiamese(io.ComfyNode):
             save_every=save_every,
             preview_every=preview_every,
             preview_cfg=chosen_guidance(model, preview_cfg),
-            batches=BatchSettings(batch_size=batch_size),
-            optimiser=OptimiserSettings(learning_rate=learning_rate, ema_decay=ema_decay),
+            objective=objective,
+            batches=batches,
+            optimiser=optimiser,
             execution=ExecutionSettings(micro_batches, gradient_checkpointing),
         )
         name = check_name(name)
@@ -269,8 +285,9 @@ class TrainSiamese(io.ComfyNode):
         with torch.inference_mode(False):
             found = _find_pairs(pairs, settings.prompt)
             notes = check_pairs(found, settings.rule, size=(side, side)).notes
-            show(warnings=notes)
             base = read_base(model, clip, vae, control_net)
+            notes = [*notes, *_recipe_notes(recipe, base.architecture)]
+            show(warnings=notes)
             base = replace(base, architecture=replace(base.architecture, resolution=side))
             record = settings.record(found, base)
             place = find_place(output_path(f"{_RUNS}/{name}"), record, if_exists)
@@ -295,6 +312,15 @@ def _find_pairs(pairs: str, prompt: str) -> list[Pair]:
         for path in (pair.image, pair.mask):  # a prompt.json is untrusted, too
             input_path(str(path.absolute()))
     return found
+
+
+def _recipe_notes(recipe: Recipe, architecture: Architecture) -> list[str]:
+    """What to set instead, if the recipe is for another kind of base."""
+    if is_small(architecture) and recipe == "paper":
+        return [f"a small base learns better with recipe 'small base' and learning_rate {SMALL_BASE_RATE:g}"]
+    if not is_small(architecture) and recipe == "small base":
+        return ["the recipe 'small base' does not suit a base of this size; set recipe to 'paper'"]
+    return []
 
 
 def _check_precision(precision: Precision) -> None:

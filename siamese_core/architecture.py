@@ -153,6 +153,12 @@ def _check_number(name: str, number: object) -> None:
 
 SD15 = Architecture()
 
+
+def is_small(architecture: Architecture) -> bool:
+    """Whether the UNet is narrower than that of Stable Diffusion 1.5."""
+    return architecture.unet.widths[0] < SD15.unet.widths[0]
+
+
 SD21 = Architecture(
     unet=UNetArchitecture(context_dim=1024, head_channels=64, linear_projection=True),
     text=TextArchitecture(1024, 4096, num_layers=23, num_heads=16, family="open_clip"),

@@ -36,12 +36,15 @@ _CHANGED = {
     "parent": "another ControlNet, or none, is connected",
     "pairs_fingerprint": "the images or masks of the pairs were changed",
     "prompts_digest": "the prompts of the pairs were changed",
+    "rate_decay": "'recipe' is another one",
 }
 """Phrases for changed entries whose values (digests) mean nothing to the user."""
 _FOLLOWING = {
     "base": ("parent",),
     "pairs_fingerprint": ("pairs",),
     "prompts_digest": ("pairs", "prompt"),
+    "hint_learning_rate": ("learning_rate", "rate_decay"),
+    **dict.fromkeys(("snr_exponent", "draws_per_pair", "timestep_sampling", "warmup"), ("rate_decay",)),
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..architecture import LATENT_STRIDE, SD15, Architecture
+from ..architecture import LATENT_STRIDE, Architecture, is_small
 from ..errors import CheckpointError
 from ..method.objective import ObjectiveSettings
 
@@ -57,8 +57,7 @@ def own_sampling(training: Mapping[str, Any], architecture: Architecture) -> Own
 
 def usual_guidance(architecture: Architecture) -> float:
     """The default guidance scale for a model of this size: the paper's 9, or 3 if narrower than SD 1.5."""
-    is_small = architecture.unet.widths[0] < SD15.unet.widths[0]
-    return _SMALL_GUIDANCE if is_small else PAPER_GUIDANCE
+    return _SMALL_GUIDANCE if is_small(architecture) else PAPER_GUIDANCE
 
 
 def recorded_hint_weights(training: Mapping[str, Any]) -> tuple[float, float]:

@@ -22,6 +22,10 @@ BEGUN: dict[str, Any] = {
     "prompts_digest": "b" * 64,
     "base": "c" * 64,
     "parent": None,
+    "snr_exponent": 0.0,
+    "draws_per_pair": 1,
+    "rate_decay": "none",
+    "hint_learning_rate": None,
 }
 
 
@@ -53,6 +57,20 @@ def refusal(part: Callable[[str], ModuleType], tmp_path: Path) -> Callable[..., 
         (
             {"pairs": 25, "pairs_fingerprint": "d" * 64, "prompts_digest": "d" * 64},
             "the number of pairs was 24 and is now 25",
+        ),
+        (
+            {
+                "snr_exponent": 0.5,
+                "draws_per_pair": 4,
+                "rate_decay": "cosine",
+                "hint_learning_rate": 1.2e-4,
+                "learning_rate": 6e-4,
+            },
+            "'learning_rate' was 1e-05 and is now 0.0006; 'recipe' is another one",
+        ),
+        (
+            {"learning_rate": 6e-4, "hint_learning_rate": 1.2e-4},
+            "'learning_rate' was 1e-05 and is now 0.0006",
         ),
         ({"base": "d" * 64}, "other weights are connected as model, clip or vae"),
         ({"base": "d" * 64, "parent": "2"}, "another ControlNet, or none, is connected"),

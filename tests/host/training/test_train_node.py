@@ -51,7 +51,9 @@ def require_equal_weights(first: Path, second: Path) -> None:
 
 def test_a_training_shows_itself_and_the_graph_samples_from_it(host: Host) -> None:
     graph = {
-        **graphs.training(name="shown", preview_every=2, files="adapter and whole model"),
+        **graphs.training(
+            name="shown", preview_every=2, files="adapter and whole model", recipe="small base"
+        ),
         "2": graphs.node("CLIPTextEncode", clip=("1", 1), text="a photo of nuclei"),
         "3": graphs.node("CLIPTextEncode", clip=("1", 1), text=""),
         "4": graphs.masks(count=1),
@@ -77,6 +79,7 @@ def test_a_training_shows_itself_and_the_graph_samples_from_it(host: Host) -> No
     assert (adapter.kind, whole.kind) == ("adapter", "full")
     assert adapter.run_id == whole.run_id
     assert (adapter.training["command"], adapter.training["step"]) == ("SiameseTrain", 4)
+    assert (adapter.training["draws_per_pair"], adapter.training["rate_decay"]) == (4, "cosine")
     listed = host.object_info()["SiameseApplyAdapter"]["input"]["required"]["adapter"]
     assert "shown.safetensors" in json.dumps(listed)
     # The adapter's file and the training's own outputs are one model.

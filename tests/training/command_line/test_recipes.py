@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from siamese_core.learning.recipes import SMALL_BASE_RATE, with_recipe
+from siamese_core.learning.settings import BatchSettings, OptimiserSettings
 from training.command_line.options import OptionError, read_toml
 from training.command_line.recipes import RECIPES, TRAINING, recipe_file
 
@@ -57,3 +60,22 @@ def test_any_other_path_is_itself(name: str, tmp_path: Path, monkeypatch: pytest
     assert recipe_file(Path(name)) == Path(name)
     with pytest.raises(OptionError, match=f"{name}: cannot be read as TOML"):
         read_toml(Path(name))
+
+
+def test_the_small_base_recipe_of_the_nodes_is_that_of_the_commands() -> None:
+    given = read_toml(Path("small_base"))
+    parts = with_recipe(
+        "small base",
+        BatchSettings(batch_size=given["batch_size"]),
+        OptimiserSettings(learning_rate=SMALL_BASE_RATE),
+    )
+    of_the_node = {name: value for part in parts for name, value in asdict(part).items()}
+    default = {
+        name: value
+        for part in with_recipe("paper", BatchSettings(), OptimiserSettings())
+        for name, value in asdict(part).items()
+    }
+    of_the_command = {**default, **{name: value for name, value in given.items() if name != "resolution"}}
+    rate = of_the_node.pop("hint_learning_rate")
+    assert rate == pytest.approx(of_the_command.pop("hint_learning_rate"), rel=1e-12)
+    assert of_the_node == of_the_command
