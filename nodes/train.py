@@ -14,9 +14,9 @@ import torch
 from comfy_api.latest import io
 
 from ..siamese_core import shipped
-from ..siamese_core.architecture import LATENT_STRIDE, Architecture, is_small
+from ..siamese_core.architecture import LATENT_STRIDE
 from ..siamese_core.errors import UserError
-from ..siamese_core.learning.recipes import SMALL_BASE_RATE, Recipe, with_recipe
+from ..siamese_core.learning.recipes import Recipe, recipe_notes, with_recipe
 from ..siamese_core.learning.settings import BatchSettings, ExecutionSettings, OptimiserSettings, Precision
 from ..siamese_core.masks.foreground_rule import ForegroundRule
 from ..siamese_core.pairs.pair_checks import check_pairs
@@ -27,7 +27,7 @@ from .host.control import build_control
 from .host.file_state import FileState, files_fingerprint
 from .host.folders import ROOTS_VARIABLE, input_path, output_path
 from .host.host_models import FILE, OWN_SAMPLING, apply_decoder
-from .host.notices import show
+from .host.notices import show, warn
 from .host.own_sampling import chosen_guidance, chosen_side
 from .host.refusals import refusing
 from .host.schema import searchable
@@ -286,15 +286,18 @@ class TrainSiamese(io.ComfyNode):
             found = _find_pairs(pairs, settings.prompt)
             notes = check_pairs(found, settings.rule, size=(side, side)).notes
             base = read_base(model, clip, vae, control_net)
-            notes = [*notes, *_recipe_notes(recipe, base.architecture)]
-            show(warnings=notes)
+            better = recipe_notes(
+                recipe, learning_rate, base.architecture, is_trained=base.control is not None
+            )
+            notes = [*better, *notes]
+            warn(notes)
             base = replace(base, architecture=replace(base.architecture, resolution=side))
             record = settings.record(found, base)
             place = find_place(output_path(f"{_RUNS}/{name}"), record, if_exists)
             paths = _model_paths(name, files)
             for path in paths.values():  # fail now, not after hours of training
                 place.check_file(path)
-            finished = train(base, clip, vae, found, settings, place, record)
+            finished = train(base, clip, vae, found, settings, place, record, better)
             _write(paths, finished, base, place)
         path = paths["adapter"]
         place_told = f"models/{path.parent.name}"  # the full path would be too long for the node
@@ -312,15 +315,6 @@ def _find_pairs(pairs: str, prompt: str) -> list[Pair]:
         for path in (pair.image, pair.mask):  # a prompt.json is untrusted, too
             input_path(str(path.absolute()))
     return found
-
-
-def _recipe_notes(recipe: Recipe, architecture: Architecture) -> list[str]:
-    """What to set instead, if the recipe is for another kind of base."""
-    if is_small(architecture) and recipe == "paper":
-        return [f"a small base learns better with recipe 'small base' and learning_rate {SMALL_BASE_RATE:g}"]
-    if not is_small(architecture) and recipe == "small base":
-        return ["the recipe 'small base' does not suit a base of this size; set recipe to 'paper'"]
-    return []
 
 
 def _check_precision(precision: Precision) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import comfy.model_management
 import comfy.utils
@@ -19,10 +19,13 @@ _TERMS = ("loss", "mask", "image")  # those that fit on a line of the node; the 
 
 
 class TrainingProgress:
-    """Progress over ``steps``, starting at ``first``; lets the user interrupt between steps."""
+    """Progress over ``steps``, starting at ``first``; lets the user interrupt between steps.
 
-    def __init__(self, steps: int, first: int) -> None:
-        self._steps, self._first = steps, first
+    ``notes`` are warnings to be shown above it.
+    """
+
+    def __init__(self, steps: int, first: int, notes: Sequence[str] = ()) -> None:
+        self._steps, self._first, self._notes = steps, first, notes
         self._bar = comfy.utils.ProgressBar(steps)
         self._begun = time.monotonic()
         self._said = 0.0
@@ -52,7 +55,7 @@ class TrainingProgress:
         if new and passed > 0:
             left = (self._steps - self.done) * passed / new
             text += f" · {new / passed:.2f} steps/s · {_duration(left)} left"
-        show(f"{text}\n{self._losses}" if self._losses else text)
+        show(f"{text}\n{self._losses}" if self._losses else text, self._notes)
 
 
 def _duration(seconds: float) -> str:

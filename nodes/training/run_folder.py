@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import filelock
 
 from ...siamese_core.errors import UserError
 from ...siamese_core.files import portable_stem, write_text_atomic
+from ...siamese_core.learning.recipes import Recipe
 from ...siamese_core.resume_check import Difference, ResumeError, check_record
 from ...siamese_core.weights.model_file import CheckpointError
 from ...siamese_core.weights.tensor_files import read_metadata
@@ -29,14 +30,16 @@ _NAMES = {
     "mask_label": "'label'",
     "mixed_precision": "'precision'",
     "pairs": "the number of pairs",
+    "rate_decay": "'recipe'",
 }
 """Names for entries of a run's record that are not called like the node's input."""
+_RECIPES: Mapping[Any, Recipe] = {"none": "paper", "cosine": "small base"}
+"""The recipe that an entry ``rate_decay`` tells of; the recipe itself is no entry."""
 _CHANGED = {
     "base": "other weights are connected as model, clip or vae",
     "parent": "another ControlNet, or none, is connected",
     "pairs_fingerprint": "the images or masks of the pairs were changed",
     "prompts_digest": "the prompts of the pairs were changed",
-    "rate_decay": "'recipe' is another one",
 }
 """Phrases for changed entries whose values (digests) mean nothing to the user."""
 _FOLLOWING = {
@@ -110,9 +113,15 @@ def find_place(folder: Path, record: Mapping[str, Any], if_exists: IfExists) -> 
     return RunPlace(folder, resume=True)
 
 
+def _in_widget_values(one: Difference) -> Difference:
+    if one.key != "rate_decay":
+        return one
+    return replace(one, old=_RECIPES.get(one.old, one.old), new=_RECIPES.get(one.new, one.new))
+
+
 def _other_settings(name: str, differences: Sequence[Difference]) -> str:
     parts = [
-        _CHANGED.get(one.key) or told_change(_NAMES.get(one.key, f"'{one.key}'"), one)
+        _CHANGED.get(one.key) or told_change(_NAMES.get(one.key, f"'{one.key}'"), _in_widget_values(one))
         for one in without_followers(differences, _FOLLOWING)
     ]
     return (

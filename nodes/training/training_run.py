@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,8 +111,11 @@ def train(
     settings: TrainingSettings,
     place: RunPlace,
     record: Mapping[str, Any],
+    notes: Sequence[str] = (),
 ) -> FinishedTraining:
     """Train to the end in ``place``, from its newest checkpoint when ``place.resume`` is set.
+
+    ``notes`` are shown on the node all the while.
 
     Inference mode must be off. Raises the host's interruption, with all completed steps saved, when the user
     asks for it; otherwise Diverged, TrainingMemoryError, ResumeError or PairError, which say what to do.
@@ -127,7 +130,7 @@ def train(
             first = run.restored(trainer.state, settings.steps)
             data = _encoded(clip, vae, pairs, settings, place.folder, record)
             holding.bring()  # encoding may have displaced the networks
-            progress = TrainingProgress(settings.steps, first)
+            progress = TrainingProgress(settings.steps, first, notes)
             preview = Preview(networks, data, vae, settings.preview_cfg, settings.seed, holding.device)
             sheets = _Sheets(trainer, holding, preview, progress, place.folder / "samples")
 

@@ -5,14 +5,37 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from ..architecture import Architecture, is_small
 from ..method.objective import ObjectiveSettings
 from .settings import BatchSettings, OptimiserSettings
 
 Recipe = Literal["paper", "small base"]
 
-SMALL_BASE_RATE = 6e-4
-"""The learning rate that goes with the recipe for a small base; the paper's is for 3000 steps from SD 1.5."""
+PAPER_RATE, SMALL_BASE_RATE, TRAINED_RATE = 1e-5, 6e-4, 1e-4
+"""Learning rates for Stable Diffusion, for a small base, and for a small model that is trained further."""
 _HINT_RATE_SHARE = 0.2
+_FAR = 5.0  # times the learning rate that suits a base
+
+
+def recipe_notes(
+    recipe: Recipe, learning_rate: float, architecture: Architecture, *, is_trained: bool
+) -> list[str]:
+    """What suits the base better, where the recipe or the learning rate is for another kind of base.
+
+    ``is_trained``: training continues from a trained model, which either recipe suits.
+    """
+    fitting: tuple[Recipe, ...]
+    if not is_small(architecture):
+        fitting, rate = ("paper",), PAPER_RATE
+    elif is_trained:
+        fitting, rate = ("paper", "small base"), TRAINED_RATE
+    else:
+        fitting, rate = ("small base",), SMALL_BASE_RATE
+    if recipe not in fitting:
+        return [f"recipe '{fitting[0]}' with learning_rate {rate:g} suits this base better"]
+    if not rate / _FAR <= learning_rate <= rate * _FAR:
+        return [f"a learning_rate near {rate:g} suits this base better"]
+    return []
 
 
 def with_recipe(

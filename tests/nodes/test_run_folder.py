@@ -66,7 +66,7 @@ def refusal(part: Callable[[str], ModuleType], tmp_path: Path) -> Callable[..., 
                 "hint_learning_rate": 1.2e-4,
                 "learning_rate": 6e-4,
             },
-            "'learning_rate' was 1e-05 and is now 0.0006; 'recipe' is another one",
+            "'learning_rate' was 1e-05 and is now 0.0006; 'recipe' was 'paper' and is now 'small base'",
         ),
         (
             {"learning_rate": 6e-4, "hint_learning_rate": 1.2e-4},
