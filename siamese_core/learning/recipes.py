@@ -22,7 +22,7 @@ def recipe_notes(
 ) -> list[str]:
     """What suits the base better, where the recipe or the learning rate is for another kind of base.
 
-    ``is_trained``: training continues from a trained model, which either recipe suits.
+    ``is_trained``: training continues from a trained model; a small one may have either recipe.
     """
     fitting: tuple[Recipe, ...]
     if not is_small(architecture):
@@ -43,8 +43,9 @@ def with_recipe(
 ) -> tuple[ObjectiveSettings, BatchSettings, OptimiserSettings]:
     """The settings of ``recipe``, with the batch size, learning rate and averaging of the ones given.
 
-    ``"paper"`` is Sec. 4.1 of the paper. ``"small base"`` suits bases of ``training.make_base`` (64 channels
-    wide, 128 px) and is what ``training/recipes/small_base.toml`` gives to the commands.
+    ``"paper"`` has the defaults of these settings, which are the paper's. ``"small base"`` suits bases of
+    ``training.make_base`` (64 channels wide, 128 px); the commands have it as
+    ``training/recipes/small_base.toml``.
     """
     if recipe == "paper":
         return ObjectiveSettings(), batches, optimiser
