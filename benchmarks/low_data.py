@@ -9,10 +9,12 @@ split, with --test-share of each kind used for testing. A base is trained on the
 from the pool: mask-only and Siamese models are trained on them; images are generated for their masks and for
 random masks; pairs are selected by a judge trained on the labelled pairs; metrics are computed; and
 segmentation networks are trained on the labelled pairs alone and with each model's pairs. Only the scoring of
-these networks reads test images. --plan has the settings of every stage (default: benchmarks/low_data.toml).
+these networks reads test images. --plan has the settings of every stage (default: benchmarks/low_data.toml);
+without [select] all pairs are used, without [evaluate] there are no metrics.
 
 Output: DIR/study.md, study.html and study.json: one table, whose differences have intervals over draws and
-test images. Finished stages are kept: after an interruption, the same command resumes.
+test images. Finished stages are kept: after an interruption, the same command resumes. Once its data is
+prepared, other processes can make other draws (--first-draw); the whole command then writes the table of all.
 """
 
 from __future__ import annotations
@@ -112,10 +114,10 @@ class Study:
 
         _whole(labels, drawn)
         synthetic = {one.name: self._synthetic(folder, one, labels, base, seed) for one in self.plan.variants}
-        evaluations = {
-            name: _read_json(folders[0].parent / "evaluation/evaluation.json")["metrics"]
-            for name, folders in synthetic.items()
+        reports = {
+            name: folders[0].parent / "evaluation/evaluation.json" for name, folders in synthetic.items()
         }
+        evaluations = {name: _read_json(file)["metrics"] for name, file in reports.items() if file.exists()}
         results = self._segment(folder, labels, synthetic, seed)
         return DrawScores(count, number, results, evaluations)
 
@@ -138,13 +140,9 @@ class Study:
             words = [*flags(paths), *flags(self.plan.stages["generate"]), *more]
             self._made(pairs, generate.main, "generating", words)
             kept.append(self._selected(pairs, labels, seed))
-        paths = {
-            "real": labels,
-            "synthetic": own / "masks",
-            "segmenter_train": labels,
-        }
-        words = [*flags(paths), *flags(self.plan.stages["evaluate"])]
-        self._made(own / "evaluation", evaluate.main, "metrics", words)
+        if metrics := self.plan.stages["evaluate"]:
+            paths = {"real": labels, "synthetic": own / "masks", "segmenter_train": labels}
+            self._made(own / "evaluation", evaluate.main, "metrics", [*flags(paths), *flags(metrics)])
         return kept
 
     def _made(
@@ -204,7 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study.prepare()
     base = study.base()
     draws = []
-    for number in range(1, args.draws + 1):  # all sizes of the first draw before the second draw
+    # All sizes of one draw come before the next draw, so that an unfinished study has some of each.
+    for number in range(args.first_draw, args.draws + 1):
         for count in args.pairs:
             draws.append(study.draw(base, count, number))
             _write(study, draws)
@@ -263,6 +262,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--pairs", type=int, nargs="+", default=[24], help="labelled pairs per draw (default: 24)"
     )
     parser.add_argument("--draws", type=int, default=6, help="draws for each number of pairs (default: 6)")
+    parser.add_argument("--first-draw", type=int, default=1, help="make no draw before this (default: 1)")
     parser.add_argument(
         "--test-share", type=float, default=0.35, help="share of the images used for testing (default: 0.35)"
     )

@@ -69,6 +69,7 @@ SOLVERS = (
     Solver("ddim", 50),
     Solver("ddim", 20),
     *(Solver("dpmpp-2m", steps) for steps in (8, 10, 15, 20)),
+    *(Solver("unipc", steps) for steps in (11, 15, 19)),
 )
 """The first one is the paper's, with which the others are compared."""
 
@@ -234,7 +235,7 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
     figure = Figure(figsize=(4.2 * len(scales), 3.2), layout="constrained")
     panels = figure.subplots(1, len(scales), sharex=True, squeeze=False)[0]
     for panel, scale in zip(panels, scales, strict=True):
-        for sampler, marker in (("ddim", "o"), ("dpmpp-2m", "s")):
+        for sampler, marker in (("ddim", "o"), ("dpmpp-2m", "s"), ("unipc", "^")):
             own = [row for row in rows if row["solver"].startswith(sampler)]
             own.sort(key=lambda row: row["images_per_second"])
             speeds = [row["images_per_second"] for row in own]

@@ -101,11 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--sampler", choices=DEFAULT_STEPS, default="ddim", help="our sampler; the published one is ddim"
     )
-    parser.add_argument("--steps", type=int, help="our sampling steps; default: 10 for ddim, 15 for dpmpp-2m")
+    parser.add_argument(
+        "--steps", type=int, help="our sampling steps; default: 10 for ddim, 15 for dpmpp-2m, 19 for unipc"
+    )
     parser.add_argument(
         "--published-steps",
         type=int,
-        help="the published sampler's steps; default: the same as ours, or 50 if ours is dpmpp-2m",
+        help="the published sampler's steps; default: the same as ours if ours is ddim, otherwise 50",
     )
     parser.add_argument("--repeats", type=int, default=3, help="rounds of the comparison")
     args = parser.parse_args(arguments)

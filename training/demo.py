@@ -68,10 +68,10 @@ class DemoSettings:
     batch_size: int = option(
         4, "pairs per training step; other settings are in training/recipes/small_base.toml", COUNT
     )
-    sampler: Sampler = option("dpmpp-2m", "DPM-Solver++, or the paper's ddim, which needs more steps")
+    sampler: Sampler = option("dpmpp-2m", "DPM-Solver++, unipc, or the paper's ddim, which needs more steps")
     sampling_steps: int | None = option(
         None,
-        "sampling steps; default: 15 for dpmpp-2m, 25 for ddim (the paper's 50 take twice as long)",
+        "sampling steps; default: 15 for dpmpp-2m, 19 for unipc, 25 for ddim (half the paper's)",
         SAMPLING_STEPS,
     )
     guidance: float = option(3.0, "guidance scale; the paper's 9 is for SD 1.5", GUIDANCE)

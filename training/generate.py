@@ -113,8 +113,12 @@ class GenerateSettings(MaskOptions):
         "from the checkpoint's training prompts",
     )
     negative_prompt: str = option("", "prompt of the unconditional pass")
-    sampler: Sampler = option("ddim", "the paper's ddim, or dpmpp-2m (DPM-Solver++), which needs fewer steps")
-    steps: int | None = option(None, "sampling steps; default: 50 for ddim, 15 for dpmpp-2m", SAMPLING_STEPS)
+    sampler: Sampler = option(
+        "ddim", "the paper's ddim, or dpmpp-2m (DPM-Solver++) or unipc, which need fewer steps"
+    )
+    steps: int | None = option(
+        None, "sampling steps; default: 50 for ddim, 15 for dpmpp-2m, 19 for unipc", SAMPLING_STEPS
+    )
     precision: Precision | None = option(
         None,
         "number format of the networks; default: fp16 on CUDA, otherwise fp32; a resumed dataset "

@@ -112,7 +112,7 @@ class TrainSettings(MaskOptions):
     log_every: int = option(10, "steps between log entries", COUNT)
     sample_every: int = option(500, "steps between sample images; 0 for none", COUNT_OR_NONE)
     sample_count: int = option(4, "number of fixed masks per sample image", COUNT)
-    sampler: Sampler = option("ddim", "sampler for sample images: 20 steps of ddim or 15 of dpmpp-2m")
+    sampler: Sampler = option("ddim", "sampler of sample images: ddim 20 steps, dpmpp-2m 15, unipc 19")
     sample_guidance: float | None = option(
         None, "guidance scale of sample images; default: the paper's 9, or 3 for a small base", GUIDANCE
     )

@@ -12,13 +12,13 @@ from ..architecture import Prediction
 from ..method.ddim import NoisePredictor, ddim_sample, guided
 from ..method.noise_schedule import predicted_noise
 from ..seeds import starting_noise
-from .dpm_solver import dpm_solver_sample
+from .multistep_solvers import multistep_sample
 from .networks import SiameseNetworks, UNetDecoder, UNetEncoder
 
-Sampler = Literal["ddim", "dpmpp-2m"]
-"""The paper's DDIM, and DPM-Solver++(2M), which needs about 15 steps in place of DDIM's 50."""
+Sampler = Literal["ddim", "dpmpp-2m", "unipc"]
+"""The paper's DDIM, and DPM-Solver++(2M) and UniPC, which need fewer steps."""
 
-DEFAULT_STEPS: dict[Sampler, int] = {"ddim": 50, "dpmpp-2m": 15}
+DEFAULT_STEPS: dict[Sampler, int] = {"ddim": 50, "dpmpp-2m": 15, "unipc": 19}
 
 
 def controlled_noise_predictor(
@@ -106,9 +106,9 @@ def sample_latents(
     """Sample one scaled latent per seed: (B, 4, H/8, W/8).
 
     ``height`` and ``width`` are in pixels, multiples of 64. ``prediction`` is what the networks behind
-    ``predict_noise`` were trained to predict; only DPM-Solver++ uses it.
+    ``predict_noise`` were trained to predict; DDIM does not use it.
     """
     noise = torch.cat([starting_noise(seed, height // 8, width // 8) for seed in seeds])
-    if sampler == "dpmpp-2m":
-        return dpm_solver_sample(predict_noise, noise.to(device), steps, prediction, on_step)
-    return ddim_sample(predict_noise, noise.to(device), steps, on_step)
+    if sampler == "ddim":
+        return ddim_sample(predict_noise, noise.to(device), steps, on_step)
+    return multistep_sample(sampler, predict_noise, noise.to(device), steps, prediction, on_step)

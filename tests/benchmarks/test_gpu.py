@@ -16,7 +16,7 @@ def test_its_small_form_gives_all_figures(capsys: pytest.CaptureFixture[str]) ->
     for kind in ("fast", "lean"):
         assert result["step"][kind]["speedup"] > 0
         assert 0 < result["step"][kind]["counted_gib"] < 2
-    assert result["sampling"]["images_per_second"].keys() == {"published", "ddim", "dpmpp-2m"}
+    assert result["sampling"]["images_per_second"].keys() == {"published", "ddim", "dpmpp-2m", "unipc"}
     assert "speedup" in gpu.as_text(result)
 
 

@@ -51,17 +51,23 @@ name = "Siamese"
 """
 
 
-def test_a_study_runs_from_the_dataset_to_the_table_and_goes_on(tmp_path: Path, single_base: Path) -> None:
-    write_phantoms(tmp_path / "source", 10, size=SIDE)
-    for path in sorted((tmp_path / "source").glob("*/*.png")):  # two pieces of each of five images
+def study_words(folder: Path, base: Path, plan: str) -> tuple[object, ...]:
+    """Flags of a study of four labels of five phantoms, each in two pieces."""
+    source = folder / "source"
+    write_phantoms(source, 10, size=SIDE)
+    for path in sorted(source.glob("*/*.png")):
         number = int(path.stem.rpartition("_")[2])
         path.rename(path.with_name(f"image{number // 2}_{number % 2}.png"))
-    for listing in (tmp_path / "source").glob("*.json*"):
+    for listing in source.glob("*.json*"):
         listing.unlink()
-    (tmp_path / "plan.toml").write_text(PLAN, "utf-8")
+    (folder / "plan.toml").write_text(plan, "utf-8")
+    places = ("--source", source, "--output", folder / "study", "--base", base)
+    return (*places, "--plan", folder / "plan.toml", "--pairs", 4, "--test-share", 0.2)
+
+
+def test_a_study_runs_from_the_dataset_to_the_table_and_goes_on(tmp_path: Path, single_base: Path) -> None:
+    words = study_words(tmp_path, single_base, PLAN)
     output = tmp_path / "study"
-    places = ("--source", tmp_path / "source", "--output", output, "--base", single_base)
-    words = (*places, "--plan", tmp_path / "plan.toml", "--pairs", 4, "--test-share", 0.2)
 
     first = run_here(low_data.main, *words, "--draws", 1)
     assert first.status == 0, first.errors
@@ -80,6 +86,23 @@ def test_a_study_runs_from_the_dataset_to_the_table_and_goes_on(tmp_path: Path, 
     assert "training" not in [line.rpartition(": ")[2] for line in again.output.splitlines()]
     other = run_here(low_data.main, *words, "--draws", 1, "--seed", 7).refusal
     assert "seed was 42 and is now 7" in other
+
+
+def test_draws_can_be_made_apart_and_without_selection_or_metrics(tmp_path: Path, single_base: Path) -> None:
+    plan = PLAN[: PLAN.index("[select]")] + PLAN[PLAN.index("[segment]") :]
+    words = study_words(tmp_path, single_base, plan)
+
+    second = run_here(low_data.main, *words, "--draws", 2, "--first-draw", 2)
+    assert second.status == 0, second.errors
+    draws = tmp_path / "study/labels-4"
+    assert [path.name for path in draws.iterdir()] == ["draw-2"]
+    assert {path.name for path in (draws / "draw-2/Siamese").iterdir()} == {"training", "masks", "random"}
+
+    both = run_here(low_data.main, *words, "--draws", 2)
+    assert both.status == 0, both.errors
+    assert not [line for line in both.output.splitlines() if "draw-2" in line and line.endswith("training")]
+    rows = json.loads((tmp_path / "study/study.json").read_text("utf-8"))
+    assert [(row["draws"], row["adherence"]) for row in rows] == [(2, None), (2, None)]
 
 
 def pairs_of(images: dict[str, str], pieces: int = 3) -> list[Pair]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from siamese_core.architecture import Prediction
-from siamese_core.diffusers_backend.dpm_solver import dpm_solver_sample
 from siamese_core.diffusers_backend.mask_sampling import Sampler, controlled_noise_predictor
+from siamese_core.diffusers_backend.multistep_solvers import multistep_sample
 from siamese_core.diffusers_backend.networks import SiameseNetworks
 from siamese_core.method.ddim import ddim_sample
 from siamese_core.method.noise_schedule import signal_and_noise_scale
@@ -102,6 +102,7 @@ def test_a_batch_whose_timesteps_are_on_the_device_alone_is_waited_for() -> None
         ("ddim", "v_prediction", torch.float32),
         ("dpmpp-2m", "epsilon", torch.float32),
         ("dpmpp-2m", "v_prediction", torch.bfloat16),
+        ("unipc", "v_prediction", torch.float16),
     ],
 )
 def test_sampling_stays_on_its_device_and_does_not_wait(
@@ -119,7 +120,7 @@ def test_sampling_stays_on_its_device_and_does_not_wait(
         if sampler == "ddim":
             latents = ddim_sample(predict, start, 3)
         else:
-            latents = dpm_solver_sample(predict, start, 3, prediction)
+            latents = multistep_sample(sampler, predict, start, 3, prediction)
     assert (latents.shape, latents.device, latents.dtype) == ((2, 4, 8, 8), META, torch.float32)
 
 

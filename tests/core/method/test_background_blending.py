@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from siamese_core.diffusers_backend.dpm_solver import dpm_solver_sample
+from siamese_core.diffusers_backend.multistep_solvers import multistep_sample
 from siamese_core.method.background_blending import (
     KeptLatents,
     blend_weights,
@@ -94,10 +94,14 @@ def ddim(predict: NoisePredictor, noise: torch.Tensor) -> torch.Tensor:
 
 
 def dpm_solver(predict: NoisePredictor, noise: torch.Tensor) -> torch.Tensor:
-    return dpm_solver_sample(predict, noise, 12)
+    return multistep_sample("dpmpp-2m", predict, noise, 12)
 
 
-@pytest.mark.parametrize("sample", [ddim, dpm_solver])
+def unipc(predict: NoisePredictor, noise: torch.Tensor) -> torch.Tensor:
+    return multistep_sample("unipc", predict, noise, 12)
+
+
+@pytest.mark.parametrize("sample", [ddim, dpm_solver, unipc])
 def test_kept_latents_lead_to_the_frame_and_leave_the_others_to_the_model(sample: object) -> None:
     assert callable(sample)
     frames, noise = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -102,7 +102,7 @@ def test_a_mask_without_foreground_leaves_the_frame_as_it_is(whole: Path, frames
     assert np.array_equal(read(whole / "images" / "lesion_4.png"), frame)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpmpp-2m"])
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp-2m", "unipc"])
 def test_pairs_of_their_masks_sizes_lie_in_frames_too(
     sampler: str, full_model: Path, masks: Path, frames: Path, tmp_path: Path
 ) -> None:
