@@ -6,11 +6,12 @@ DATASET is anything training.prepare reads. If it has its own split, its trainin
 others the test set; otherwise its images (all files with the same name before the first _ count as one) are
 split, with --test-share of each kind used for testing. A base is trained on the pool's images, or on those of
 --unlabelled DIR, without masks. Then, for each number in --pairs and each draw of that many labelled pairs
-from the pool: mask-only and Siamese models are trained on them; images are generated for their masks and for
-random masks; pairs are selected by a judge trained on the labelled pairs; metrics are computed; and
-segmentation networks are trained on the labelled pairs alone and with each model's pairs. Only the scoring of
-these networks reads test images. --plan has the settings of every stage (default: benchmarks/low_data.toml);
-without [select] all pairs are used, without [evaluate] there are no metrics.
+from the pool: mask-only and Siamese models are trained on copies of them; images are generated for their
+masks and for random masks; pairs are selected by a judge trained on the labelled pairs; metrics are
+computed; and segmentation networks are trained on the labelled pairs alone and with each model's pairs. Only
+the scoring of these networks reads test images. --plan has the settings of every stage (default:
+benchmarks/low_data.toml); without [copies] models are trained on the pairs as they are, without [select] all
+synthetic pairs are used, without [evaluate] there are no metrics.
 
 Output: DIR/study.md, study.html and study.json: one table, whose differences have intervals over draws and
 test images. Finished stages are kept: after an interruption, the same command resumes. Once its data is
@@ -39,7 +40,7 @@ from training.preparation.splits import draw_labels, split_by_images
 from training.select import SelectionError, copy_pairs
 
 _PLAN = Path(__file__).with_suffix(".toml")
-_OWN_STAGES = ("base", "select")  # in addition to those of an ablation
+_OWN_STAGES = ("base", "copies", "random", "select")  # in addition to those of an ablation
 
 
 class Study:
@@ -113,7 +114,10 @@ class Study:
             copy_pairs(target, draw_labels(find_pairs(self.pool), count, seed), None)
 
         _whole(labels, drawn)
-        synthetic = {one.name: self._synthetic(folder, one, labels, base, seed) for one in self.plan.variants}
+        copies = self._copies(folder / "copies", labels, seed)
+        synthetic = {
+            one.name: self._synthetic(folder, one, labels, copies, base, seed) for one in self.plan.variants
+        }
         reports = {
             name: folders[0].parent / "evaluation/evaluation.json" for name, folders in synthetic.items()
         }
@@ -121,12 +125,22 @@ class Study:
         results = self._segment(folder, labels, synthetic, seed)
         return DrawScores(count, number, results, evaluations)
 
-    def _synthetic(self, folder: Path, variant: Variant, labels: Path, base: Path, seed: int) -> list[Path]:
+    def _copies(self, target: Path, labels: Path, seed: int) -> Path:
+        """The folder of pairs that models are trained on: ``labels`` in several copies, or as they are."""
+        if not self.stages["copies"]:
+            return labels
+        words = [str(labels), "--split", "1:0:0", "--seed", str(seed), *flags(self.stages["copies"])]
+        self._made(target, prepare.main, "copying", words)
+        return target / "train"
+
+    def _synthetic(
+        self, folder: Path, variant: Variant, labels: Path, copies: Path, base: Path, seed: int
+    ) -> list[Path]:
         """The folders of a variant's pairs to train on: for the labels' masks and for random masks."""
         own = folder / variant.folder
         model = own / "training/model.safetensors"
         if not model.exists():
-            paths = {"pairs": labels, "base": base, "output": model.parent, "seed": seed}
+            paths = {"pairs": copies, "base": base, "output": model.parent, "seed": seed}
             settings = {**self.plan.stages["train"], **variant.train}
             _run(
                 train.main,
@@ -134,10 +148,10 @@ class Study:
                 [*flags(paths), *flags(settings), *_resume(model.parent)],
             )
         kept = []
-        for name, more in (("masks", []), ("random", ["--random-masks"])):
+        for name, more in (("masks", {}), ("random", {"random_masks": True, **self.stages["random"]})):
             pairs = own / name
             paths = {"checkpoint": model, "masks": labels, "seed": seed}
-            words = [*flags(paths), *flags(self.plan.stages["generate"]), *more]
+            words = [*flags(paths), *flags({**self.plan.stages["generate"], **more})]
             self._made(pairs, generate.main, "generating", words)
             kept.append(self._selected(pairs, labels, seed))
         if metrics := self.plan.stages["evaluate"]:

@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.preparation.varied_copies import turned
+
 SIDE = 128
 PROMPTS = {
     "fluorescence": "a fluorescence image of nuclei",
@@ -68,12 +70,6 @@ def split(kinds: dict[str, str]) -> tuple[list[str], list[str]]:
         test += images[:count]
         pool += images[count:]
     return sorted(pool), sorted(test)
-
-
-def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """``pixels`` in one of the eight orientations of a square: quarter turns, also mirrored from 4 on."""
-    rotated = np.rot90(pixels, orientation % 4)
-    return np.ascontiguousarray(rotated[:, ::-1] if orientation >= 4 else rotated)
 
 
 class Tiles:

@@ -19,6 +19,10 @@ An existing split is kept. Without one, or with --split or --train, pairs are dr
 image in the same set; tiles without foreground are left out. --modes name (violet_12 is violet) or --modes
 colour --mode-count 4 (clustering) adds the kind of image to its prompt, so that rare kinds can be learnt
 (training.train --balance-prompts) and requested.
+
+--copies 8 writes every training pair in the eight orientations of a square, and each copy in another
+brightness, for training a generative model on few pairs: it then learns where the objects of a mask are, and
+its base decides how bright the image is. Judges and segmentation networks augment pairs themselves.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ from siamese_core.overlap import places_of, require_apart
 from siamese_core.pairs.pair_files import PROMPT_FILE, LoadedPair, Pair, load_pair, read_image
 from siamese_core.pairs.pair_writer import png_bytes
 from siamese_core.pairs.written_masks import PREPARATION_REPORT
+from siamese_core.seeds import stream_seed
 from siamese_core.settings import COUNT, SEED, Range, option
 
 from .command_line.mask_options import MaskOptions
@@ -64,6 +69,7 @@ from .preparation.modes import ModeSource, modes_by_colour, modes_by_name
 from .preparation.near_duplicates import HASH_BITS, NEAR, near_duplicates, perceptual_hash
 from .preparation.splits import parse_ratio, pooled, split_by_count, split_by_ratio
 from .preparation.tiles import TileError, tiles
+from .preparation.varied_copies import varied_copies
 
 DEFAULT_RATIO = "3:1:1"
 
@@ -97,6 +103,14 @@ class PrepareSettings(MaskOptions):
         None, "add the kind of image to its prompt, taken from its file name or from colour clustering"
     )
     mode_count: int | None = option(None, "number of kinds that --modes colour distinguishes", Range(2, 64))
+    copies: int = option(
+        1, "copies of every training pair, in eight orientations and varied brightness", COUNT
+    )
+    brightness: tuple[float, float] = option(
+        (0.8, 6.0),
+        "with --copies: smallest and largest factor of an image's brightness; none saturates it",
+        Range(0, 100, open_low=True),
+    )
 
 
 @dataclass(frozen=True)
@@ -125,6 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written, empty = _write_sets(folder, sets, settings)
         if empty:
             notes = [*notes, f"{empty} tiles without foreground left out; --keep-empty keeps them"]
+        if settings.copies > 1:
+            notes = [*notes, f"{settings.copies} copies of each training pair; the figures count it once"]
         facts = {name: set_facts(one.facts) for name, one in written.items()}
         report = {
             "source": str(source),
@@ -188,7 +204,10 @@ def _write_sets(folder: Path, sets: Sets, settings: PrepareSettings) -> tuple[di
                     if settings.crop and not settings.keep_empty and not mask.any():
                         empty += 1
                         continue
-                    _write_pair(folder / name, piece, image, mask, as_it_is=settings.crop is None)
+                    is_copied = name == "train" and settings.copies > 1
+                    copies = _copies(piece, image, mask, settings) if is_copied else [(piece, image, mask)]
+                    for copy in copies:
+                        _write_pair(folder / name, *copy, as_it_is=settings.crop is None and not is_copied)
                     stems.append(piece.stem)
                     facts.append(pair_facts(mask))
                     hashes.append(perceptual_hash(image))
@@ -210,6 +229,15 @@ def _pieces(
             yield replace(pair, stem=f"{pair.stem}_{place}"), image, mask
     except TileError as error:
         raise PrepareError(f"{pair.image}: {error}") from error
+
+
+def _copies(
+    pair: Pair, image: NDArray[np.uint8], mask: NDArray[np.bool_], settings: PrepareSettings
+) -> Iterator[tuple[Pair, NDArray[np.uint8], NDArray[np.bool_]]]:
+    """The copies of ``pair``, whose stems end with their number."""
+    seed = stream_seed(settings.seed, f"brightness of {pair.stem}")
+    for number, copy in enumerate(varied_copies(image, mask, settings.copies, settings.brightness, seed)):
+        yield replace(pair, stem=f"{pair.stem}_copy{number}"), *copy
 
 
 def _write_pair(
@@ -293,6 +321,8 @@ def _check_settings(settings: PrepareSettings) -> None:
         parse_ratio(settings.split)
     if (settings.modes == "colour") != (settings.mode_count is not None):
         raise OptionError("--modes colour and --mode-count belong together; give both or neither")
+    if settings.brightness[0] > settings.brightness[1]:
+        raise OptionError("--brightness {:g} {:g} must be in ascending order".format(*settings.brightness))
     if settings.keep_empty and settings.crop is None:
         raise OptionError("--keep-empty is about the tiles of --crop; give that too, or leave it out")
 

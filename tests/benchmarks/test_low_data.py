@@ -25,6 +25,8 @@ steps = 2
 batch_size = 2
 sample_every = 0
 threads = 1
+[copies]
+copies = 2
 [generate]
 steps = 2
 threads = 1
@@ -76,6 +78,7 @@ def test_a_study_runs_from_the_dataset_to_the_table_and_goes_on(tmp_path: Path, 
     images = {name: {image_of(pair.stem) for pair in pairs} for name, pairs in sets.items()}
     assert not images["pool"] & images["test"]
     labels = find_pairs(output / "labels-4/draw-1/labels")
+    assert len(find_pairs(output / "labels-4/draw-1/copies/train")) == 8
     assert len({image_of(pair.stem) for pair in labels}) == len(labels) == 4
     rows = json.loads((output / "study.json").read_text("utf-8"))
     assert [row["variant"] for row in rows] == ["real", "real + Siamese"]
@@ -89,7 +92,7 @@ def test_a_study_runs_from_the_dataset_to_the_table_and_goes_on(tmp_path: Path, 
 
 
 def test_draws_can_be_made_apart_and_without_selection_or_metrics(tmp_path: Path, single_base: Path) -> None:
-    plan = PLAN[: PLAN.index("[select]")] + PLAN[PLAN.index("[segment]") :]
+    plan = PLAN[: PLAN.index("[copies]")] + "[generate]\nsteps = 2\n" + PLAN[PLAN.index("[segment]") :]
     words = study_words(tmp_path, single_base, plan)
 
     second = run_here(low_data.main, *words, "--draws", 2, "--first-draw", 2)

@@ -261,15 +261,16 @@ def test_a_pair_made_again_from_its_record_equals_the_original(
     assert files(tmp_path / "pair") == {name: (whole / name).read_bytes() for name in (image, mask)}
 
 
+@pytest.mark.parametrize(("sampler", "steps"), [("dpmpp-2m", 15), ("unipc", 19)])
 def test_the_record_tells_the_sampler_that_a_pair_is_made_again_with(
-    full_model: Path, masks: Path, tmp_path: Path
+    full_model: Path, masks: Path, tmp_path: Path, sampler: str, steps: int
 ) -> None:
     places = ("--checkpoint", full_model, "--masks", masks)
     made, again = tmp_path / "made", tmp_path / "again"
-    flags = ("--sampler", "dpmpp-2m", "--batch-size", 2, "--threads", 1)
+    flags = ("--sampler", sampler, "--batch-size", 2, "--threads", 1)
     assert run_here(generate.main, *places, "--output", made, *flags).status == 0
     line = manifest(made)[0]
-    assert (line["sampler"]["name"], line["sampler"]["steps"]) == ("dpmpp-2m", 15)
+    assert (line["sampler"]["name"], line["sampler"]["steps"]) == (sampler, steps)
 
     record = (made / "manifest.jsonl", "--pair", line["stem"])
     outcome = run_here(regenerate.main, *record, *places, "--output", again)

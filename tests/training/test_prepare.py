@@ -29,6 +29,7 @@ from tests.support.datasets.dataset_trees import (
 from tests.support.folders import full_disk, read_tree
 from training import prepare
 from training.preparation.dataset_layouts import read_dataset
+from training.preparation.varied_copies import turned
 
 Tree = Callable[[Path], Path]
 
@@ -136,6 +137,23 @@ def test_same_seed_gives_the_same_files_whatever_the_order_on_disk(
     report_of(source, other, "--seed", 43)
     assert read_tree(again) == read_tree(first)
     assert stems_of(other / "test") != stems_of(first / "test")
+
+
+def test_copies_are_made_of_training_pairs_only(tmp_path: Path) -> None:
+    source = plain(tmp_path / "source")
+    report = report_of(source, tmp_path / "sets", "--split", "1:0:1", "--copies", 3)
+    plainly = report_of(source, tmp_path / "plain", "--split", "1:0:1")
+    once, copies = (find_pairs(tmp_path / name / "train") for name in ("plain", "sets"))
+    assert [pair.stem for pair in copies] == [f"{pair.stem}_copy{k}" for pair in once for k in range(3)]
+    assert [pair.prompt for pair in copies[::3]] == [pair.prompt for pair in once]
+    assert stems_of(tmp_path / "sets/test") == stems_of(tmp_path / "plain/test")
+    assert report["sets"] == plainly["sets"]
+    assert "3 copies of each training pair" in report["notes"][-1]
+    first = load_pair(once[0], size=None)
+    for number, pair in enumerate(copies[:3]):
+        np.testing.assert_array_equal(load_pair(pair, size=None).mask, turned(first.mask, number))
+    run(source, tmp_path / "again", "--split", "1:0:1", "--copies", 3)
+    assert read_tree(tmp_path / "again") == read_tree(tmp_path / "sets")
 
 
 def test_own_prompts_are_kept_and_a_given_one_replaces_them(tmp_path: Path) -> None:
@@ -285,6 +303,7 @@ def test_leftovers_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
         (["--split", "3:1"], "such as 3:1:1"),
         (["--train", 5], "leaves none for test"),
         (["--layout", "pranet"], "not in the layout pranet"),
+        (["--copies", 2, "--brightness", 3, 1], "--brightness 3 1 must be in ascending order"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path: Path, flags: list[object], message: str) -> None:
