@@ -14,8 +14,9 @@ benchmarks/low_data.toml); without [copies] models are trained on the pairs as t
 synthetic pairs are used, without [evaluate] there are no metrics.
 
 Output: DIR/study.md, study.html and study.json: one table, whose differences have intervals over draws and
-test images. Finished stages are kept: after an interruption, the same command resumes. Once its data is
-prepared, other processes can make other draws (--first-draw); the whole command then writes the table of all.
+test images. Finished stages are kept: after an interruption, the same command resumes. Once its base is
+there, another process can make the later draws (--first-draw 4, beside --draws 3); afterwards the command for
+all draws writes the table.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from training.select import SelectionError, copy_pairs
 
 _PLAN = Path(__file__).with_suffix(".toml")
 _OWN_STAGES = ("base", "copies", "random", "select")  # in addition to those of an ablation
+_ADDED_STAGES = ("copies", "random")  # which records of studies begun earlier lack
 
 
 class Study:
@@ -76,7 +78,10 @@ class Study:
 
         _whole(self.output / "data", divided)
         record = {
-            "stages": {**self.stages, **self.plan.stages},
+            "stages": {
+                **{name: stage for name, stage in self.stages.items() if stage or name not in _ADDED_STAGES},
+                **self.plan.stages,
+            },
             "variants": {variant.name: dict(variant.train) for variant in self.plan.variants},
             "seed": args.seed,
             "base": str(args.base) if args.base else None,
@@ -220,8 +225,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in range(args.first_draw, args.draws + 1):
         for count in args.pairs:
             draws.append(study.draw(base, count, number))
-            _write(study, draws)
-    print(f"\n{as_markdown(study.plan.title, table_of(draws))}\nsee {study.output / 'study.html'}")
+            if args.first_draw == 1:
+                _write(study, draws)
+    print(f"\n{as_markdown(study.plan.title, table_of(draws))}")
+    if args.first_draw == 1:
+        print(f"see {study.output / 'study.html'}")
     return 0
 
 
@@ -285,7 +293,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--modes", type=int, help="number of image kinds to distinguish by colour")
     parser.add_argument("--seed", type=int, default=42, help="seed of the split and the draws (default: 42)")
     parser.add_argument("--plan", type=Path, default=_PLAN, help="TOML file with the settings of all stages")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if not 1 <= args.first_draw <= args.draws:
+        parser.error(f"--first-draw {args.first_draw} must lie in 1..{args.draws}, the number of --draws")
+    return args
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ READING = (
     "mDice: mean over the test images, then over draws of the labels, ± the deviation between draws.",
     "Differences are taken draw by draw and image by image; in brackets the 95 % interval over draws and "
     "images, as crossed samples. With one draw it is of that draw only.",
-    "Adherence: mean Dice of each mask and what a network trained on the draw's labels finds in its image.",
 )
+ADHERENCE = "Adherence: mean Dice of each mask and what a network trained on the labels finds in its image."
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,22 @@ def as_markdown(title: str, rows: Sequence[Row]) -> str:
     header, cells = _cells(rows)
     lines = [header, ["---"] * len(header), *cells]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"# {title}\n\n{text}\n\n" + "\n".join(f"- {note}" for note in READING) + "\n"
+    return f"# {title}\n\n{text}\n\n" + "\n".join(f"- {note}" for note in _notes(rows)) + "\n"
 
 
 def as_html(title: str, rows: Sequence[Row]) -> str:
     """The page ``study.html``."""
     header, cells = _cells(rows)
-    return page(
-        title,
-        [section("How to read this", bullets(READING)), section("Scores", table(header, cells, header[2:]))],
-    )
+    scores = section("Scores", table(header, cells, header[2:]))
+    return page(title, [section("How to read this", bullets(_notes(rows))), scores])
+
+
+def _notes(rows: Sequence[Row]) -> tuple[str, ...]:
+    return (*READING, ADHERENCE) if _has_adherence(rows) else READING
+
+
+def _has_adherence(rows: Sequence[Row]) -> bool:
+    return any(row.adherence is not None for row in rows)
 
 
 def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -101,7 +107,6 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         "mDice",
         "minus real",
         "minus the row above",
-        "adherence",
     ]
     cells = [
         [
@@ -111,10 +116,13 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             f"{row.mean:.4f}" + ("" if row.sd is None else f" ± {row.sd:.4f}"),
             _compared(row.vs_real),
             _compared(row.vs_previous),
-            "" if row.adherence is None else f"{row.adherence:.3f}",
         ]
         for row in rows
     ]
+    if _has_adherence(rows):
+        header.append("adherence")
+        for line, row in zip(cells, rows, strict=True):
+            line.append("" if row.adherence is None else f"{row.adherence:.3f}")
     return header, cells
 
 

@@ -40,11 +40,13 @@ class Range:
                 if fits and above
                 else f"be a positive multiple of {self.multiple_of}"
             )
-        return f"lie in {self}" if self.high < math.inf else f"be {self}"
+        return f"be {self}" if self.high == math.inf or self.open_low else f"lie in {self}"
 
     def __str__(self) -> str:
         if self.multiple_of > 1:
             return f"a multiple of {self.multiple_of}"
+        if self.high < math.inf and self.open_low:
+            return f"above {self.low:g} and {'below' if self.open_high else 'at most'} {self.high:g}"
         if self.high < math.inf:
             return f"{self.low:g}..{self.high:g}" + (f" and below {self.high:g}" if self.open_high else "")
         if self.open_low:

@@ -20,9 +20,11 @@ image in the same set; tiles without foreground are left out. --modes name (viol
 colour --mode-count 4 (clustering) adds the kind of image to its prompt, so that rare kinds can be learnt
 (training.train --balance-prompts) and requested.
 
---copies 8 writes every training pair in the eight orientations of a square, and each copy in another
-brightness, for training a generative model on few pairs: it then learns where the objects of a mask are, and
-its base decides how bright the image is. Judges and segmentation networks augment pairs themselves.
+--copies 8 writes every training pair, as PNG, in the eight orientations of a square (four if it is not
+square) and in varied brightness, for training a generative model on few pairs: it then learns where the
+objects of a mask are, and its base decides how bright the image is. Dark images are mostly brightened, bright
+ones darkened a little. Split first, copy then: copies are refused as a source for a new split. Segmentation
+networks need no copies, since they augment pairs themselves.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ from .preparation.modes import ModeSource, modes_by_colour, modes_by_name
 from .preparation.near_duplicates import HASH_BITS, NEAR, near_duplicates, perceptual_hash
 from .preparation.splits import parse_ratio, pooled, split_by_count, split_by_ratio
 from .preparation.tiles import TileError, tiles
-from .preparation.varied_copies import varied_copies
+from .preparation.varied_copies import copy_stem, original_of, varied_copies
 
 DEFAULT_RATIO = "3:1:1"
 
@@ -108,7 +110,7 @@ class PrepareSettings(MaskOptions):
     )
     brightness: tuple[float, float] = option(
         (0.8, 6.0),
-        "with --copies: smallest and largest factor of an image's brightness; none saturates it",
+        "with --copies: smallest and largest factor of brightness, cut off where the image would saturate",
         Range(0, 100, open_low=True),
     )
 
@@ -132,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.modes:
         dataset = replace(dataset, sets=with_modes(dataset.sets, settings))
     sets, division = divide(dataset, settings)
+    _check_copies(source, sets, settings)
     told = ", ".join(f"{name} {value}" for name, value in division.items())
     print(f"{source}: {sum(map(len, sets.values()))} pairs, layout {dataset.layout}, {told}")
     notes = checked([pair for one in sets.values() for pair in one], settings.mask_rule).notes
@@ -139,13 +142,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         written, empty = _write_sets(folder, sets, settings)
         if empty:
             notes = [*notes, f"{empty} tiles without foreground left out; --keep-empty keeps them"]
+        copies: dict[str, Any] = {}
         if settings.copies > 1:
             notes = [*notes, f"{settings.copies} copies of each training pair; the figures count it once"]
+            note(notes[-1])
+            copies = {name: getattr(settings, name) for name in ("copies", "brightness", "seed")}
         facts = {name: set_facts(one.facts) for name, one in written.items()}
         report = {
             "source": str(source),
             "layout": dataset.layout,
             **division,
+            **copies,
             "prompts": dict(Counter(pair.prompt for pairs in sets.values() for pair in pairs).most_common()),
             "notes": notes,
             "sets": {name: asdict(set_of_facts) for name, set_of_facts in facts.items()},
@@ -204,10 +211,10 @@ def _write_sets(folder: Path, sets: Sets, settings: PrepareSettings) -> tuple[di
                     if settings.crop and not settings.keep_empty and not mask.any():
                         empty += 1
                         continue
-                    is_copied = name == "train" and settings.copies > 1
-                    copies = _copies(piece, image, mask, settings) if is_copied else [(piece, image, mask)]
+                    is_varied = name == "train" and settings.copies > 1
+                    copies = _copies(piece, image, mask, settings) if is_varied else [(piece, image, mask)]
                     for copy in copies:
-                        _write_pair(folder / name, *copy, as_it_is=settings.crop is None and not is_copied)
+                        _write_pair(folder / name, *copy, as_it_is=settings.crop is None and not is_varied)
                     stems.append(piece.stem)
                     facts.append(pair_facts(mask))
                     hashes.append(perceptual_hash(image))
@@ -237,7 +244,7 @@ def _copies(
     """The copies of ``pair``, whose stems end with their number."""
     seed = stream_seed(settings.seed, f"brightness of {pair.stem}")
     for number, copy in enumerate(varied_copies(image, mask, settings.copies, settings.brightness, seed)):
-        yield replace(pair, stem=f"{pair.stem}_copy{number}"), *copy
+        yield replace(pair, stem=copy_stem(pair.stem, number)), *copy
 
 
 def _write_pair(
@@ -321,10 +328,28 @@ def _check_settings(settings: PrepareSettings) -> None:
         parse_ratio(settings.split)
     if (settings.modes == "colour") != (settings.mode_count is not None):
         raise OptionError("--modes colour and --mode-count belong together; give both or neither")
-    if settings.brightness[0] > settings.brightness[1]:
-        raise OptionError("--brightness {:g} {:g} must be in ascending order".format(*settings.brightness))
+    if len(settings.brightness) != 2 or settings.brightness[0] > settings.brightness[1]:
+        given = " ".join(f"{factor:g}" for factor in settings.brightness)
+        raise OptionError(f"--brightness {given}: give two numbers, the smaller first")
+    if settings.copies == 1 and settings.brightness != PrepareSettings.brightness:
+        raise OptionError("--brightness is about --copies; give that too, or leave it out")
     if settings.keep_empty and settings.crop is None:
         raise OptionError("--keep-empty is about the tiles of --crop; give that too, or leave it out")
+
+
+def _check_copies(source: Path, sets: Sets, settings: PrepareSettings) -> None:
+    """Refuse to copy nothing, and to divide the copies of a pair between sets."""
+    if settings.copies > 1 and not sets.get("train"):
+        raise PrepareError(f"{source}: no training pairs for --copies; give --split 1:0:0, or leave it out")
+    places: dict[str, str] = {}
+    for name, pairs in sets.items():
+        for pair in pairs:
+            original = original_of(pair.stem)
+            if original and places.setdefault(original, name) != name:
+                raise PrepareError(
+                    f"{source}: copies of '{original}' would be in {places[original]} and in {name}; split "
+                    "the original data, then copy its training set"
+                )
 
 
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, PrepareSettings]:

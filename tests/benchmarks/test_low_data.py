@@ -97,6 +97,9 @@ def test_draws_can_be_made_apart_and_without_selection_or_metrics(tmp_path: Path
 
     second = run_here(low_data.main, *words, "--draws", 2, "--first-draw", 2)
     assert second.status == 0, second.errors
+    assert not (tmp_path / "study/study.json").exists()
+    record = json.loads((tmp_path / "study/plan.json").read_text("utf-8"))
+    assert record["stages"].keys() == {"base", "select", "train", "generate", "evaluate", "segment"}
     draws = tmp_path / "study/labels-4"
     assert [path.name for path in draws.iterdir()] == ["draw-2"]
     assert {path.name for path in (draws / "draw-2/Siamese").iterdir()} == {"training", "masks", "random"}
@@ -106,6 +109,9 @@ def test_draws_can_be_made_apart_and_without_selection_or_metrics(tmp_path: Path
     assert not [line for line in both.output.splitlines() if "draw-2" in line and line.endswith("training")]
     rows = json.loads((tmp_path / "study/study.json").read_text("utf-8"))
     assert [(row["draws"], row["adherence"]) for row in rows] == [(2, None), (2, None)]
+    assert "dherence" not in (tmp_path / "study/study.md").read_text("utf-8")
+    refused = run_here(low_data.main, *words, "--draws", 1, "--first-draw", 2)
+    assert "--first-draw 2 must lie in 1..1" in refused.errors
 
 
 def pairs_of(images: dict[str, str], pieces: int = 3) -> list[Pair]:

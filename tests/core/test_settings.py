@@ -55,6 +55,7 @@ def test_a_range_holds_its_numbers_and_no_others(
         (Range(0), -2, "--x must be 0 or more, not -2"),
         (SHARE, NAN, "--x must lie in 0..1, not nan"),
         (DECAY, 1.0, "--x must lie in 0..1 and below 1, not 1"),
+        (Range(0, 5, open_low=True), 0, "--x must be above 0 and at most 5, not 0"),
         (SIDE, 100, "--x must be a positive multiple of 64, not 100"),
         (SIDE, 64_000, "--x must be at most 16384, not 64000"),
         (COUNT, (3, 0), "--x must be at least 1, not 0"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,30 @@ def test_copies_are_made_of_training_pairs_only(tmp_path: Path) -> None:
         np.testing.assert_array_equal(load_pair(pair, size=None).mask, turned(first.mask, number))
     run(source, tmp_path / "again", "--split", "1:0:1", "--copies", 3)
     assert read_tree(tmp_path / "again") == read_tree(tmp_path / "sets")
+    assert (report["copies"], report["brightness"], report["seed"]) == (3, [0.8, 6.0], 42)
+
+
+def test_copies_of_a_pair_are_not_divided_between_sets(tmp_path: Path) -> None:
+    report_of(plain(tmp_path / "source"), tmp_path / "sets", "--split", "1:0:0", "--copies", 4)
+    outcome = run(tmp_path / "sets/train", tmp_path / "again", "--split", "3:1:1")
+    assert "split the original data, then copy its training set" in outcome.refusal
+    assert not (tmp_path / "again").exists()
+    report_of(tmp_path / "sets/train", tmp_path / "whole", "--split", "1:0:0")
+
+
+def test_copies_without_a_training_set_are_refused(tmp_path: Path) -> None:
+    source = plain_split(tmp_path / "source")
+    shutil.rmtree(source / "train")
+    assert "no training pairs for --copies" in run(source, tmp_path / "sets", "--copies", 2).refusal
+
+
+def test_tiles_are_copied_too(tmp_path: Path) -> None:
+    source = plain(tmp_path / "source")
+    flags = ("--split", "1:0:0", "--crop", SIDE // 2)
+    report_of(source, tmp_path / "once", *flags)
+    report_of(source, tmp_path / "sets", *flags, "--copies", 2)
+    stems = stems_of(tmp_path / "once/train")
+    assert stems_of(tmp_path / "sets/train") == [f"{stem}_copy{k}" for stem in stems for k in range(2)]
 
 
 def test_own_prompts_are_kept_and_a_given_one_replaces_them(tmp_path: Path) -> None:
@@ -303,7 +328,11 @@ def test_leftovers_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
         (["--split", "3:1"], "such as 3:1:1"),
         (["--train", 5], "leaves none for test"),
         (["--layout", "pranet"], "not in the layout pranet"),
-        (["--copies", 2, "--brightness", 3, 1], "--brightness 3 1 must be in ascending order"),
+        (["--copies", 2, "--brightness", 3, 1], "--brightness 3 1: give two numbers, the smaller first"),
+        (["--copies", 2, "--brightness", 1, 2, 3], "--brightness 1 2 3: give two numbers"),
+        (["--brightness", 2], "--brightness 2: give two numbers"),
+        (["--brightness", 1, 2], "--brightness is about --copies"),
+        (["--copies", 2, "--brightness", 0, 2], "must be above 0 and at most 100, not 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path: Path, flags: list[object], message: str) -> None:

@@ -102,7 +102,7 @@ def test_a_batch_whose_timesteps_are_on_the_device_alone_is_waited_for() -> None
         ("ddim", "v_prediction", torch.float32),
         ("dpmpp-2m", "epsilon", torch.float32),
         ("dpmpp-2m", "v_prediction", torch.bfloat16),
-        ("unipc", "v_prediction", torch.float16),
+        ("unipc", "v_prediction", torch.float16),  # waits in linalg.solve, which OneDevice does not see
     ],
 )
 def test_sampling_stays_on_its_device_and_does_not_wait(

@@ -5,20 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.preparation.varied_copies import ORIENTATIONS, turned, varied_copies
+from training.preparation.varied_copies import copy_stem, original_of, turned, varied_copies
 
 RNG = np.random.default_rng(3)
 IMAGE = RNG.integers(0, 40, (6, 9, 3), dtype=np.uint8)
 MASK = IMAGE[:, :, 0] > 20
 
 
-def test_eight_copies_have_all_orientations_and_masks_follow_their_images() -> None:
-    copies = list(varied_copies(IMAGE, MASK, ORIENTATIONS, (1.0, 1.0), seed=1))
-    assert len({mask.tobytes() + bytes(mask.shape) for _, mask in copies}) == ORIENTATIONS
-    for image, mask in copies:
-        np.testing.assert_array_equal(mask, image[:, :, 0] > 20)
-        assert sorted(image.ravel()) == sorted(IMAGE.ravel())
-    assert {mask.shape for _, mask in copies} == {(6, 9), (9, 6)}
+@pytest.mark.parametrize(("height", "width", "orientations"), [(6, 6, 8), (6, 9, 4)])
+def test_copies_have_all_orientations_that_keep_the_shape(height: int, width: int, orientations: int) -> None:
+    image = RNG.integers(0, 40, (height, width, 3), dtype=np.uint8)
+    copies = list(varied_copies(image, image[:, :, 0] > 20, 8, (1.0, 1.0), seed=1))
+    assert len({mask.tobytes() for _, mask in copies}) == orientations
+    for one, mask in copies:
+        assert one.shape == image.shape
+        np.testing.assert_array_equal(mask, one[:, :, 0] > 20)
+        assert sorted(one.ravel()) == sorted(image.ravel())
 
 
 def test_brightness_lies_in_the_range_and_depends_on_the_seed_alone() -> None:
@@ -32,12 +34,18 @@ def test_brightness_lies_in_the_range_and_depends_on_the_seed_alone() -> None:
     assert not np.array_equal(other, copies[0])
 
 
+@pytest.mark.parametrize("brightness", [(0.8, 6.0), (2.0, 6.0)])
 @pytest.mark.parametrize("level", [60, 120, 255])
-def test_a_bright_image_is_not_saturated(level: int) -> None:
+def test_a_bright_image_is_not_saturated(level: int, brightness: tuple[float, float]) -> None:
     image = np.full((8, 8, 3), level, dtype=np.uint8)
-    copies = [one for one, _ in varied_copies(image, image[:, :, 0] > 0, 32, (0.8, 6.0), seed=1)]
-    assert max(one.max() for one in copies) <= max(250, 0.8 * level)
+    copies = [one for one, _ in varied_copies(image, image[:, :, 0] > 0, 32, brightness, seed=1)]
+    assert max(one.max() for one in copies) <= max(250, level)
     assert min(one.min() for one in copies) >= round(0.8 * level) - 1
+
+
+def test_the_name_of_a_copy_tells_its_original() -> None:
+    assert original_of(copy_stem("cell_7", 12)) == "cell_7"
+    assert original_of("cell_copy") is None
 
 
 def test_a_black_image_stays_black() -> None:
