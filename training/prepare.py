@@ -205,16 +205,15 @@ def _write_sets(folder: Path, sets: Sets, settings: PrepareSettings) -> tuple[di
     with tqdm(total=sum(map(len, sets.values())), desc="preparing", unit="pair", mininterval=1.0) as progress:
         for name, pairs in sets.items():
             stems, facts, hashes = [], [], []
+            count = settings.copies if name == "train" else 1
             for pair in pairs:
                 loaded = load_pair(pair, size=None, rule=settings.mask_rule)
                 for piece, image, mask in _pieces(pair, loaded, settings.crop):
                     if settings.crop and not settings.keep_empty and not mask.any():
                         empty += 1
                         continue
-                    is_varied = name == "train" and settings.copies > 1
-                    copies = _copies(piece, image, mask, settings) if is_varied else [(piece, image, mask)]
-                    for copy in copies:
-                        _write_pair(folder / name, *copy, as_it_is=settings.crop is None and not is_varied)
+                    for copy in _copies(piece, image, mask, count, settings):
+                        _write_pair(folder / name, *copy, as_it_is=settings.crop is None and count == 1)
                     stems.append(piece.stem)
                     facts.append(pair_facts(mask))
                     hashes.append(perceptual_hash(image))
@@ -239,11 +238,14 @@ def _pieces(
 
 
 def _copies(
-    pair: Pair, image: NDArray[np.uint8], mask: NDArray[np.bool_], settings: PrepareSettings
+    pair: Pair, image: NDArray[np.uint8], mask: NDArray[np.bool_], count: int, settings: PrepareSettings
 ) -> Iterator[tuple[Pair, NDArray[np.uint8], NDArray[np.bool_]]]:
-    """The copies of ``pair``, whose stems end with their number."""
+    """The pair itself, or its copies if ``count`` is above 1, whose stems end with their number."""
+    if count == 1:
+        yield pair, image, mask
+        return
     seed = stream_seed(settings.seed, f"brightness of {pair.stem}")
-    for number, copy in enumerate(varied_copies(image, mask, settings.copies, settings.brightness, seed)):
+    for number, copy in enumerate(varied_copies(image, mask, count, settings.brightness, seed)):
         yield replace(pair, stem=copy_stem(pair.stem, number)), *copy
 
 
