@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -28,6 +28,7 @@ from ..siamese_core.pairs.export_formats import FinishedPair
 from ..siamese_core.pairs.manifest import PairRecord, record_text
 from ..siamese_core.resume_check import READ_DIFFERENTLY
 from ..siamese_core.seeds import sample_seed
+from ..siamese_core.settings import recorded
 from .host.background import Background
 from .host.host_models import FILE, RUN_ID
 from .host.mask_tensors import image_arrays
@@ -72,7 +73,7 @@ class DatasetGenerator:
             "command": "SiameseGenerateDataset",
             "masks": self.source.digest,
             "per_mask": self.source.per_mask,
-            "transforms": None if transforms is None else asdict(transforms),
+            "transforms": None if transforms is None else recorded(transforms),
             "transform_seed": self.source.seed,
             "prompt": self.prompt,
             "seed": self.seed,

@@ -9,7 +9,7 @@ import comfy.utils
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..siamese_core.masks.random_transforms import FLIPS, TransformSettings, expand_masks
+from ..siamese_core.masks.random_transforms import BEYOND, FLIPS, TransformSettings, expand_masks
 from ..siamese_core.pairs.pair_writer import pair_stem
 from .host.mask_tensors import mask_arrays, mask_batch, names_of
 from .host.refusals import refusing
@@ -143,6 +143,14 @@ class RandomMaskTransform(io.ComfyNode):
                     force_input=True,
                     tooltip="Names of the masks, one per line; the results get the suffix _0, _1 and so on.",
                 ),
+                io.Combo.Input(
+                    "beyond",
+                    options=list(BEYOND),
+                    optional=True,
+                    default=_DEFAULTS.beyond,  # what graphs saved without this input did
+                    tooltip="What lies beyond the frame's edges: background, or the mirrored mask, for "
+                    "frames full of objects, so that none is left cut off when it moves inwards.",
+                ),
             ],
             outputs=[
                 io.Mask.Output(tooltip="The new masks, strictly 0 or 1."),
@@ -181,6 +189,7 @@ class RandomMaskTransform(io.ComfyNode):
         attempts: int,
         union: Tensor | None = None,
         names: str | None = None,
+        beyond: str = _DEFAULTS.beyond,
     ) -> io.NodeOutput:
         settings = TransformSettings(
             scale=(scale_min, scale_max),
@@ -194,6 +203,7 @@ class RandomMaskTransform(io.ComfyNode):
             inside=inside,
             components=(components_min, components_max),
             attempts=attempts,
+            beyond=beyond,
         )
         sources = mask_arrays(masks)
         stems = names_of(names, len(sources), "mask")

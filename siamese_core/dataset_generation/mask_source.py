@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from ..masks.random_transforms import TransformError, TransformSettings, transfo
 from ..masks.resizing import ResizeMode, Size, resize_mask
 from ..pairs.pair_writer import pair_stem
 from ..pairs.written_masks import read_mask_as_known, rule_by_origin
+from ..settings import recorded
 
 PairSize = Literal["model", "source"]
 
@@ -153,7 +154,7 @@ class MaskSource:
             digest=digest,
             written=written,
             for_model=for_model,
-            transform=None if transforms is None else {"seed": seed, **asdict(transforms)},
+            transform=None if transforms is None else {"seed": seed, **recorded(transforms)},
             rule=self._rules[number],
         )
 

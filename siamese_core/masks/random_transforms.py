@@ -23,6 +23,7 @@ Mask = NDArray[np.bool_]
 Field = NDArray[np.floating[Any]]
 
 FLIPS = ("none", "horizontal", "vertical", "both")
+BEYOND = ("background", "mirrored")
 
 # Control points of the elastic displacement along the shorter side. A cubic B-spline displacement below 0.48
 # of their spacing never folds, so 0.12 of the side is the most that keeps every object in one piece.
@@ -63,10 +64,23 @@ class TransformSettings:
         (0, 0), "minimum and maximum number of separate objects; 0 means no limit", Range(0)
     )
     attempts: int = option(50, "attempts per mask to meet the limits before giving up", Range(1, 10_000))
+    beyond: str = option(
+        "background",
+        "what lies beyond the frame's edges: background, so that objects cut off there stay cut off when "
+        "they move inwards, or mirrored, the mask's mirror image, for frames full of objects",
+        added_later=True,
+    )
 
     def __post_init__(self) -> None:
         if self.flip not in FLIPS:
             raise UserError(f"flip is '{self.flip}'; use one of {', '.join(FLIPS[:-1])} and {FLIPS[-1]}.")
+        if self.beyond not in BEYOND:
+            raise UserError(f"beyond is '{self.beyond}'; use {' or '.join(BEYOND)}.")
+        if self.inside and self.beyond == "mirrored":
+            raise UserError(
+                "inside keeps foreground off the frame's border, and beyond 'mirrored' continues it there; "
+                "set beyond to 'background'."
+            )
         _check_components(self.components)
         for item in fields(self):
             within, value = item.metadata["range"], getattr(self, item.name)
@@ -92,9 +106,10 @@ def transform_mask(mask: Mask, settings: TransformSettings, seed: int, other: Ma
     """A random transform of the (H, W) bool ``mask``, of the same shape; ``seed`` is any integer.
 
     The mask is scaled, sheared, rotated and mirrored about the centre of its foreground's bounding box, moved
-    by whole pixels, bent, and then grown or shrunk; outside its frame it counts as background. ``other``, a
-    second mask of the same shape, is transformed independently and united with the result. Draws that miss a
-    constraint are repeated. An empty result never passes, even if ``area`` starts at 0.
+    by whole pixels, bent, and then grown or shrunk; beyond its frame it counts as background, or as mirrored
+    at its edges. ``other``, a second mask of the same shape, is transformed independently and united with the
+    result. Draws that miss a constraint are repeated. An empty result never passes, even if ``area`` starts
+    at 0.
 
     Raises UserError for a mask without foreground and for masks of different shapes, and TransformError when
     ``settings.attempts`` draws have all missed the constraints.
@@ -240,7 +255,11 @@ def _draw(mask: Mask, settings: TransformSettings, seed: int) -> _Drawn:
         from_x += strength * (by_y @ np.cos(angles) @ by_x.T)
         from_y += strength * (by_y @ np.sin(angles) @ by_x.T)
     (xx, xy), (yx, yy) = np.linalg.inv(matrix)
-    canvas = _sample(mask, centre[0] + xx * from_x + xy * from_y, centre[1] + yx * from_x + yy * from_y)
+    x_source = centre[0] + xx * from_x + xy * from_y
+    y_source = centre[1] + yx * from_x + yy * from_y
+    if settings.beyond == "mirrored":
+        x_source, y_source = _mirrored(x_source, width), _mirrored(y_source, height)
+    canvas = _sample(mask, x_source, y_source)
     if growth:
         canvas = _dilated(canvas, growth) if growth > 0 else ~_dilated(~canvas, -growth)
     result = canvas[margin : margin + height, margin : margin + width].copy()
@@ -277,6 +296,12 @@ def _spline(places: NDArray[np.integer], side: int, spacing: float) -> Field:
     for k, weight in enumerate(weights):
         matrix[np.arange(len(places)), cell.astype(int) + k] = weight / 6
     return matrix
+
+
+def _mirrored(places: Field, side: int) -> Field:
+    """Positions of pixel centres, those beyond 0 to ``side`` - 1 mirrored at the edge of the frame."""
+    from_edge = np.mod(places + 0.5, 2 * side)
+    return np.clip(np.minimum(from_edge, 2 * side - from_edge) - 0.5, 0, side - 1)
 
 
 def _sample(mask: Mask, x: Field, y: Field) -> Mask:

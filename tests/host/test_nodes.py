@@ -240,7 +240,7 @@ def test_windows_habits_and_foreign_names_work(host: Host) -> None:
 def test_random_masks_are_strictly_binary_and_counted(host: Host) -> None:
     graph = {
         "4": graphs.masks(count=3),
-        "5": graphs.transform(("4", 0), total=7, elastic=0.05, names=("4", 1)),
+        "5": graphs.transform(("4", 0), total=7, elastic=0.05, beyond="mirrored", names=("4", 1)),
         "6": graphs.node("MaskToImage", mask=("5", 0)),
         "7": graphs.saved_pairs(("6", 0), ("5", 0), "random", names=("5", 1), prompt="p"),
     }

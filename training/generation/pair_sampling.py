@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -136,7 +136,7 @@ class PairSampler:
             **{name: value for name, value in sampler.items() if name not in _OF_A_PAIR},
             "masks": self.masks.digest,
             "per_mask": self.masks.per_mask,
-            "transforms": None if transforms is None else asdict(transforms),
+            "transforms": None if transforms is None else recorded(transforms),
             "prompts": self.prompts.digest,
             "images": _digest([file_digest(path) for path in self.images]) if self.images else None,
             "seed": self.masks.seed,

@@ -74,6 +74,15 @@ def test_a_total_of_whole_rounds_is_the_same_as_so_many_per_mask(per_mask: int, 
         assert np.array_equal(one.mask(index).written, other.mask(index).written)
 
 
+def test_a_record_names_what_lies_beyond_the_frame_unless_it_is_background(tmp_path: Path) -> None:
+    files = mask_files(tmp_path, SHAPE)
+    drawn = TransformSettings(), TransformSettings(beyond="mirrored")
+    uses = [MaskUse((64, 64), transforms=transforms) for transforms in drawn]
+    records = [MaskSource(files, use, per_mask=1, seed=0).mask(0).transform or {} for use in uses]
+    assert "beyond" not in records[0]  # datasets begun before the setting existed are resumed
+    assert records[1] == {**records[0], "beyond": "mirrored"}
+
+
 def test_of_masks_of_both_kinds_each_is_read_by_its_own_rule(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     files = mask_files(tmp_path / "masks", SHAPE, 255 - SHAPE)

@@ -185,12 +185,18 @@ def test_counts_below_one_are_refused(name: str, count: Any) -> None:
             "components is (-1, 2); give two whole numbers of 0 or more, the smaller first (0 is no limit).",
         ),
         ("attempts", 0, "attempts is 0; give a whole number from 1 to 10000."),
+        ("beyond", "outside", "beyond is 'outside'; use background or mirrored."),
     ],
 )
 def test_a_setting_out_of_range_is_refused_with_its_range(name: str, value: Any, message: str) -> None:
     with pytest.raises(UserError) as caught:
         TransformSettings(**{name: value})
     assert str(caught.value) == message
+
+
+def test_foreground_cannot_be_kept_off_the_border_and_continued_there() -> None:
+    with pytest.raises(UserError, match="set beyond to 'background'"):
+        TransformSettings(inside=True, beyond="mirrored")
 
 
 def test_a_lower_limit_on_objects_needs_no_upper_one() -> None:

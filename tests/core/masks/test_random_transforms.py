@@ -101,6 +101,43 @@ def test_a_transform_draws_the_same_whichever_others_are_in_use(name: str) -> No
         assert np.array_equal(before & after, before) or np.array_equal(before & after, after)
 
 
+# What lies beyond the frame
+
+
+def test_an_object_at_the_edge_is_completed_by_its_mirror_image_when_it_moves_inwards() -> None:
+    half = ellipse((36, -0.5), (10, 14))  # its straight side is the left edge of the frame
+    inwards = replace(STILL, translate=0.1)
+    moved = 0
+    for cut, whole in zip(
+        draws(half, inwards), draws(half, replace(inwards, beyond="mirrored")), strict=True
+    ):
+        left = int(np.flatnonzero(cut.any(axis=0))[0])
+        assert np.array_equal(whole[:, left:], cut[:, left:])
+        assert np.array_equal(whole[:, :left], cut[:, left : 2 * left][:, ::-1])
+        moved += left > 0
+    assert moved > 5
+
+
+@pytest.mark.parametrize("settings", [TransformSettings(), replace(EVERYTHING, scale=(0.1, 0.2))])
+def test_a_full_frame_stays_full_if_it_is_mirrored_beyond_its_edges(settings: TransformSettings) -> None:
+    everywhere = replace(settings, beyond="mirrored", area=(0, 1))
+    assert all(mask.all() for mask in draws(np.ones(SHAPE, bool), everywhere, 10))
+
+
+@pytest.mark.parametrize("mask", [BLOB, THIN, np.ones((1, 1), bool)])
+def test_a_mask_that_does_not_move_is_the_same_whatever_lies_beyond(mask: Mask) -> None:
+    assert np.array_equal(transform_mask(mask, replace(STILL, beyond="mirrored"), 1), mask)
+
+
+@pytest.mark.parametrize("settings", [TransformSettings(), EVERYTHING])
+def test_what_lies_beyond_changes_no_draw(settings: TransformSettings) -> None:
+    settings = replace(settings, area=(0, 1), morph=0)
+    for without, beyond in zip(
+        draws(BLOB, settings), draws(BLOB, replace(settings, beyond="mirrored")), strict=True
+    ):
+        assert np.array_equal(without & beyond, without)
+
+
 # Each transform by itself
 
 
