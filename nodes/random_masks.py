@@ -149,7 +149,8 @@ class RandomMaskTransform(io.ComfyNode):
                     optional=True,
                     default=_DEFAULTS.beyond,  # what graphs saved without this input did
                     tooltip="What lies beyond the frame's edges: background, or the mirrored mask, for "
-                    "frames full of objects, so that none is left cut off when it moves inwards.",
+                    "frames full of objects: none is left cut off when it moves inwards, but some appear "
+                    "twice.",
                 ),
             ],
             outputs=[

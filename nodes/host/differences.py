@@ -10,7 +10,11 @@ from ...siamese_core.resume_check import Difference
 
 _SHOWN, _LONGEST = 4, 80
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_WHEN_ABSENT: Mapping[str, Any] = {"mask_label": 0, "mask_invert": False}
+_WHEN_ABSENT: Mapping[str, Any] = {
+    "mask_label": 0,
+    "mask_invert": False,
+    "transforms.beyond": "background",
+}
 """Widget values that correspond to a missing or None entry of a record."""
 
 

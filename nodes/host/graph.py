@@ -21,6 +21,9 @@ NETWORKS = ("model", "control_net", "positive", "negative", "vae")
 _PRIMITIVE = "Primitive"
 """Class name prefix of ComfyUI's nodes that only hold a value."""
 
+_ADDED_LATER: Mapping[str, Mapping[str, Any]] = {"SiameseRandomMaskTransform": {"beyond": "background"}}
+"""Inputs that a node got after datasets were begun with it, with their defaults."""
+
 
 def graph_text(hidden: Any) -> dict[str, str]:
     """The graph as PNG text, so that dropping the image on the page restores it; {} if metadata are disabled.
@@ -56,7 +59,7 @@ def sources(hidden: Any, names: Sequence[str], skipped: Collection[str] = ()) ->
     found = {name: walk.value(own["inputs"].get(name)) for name in names}
     while walk.waiting:
         number = walk.waiting.popleft()
-        for name, value in sorted(prompt[number]["inputs"].items()):
+        for name, value in sorted(_inputs(prompt[number]).items()):
             if name not in skipped:
                 found[f"{walk.labels[number]}.{name}"] = walk.value(value)
     return found
@@ -94,12 +97,21 @@ def nodes_before(hidden: Any) -> str:
         if number in facts or number not in prompt:
             continue
         node = prompt[number]
-        facts[number] = (node["class_type"], node["inputs"])
+        facts[number] = (node["class_type"], _inputs(node))
         links = [value for value in node["inputs"].values() if isinstance(value, list) and value]
         waiting += [str(link[0]) for link in links]
     facts.pop(own, None)  # its own widgets are compared one by one
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _inputs(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of a node, without those that it got later and that have their default.
+
+    A graph that began a dataset before lacks them; the page adds them when the graph is opened again.
+    """
+    later = _ADDED_LATER.get(node["class_type"], {})
+    return {name: value for name, value in node["inputs"].items() if later.get(name, node) != value}
 
 
 class _Walk:

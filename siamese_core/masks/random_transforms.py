@@ -66,8 +66,8 @@ class TransformSettings:
     attempts: int = option(50, "attempts per mask to meet the limits before giving up", Range(1, 10_000))
     beyond: str = option(
         "background",
-        "what lies beyond the frame's edges: background, so that objects cut off there stay cut off when "
-        "they move inwards, or mirrored, the mask's mirror image, for frames full of objects",
+        "what lies beyond the frame's edges: background (an object cut off there keeps its straight side "
+        "when it moves inwards) or mirrored (the mask's mirror image, for frames full of objects)",
         added_later=True,
     )
 

@@ -88,6 +88,8 @@ def run(block: Block, words: list[str]) -> None:
     module, arguments = words[2], words[3:]
     name = module.removeprefix("training.") if module != "training" else arguments.pop(0)
     small = SMALL.get(name, "").split()
+    if "--then-real" in arguments:
+        small += ["--then-real", "1"]  # of two --steps
     command = importlib.import_module(f"training.{name.replace('-', '_')}").main
     outcome = run_here(command, *arguments, *small)
     assert outcome.status == 0, f"{block.place}: {outcome.errors}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -124,8 +125,10 @@ def test_a_changed_prompt_and_transform_are_named(host: Host) -> None:
     other = drawn("named", per_mask=1)
     other["2"]["inputs"]["text"] = "something else"
     other["5"]["inputs"]["rotate"] = 33.0
+    other["5"]["inputs"]["beyond"] = "mirrored"
     told = refusal(host, other)
     assert "'rotate' of Random Mask Transform was 20.0 and is now 33.0" in told
+    assert "'beyond' of Random Mask Transform was 'background' and is now 'mirrored'" in told
     assert "'text' of CLIPTextEncode was 'a fluorescence image of nuclei' and is now 'something else'" in told
 
 
@@ -173,7 +176,7 @@ def test_a_checkpoint_that_is_replaced_under_its_name_is_loaded_anew(host: Host)
 
 def test_a_dataset_that_an_earlier_version_began_is_resumed(host: Host) -> None:
     """Its settings hold a digest of the nodes before, ids included, and no list of them."""
-    begun = graph("of_old", prompt="")
+    begun = drawn("of_old", per_mask=1, prompt="")
     host.run(begun)
     settings = host.output_dir / "of_old" / ".run" / "settings.json"
     record = json.loads(settings.read_text("utf-8"))
@@ -183,8 +186,10 @@ def test_a_dataset_that_an_earlier_version_began_is_resumed(host: Host) -> None:
     del record["nodes"]
     settings.write_text(json.dumps(record), "utf-8")
 
+    # The page adds the inputs that a node got since.
+    begun["5"]["inputs"]["beyond"] = "background"
     host.run(begun)
-    other = graph("of_old", prompt="")
+    other = copy.deepcopy(begun)
     other["2"]["inputs"]["text"] = "something else"
     assert "a node before this one (which, an earlier version" in refusal(host, other)
 

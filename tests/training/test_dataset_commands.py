@@ -47,7 +47,7 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "masks"
 
 
-RANDOM = ("--per-mask", 2, "--random-masks", "--mask-rotate", 90)
+RANDOM = ("--per-mask", 2, "--random-masks", "--mask-rotate", 90, "--mask-beyond", "mirrored")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,9 @@ def test_random_masks_differ_from_their_source_and_say_how_they_were_drawn(whole
     assert len(lines) == COUNT
     drawn = {(whole / "masks" / f"{line['stem']}.png").read_bytes() for line in lines}
     assert len(drawn) == COUNT
-    assert all(line["transform"]["rotate"] == 90 for line in lines)
+    assert {(line["transform"]["rotate"], line["transform"]["beyond"]) for line in lines} == {
+        (90, "mirrored")
+    }
     assert len({line["transform"]["seed"] for line in lines}) == COUNT
     assert not drawn & {path.read_bytes() for path in masks.iterdir()}
 
