@@ -111,7 +111,9 @@ def _inputs(node: Mapping[str, Any]) -> dict[str, Any]:
     A graph that began a dataset before lacks them; the page adds them when the graph is opened again.
     """
     later = _ADDED_LATER.get(node["class_type"], {})
-    return {name: value for name, value in node["inputs"].items() if later.get(name, node) != value}
+    return {
+        name: value for name, value in node["inputs"].items() if name not in later or later[name] != value
+    }
 
 
 class _Walk:

@@ -47,7 +47,7 @@ def transform_value(name: str, default: Any, noise: random.Random) -> Any:
         pair = (noise.choice(NUMBERS), noise.choice(NUMBERS))
         return pair if kind > 1 else (*pair, 1)
     if isinstance(default, str):
-        return noise.choice(("none", "horizontal", "both", "background", "mirrored", "mirrored", "all"))
+        return noise.choice(("none", "horizontal", "vertical", "both", "background", "mirrored", "all"))
     return noise.choice(NUMBERS)
 
 
