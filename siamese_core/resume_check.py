@@ -60,7 +60,7 @@ def check_record(
         )
     differing = differences(found, wanted, may_differ)
     if differing:
-        shown = "; ".join(f"{one.key} was {one.old!r} and is now {one.new!r}" for one in differing)
+        shown = "; ".join(f"{one.key} was {_told(one.old)} and is now {_told(one.new)}" for one in differing)
         raise ResumeError(f"{path}: the {what} belongs to another run: {shown}", differing)
 
 
@@ -78,3 +78,8 @@ def differences(
         elif old != new:
             differing.append(Difference(key, old, new))
     return differing
+
+
+def _told(value: Any) -> str:
+    """A record leaves out settings that were added later as long as they have their defaults."""
+    return "not set" if value is None else repr(value)

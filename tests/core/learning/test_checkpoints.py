@@ -143,7 +143,7 @@ def test_another_runs_checkpoint_is_no_damaged_one(store: CheckpointStore) -> No
     record = store.latest() / "record.json"
     record.write_text(json.dumps({**RECORD, "seed": 7}))
 
-    with pytest.raises(ResumeError, match="seed was 7 and is now None"):
+    with pytest.raises(ResumeError, match="seed was 7 and is now not set"):
         store.restore(state(1))
 
 

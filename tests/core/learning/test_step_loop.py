@@ -313,9 +313,9 @@ def test_denormal_numbers_are_zero_within_a_loop_and_numbers_again_after_it(tmp_
 
 
 def test_a_setting_that_one_side_lacks_is_a_difference() -> None:
-    with pytest.raises(ResumeError, match="new was None and is now 1"):
+    with pytest.raises(ResumeError, match="new was not set and is now 1"):
         check_record(Path("x"), {"a": 1, "step": 5}, {"a": 1, "new": 1})
-    with pytest.raises(ResumeError, match="old was 2 and is now None"):
+    with pytest.raises(ResumeError, match="old was 2 and is now not set"):
         check_record(Path("x"), {"a": 1, "old": 2}, {"a": 1})
 
 

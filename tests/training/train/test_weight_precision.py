@@ -33,7 +33,7 @@ def test_a_run_with_bfloat16_weights_resumes_and_ends_with_a_finite_model(
     assert all(weight.isfinite().all() for part in model.parts.values() for weight in part.values())
 
     refusal = train(tmp_path / "whole", "--mixed-precision", "bf16", "--resume").refusal
-    assert "weight_precision was 'bf16' and is now None" in refusal
+    assert "weight_precision was 'bf16' and is now not set" in refusal
 
 
 def test_runs_with_float32_weights_are_recorded_as_before_there_was_a_choice(
