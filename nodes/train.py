@@ -130,7 +130,7 @@ class TrainSiamese(io.ComfyNode):
                 io.Boolean.Input(
                     "gradient_checkpointing",
                     default=False,
-                    tooltip="Save memory by recomputing activations: a third slower, a third of the memory.",
+                    tooltip="Save memory by recomputing activations: a third slower.",
                 ),
                 io.Int.Input(
                     "save_every",

@@ -68,6 +68,7 @@ from siamese_core.weights.model_file import save_model
 from siamese_core.weights.recorded_sampling import usual_guidance
 from siamese_core.weights.training_record import PROMPTS_KEY, prompt_shares
 
+from .command_line.base_notes import tell_misfit
 from .command_line.change_flags import add_change_flags, changeable, flags_advised
 from .command_line.mask_options import MaskOptions
 from .command_line.memory import memory_advised
@@ -122,14 +123,7 @@ class TrainSettings(MaskOptions):
 
 
 # Settings that determine the result; resuming requires equal ones.
-_IDENTITY = (
-    "steps",
-    "resolution",
-    "resize_mode",
-    "hint_block",
-    "seed",
-    "mixed_precision",
-)
+_IDENTITY = ("steps", "resolution", "resize_mode", "hint_block", "seed", "mixed_precision")
 
 
 @memory_advised(
@@ -165,6 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shares = prompt_shares(pair.prompt or "" for pair in pairs)
     tell_shares(settings.prompt, shares, tell)
     tell_cut(base.tokenizer, shares, tell)
+    trained = start.control is not None
+    tell_misfit(optimiser.learning_rate, settings.resolution, base.architecture, trained, tell)
     record = _run_record(settings, pairs, check, objective, batches, optimiser, engine.processes)
     record |= start.record
     run = TrainingRun(

@@ -88,5 +88,5 @@ class ExecutionSettings:
         COUNT,
     )
     gradient_checkpointing: bool = option(
-        False, "recompute activations in the backward pass: a third slower, a third of the memory"
+        False, "recompute activations in the backward pass: a third slower, with less memory"
     )

@@ -61,6 +61,9 @@ def test_the_blocks_of_a_document_run_one_after_the_other(
     if not any(words[0] != "make" for block in todo for words in shell_commands(block)):
         pytest.skip("no command but make's, which the whole suite runs")
     users_folder(tmp_path, single_base, full_model)
+    if not any("--output my_pairs" in block.text for block in todo):
+        write_phantoms(tmp_path / "my_pairs/train", 3, size=SIDE)
+        write_phantoms(tmp_path / "my_pairs/test", 3, size=SIDE, first=10)
     first_use = next((block.text for block in todo if "my_synthetic" in block.text), "")
     if "--output my_synthetic" not in first_use:
         write_phantoms(tmp_path / "my_synthetic", 12, size=SIDE, first=20)
@@ -98,12 +101,12 @@ def run(block: Block, words: list[str]) -> None:
 def users_folder(root: Path, base: Path, model: Path) -> None:
     """The files of a user in a checkout, under the names that the documents give them."""
     (root / "siamese_core").symlink_to(ROOT / "siamese_core")
-    write_phantoms(root / "my_pairs", 6, size=SIDE)
-    write_phantoms(root / "my_pairs/train", 3, size=SIDE)
-    write_phantoms(root / "my_pairs/test", 3, size=SIDE, first=10)
+    write_phantoms(root / "my_data", 6, size=SIDE)
     write_phantoms(root / "my_mask_only", 6, size=SIDE, first=40)
-    shutil.copytree(root / "my_pairs/images", root / "my_images")
-    shutil.copytree(root / "my_pairs/masks", root / "my_masks")
-    shutil.copytree(root / "my_pairs/images", root / "my_frames")
+    shutil.copytree(root / "my_data/images", root / "my_images")
+    shutil.copytree(root / "my_data/images", root / "my_frames")
+    (root / "my_masks").mkdir()
+    for number, mask in enumerate(sorted((root / "my_data/masks").iterdir())):
+        shutil.copyfile(mask, root / f"my_masks/case_{number}.png")
     shutil.copyfile(base, root / "sd15.safetensors")
     shutil.copyfile(model, root / "model.safetensors")
