@@ -99,7 +99,7 @@ class Trajectories:
             height,
             width,
             solver.steps,
-            self.model.device,
+            device=self.model.device,
             sampler=solver.sampler,
             prediction=networks.prediction,
         )

@@ -83,7 +83,8 @@ def _sample_ours(
     context, unconditional = context.expand(count, -1, -1), unconditional.expand(count, -1, -1)
     with torch.no_grad():
         predict = controlled_noise_predictor(networks, [(hints, 1.0)], context, unconditional, GUIDANCE)
-    return sample_latents(predict, range(count), 8 * SIDE, 8 * SIDE, steps, sampler=sampler)
+    side = 8 * SIDE
+    return sample_latents(predict, range(count), side, side, steps, device="cpu", sampler=sampler)
 
 
 def _steps(sampler: Sampler, steps: int | None, published: int | None) -> tuple[int, int]:

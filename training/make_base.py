@@ -133,6 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = TrainingRun(args.output, record, engine, args.resume, note=note)
     with run.opened() as run_id:
         accelerator.init_trackers("tensorboard")
+        for module in (base.vae, base.unet, base.text_encoder):
+            module.to(engine.device)
         try:
             if vae_settings.steps:
                 loop = LoopSettings(vae_settings.steps, settings.save_every, is_last=unet_settings.steps == 0)
@@ -176,7 +178,7 @@ def _train_vae(
     trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0)
     state = TrainedState([vae], [optimizer])
-    features = efficientnet_features() if settings.perceptual_weight else None
+    features = efficientnet_features(device) if settings.perceptual_weight else None
     discriminator = None
     if settings.adversarial_weight:
         discriminator = Discriminator.create(settings.learning_rate, seed, device)
@@ -326,7 +328,8 @@ def _save_samples(base: Base, prompts: Sequence[str], settings: MakeBaseSettings
         guidance_scale=3.0,
     )
     side = settings.resolution
-    latents = sample_latents(predict, range(settings.seed, settings.seed + 16), side, side)
+    seeds = range(settings.seed, settings.seed + 16)
+    latents = sample_latents(predict, seeds, side, side, device=base.unet.device)
     images = to_uint8(base.vae.decode(latents / LATENT_SCALE).sample)
     Image.fromarray(grid([list(images[:8]), list(images[8:])])).save(path)
 

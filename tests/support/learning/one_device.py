@@ -34,24 +34,25 @@ class OneDevice(TorchDispatchMode):
 
     Numbers (0-d tensors) of the CPU may take part, as they may on CUDA, and tensors be copied to the device
     as ``non_blocking``. The meta device alone is not that strict: convolutions there accept weights on the
-    CPU.
+    CPU. ``may_wait`` permits waiting.
     """
 
-    def __init__(self, device: str = "meta") -> None:
+    def __init__(self, device: str = "meta", *, may_wait: bool = False) -> None:
         super().__init__()
         self.device = torch.device(device)
+        self.may_wait = may_wait
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         here = [tensor for tensor in tensors if tensor.device.type == self.device.type]
-        if here and func in _WAITING:
+        if here and func in _WAITING and not self.may_wait:
             raise Waits(f"{func} on {[tuple(tensor.shape) for tensor in here]}")
         others = [tensor for tensor in tensors if tensor.device.type != self.device.type and tensor.ndim]
         result = func(*args, **(kwargs or {}))
         arrives = isinstance(result, Tensor) and result.device.type == self.device.type
         shapes = [(tuple(tensor.shape), tensor.device.type) for tensor in tensors]
         if func in _TRANSFERS:
-            if others and arrives and not (kwargs or {}).get("non_blocking"):
+            if others and arrives and not (self.may_wait or (kwargs or {}).get("non_blocking")):
                 raise Waits(f"{func} on {shapes}")
         elif here and others:
             raise MixedDevices(f"{func} on {shapes}")

@@ -12,6 +12,7 @@ from torch import Tensor
 from siamese_core.architecture import LATENT_SCALE
 from siamese_core.diffusers_backend.pair_encoding import encode_moments
 from siamese_core.diffusers_backend.small_base.training import (
+    Discriminator,
     StepFunction,
     UNetSettings,
     VAESettings,
@@ -22,9 +23,11 @@ from siamese_core.diffusers_backend.small_base.training import (
 )
 from siamese_core.learning.averaged_weights import AveragedWeights
 from siamese_core.seeds import generator
+from tests.support.learning.one_device import OneDevice
 from tests.support.small_models import SIDE, small_base
+from training.pretrained.perceptual_features import efficientnet_features
 
-CPU = torch.device("cpu")
+CPU, META = torch.device("cpu"), torch.device("meta")
 
 # Smooth colours that differ from image to image, so that latents have a mean and a spread.
 _COARSE = torch.rand((4, 3, 4, 4), generator=generator(1)) * 255
@@ -139,6 +142,28 @@ def test_a_vae_step_is_a_function_of_weights_and_step_number() -> None:
     torch.manual_seed(99)
 
     assert steps[1](1) == first
+
+
+def test_a_vae_step_with_critics_stays_on_its_device(vae: AutoencoderKL) -> None:
+    vae = vae.to(META)
+    settings = VAESettings(
+        steps=2, batch_size=2, crop=32, latent_noise=0.3, perceptual_weight=0.1, adversarial_weight=0.1
+    )
+    step = vae_step_function(
+        vae,
+        torch.optim.AdamW(vae.parameters()),
+        IMAGES,
+        settings,
+        42,
+        META,
+        efficientnet_features(META),
+        Discriminator.create(settings.learning_rate, 42, META),
+    )
+
+    with OneDevice(may_wait=True):
+        result = step(0)
+
+    assert {value.device for value in result.values()} == {META}
 
 
 def unet_step(settings: UNetSettings, prompts: list[str]) -> tuple[StepFunction, Any, AveragedWeights]:
