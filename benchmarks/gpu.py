@@ -124,7 +124,9 @@ def compare_sampling(
         predict = controlled_noise_predictor(
             half, [(hints, 1.0)], text[0], text[1], GUIDANCE, shares_text=True
         )
-        return sample_latents(predict, range(batch), side, side, steps[sampler], device=device, sampler=sampler)
+        return sample_latents(
+            predict, range(batch), side, side, steps[sampler], device=device, sampler=sampler
+        )
 
     works = {"published": waited(theirs, device)}
     works |= {sampler: waited(partial(ours, sampler), device) for sampler in DEFAULT_STEPS}

@@ -30,15 +30,17 @@ from typing import Any
 
 from benchmarks.low_data_table import DrawScores, as_html, as_markdown, table_of
 from siamese_core import shipped
-from siamese_core.files import whole_folder, write_text_atomic
+from siamese_core.files import write_text_atomic
+from siamese_core.pairs.pair_copies import copy_pairs
 from siamese_core.pairs.pair_files import find_pairs, pairs_fingerprint
 from siamese_core.resume_check import check_record
 from training import evaluate, generate, make_base, prepare, segment, select, train
-from training.ablation.plan import AblationPlan, Variant, flags, plan_of_table
-from training.command_line.options import read_toml, run_command
+from training.ablation.plan import AblationPlan, Variant, flags, plan_of_table, segmentation_sets
+from training.command_line.options import OptionError, read_toml, run_command
+from training.command_line.stages import generate_once, resume_words, run_stage, write_once
 from training.preparation.dataset_layouts import read_dataset
-from training.preparation.splits import draw_labels, split_by_images
-from training.select import SelectionError, copy_pairs
+from training.preparation.splits import draw_labels, image_of, pooled, split_by_images
+from training.select import SelectionError
 
 _PLAN = Path(__file__).with_suffix(".toml")
 _OWN_STAGES = ("base", "copies", "random", "select")  # in addition to those of an ablation
@@ -53,30 +55,37 @@ class Study:
         self.stages: dict[str, dict[str, Any]] = {name: dict(table.pop(name, {})) for name in _OWN_STAGES}
         self.plan: AblationPlan = plan_of_table(table, args.plan)
         self.args, self.output = args, Path(args.output)
+        settings = dict(self.plan.stages["segment"])
+        self.networks: list[str] = settings.pop("networks", ["small-unet"])
+        self.segmentation = settings
+        if len(self.networks) != 1 or "seeds" in settings:
+            raise OptionError(f"{args.plan}: [segment] takes one network, and one seed for each draw")
         self.pool, self.test = self.output / "data/pool", self.output / "data/test"
 
     def prepare(self) -> None:
         """Write the pool and the test set; refuse a folder that holds another study."""
         args = self.args
-        official = read_dataset(args.source).is_split
+        dataset = read_dataset(args.source)
+        official = dataset.is_split
 
         def divided(folder: Path) -> None:
             words = [str(args.source), "--output", str(folder / "all")]
             words += [] if official else ["--split", "1:0:0"]
             words += flags({name: getattr(args, name) for name in ("prompt", "crop") if getattr(args, name)})
             words += ["--modes", "colour", "--mode-count", str(args.modes)] if args.modes else []
-            _run(prepare.main, "preparing", words)
-            found = {file.parent: find_pairs(file.parent) for file in folder.glob("all/**/prompt.json")}
-            pool = found.pop(folder / "all/train")
-            sets = {"train": pool, "test": [pair for pairs in found.values() for pair in pairs]}
+            run_stage(prepare.main, "preparing", words)
+            found = {
+                file.parent.relative_to(folder / "all").as_posix(): find_pairs(file.parent)
+                for file in sorted(folder.glob("all/**/prompt.json"))
+            }
+            pool = found.pop("train")
+            sets = {"train": pool, "test": pooled(found, "-")}
             if not official:
                 sets = split_by_images(pool, args.test_share, args.seed)
-            for target, pairs in ((folder / "pool", sets["train"]), (folder / "test", sets["test"])):
-                for part in ("images", "masks"):
-                    (target / part).mkdir(parents=True)
-                copy_pairs(target, pairs, None)
+            copy_pairs(folder / "pool", sets["train"], None)
+            copy_pairs(folder / "test", sets["test"], None)
 
-        _whole(self.output / "data", divided)
+        write_once(self.output / "data", divided)
         record = {
             "stages": {
                 **{name: stage for name, stage in self.stages.items() if stage or name not in _ADDED_STAGES},
@@ -88,10 +97,17 @@ class Study:
             "unlabelled": str(args.unlabelled) if args.unlabelled else None,
             "pool": pairs_fingerprint(find_pairs(self.pool)),
             "test": pairs_fingerprint(find_pairs(self.test)),
+            "data": {
+                "source": pairs_fingerprint(pooled(dataset.sets)),
+                **{name: getattr(args, name) for name in ("prompt", "crop", "modes")},
+                "test_share": None if official else args.test_share,
+            },
         }
         file = self.output / "plan.json"
         if file.exists():
-            check_record(file, json.loads(file.read_text("utf-8")), record, what="study")
+            found = _read_json(file)
+            added = () if "data" in found else ("data",)  # which records of studies begun earlier lack
+            check_record(file, found, record, may_differ=added, what="study")
         else:
             write_text_atomic(file, json.dumps(record, indent=1) + "\n")
 
@@ -104,7 +120,7 @@ class Study:
         if not file.exists():
             words = ["--images", str(self.args.unlabelled or self.pool), "--output", str(folder)]
             words += ["--init", str(shipped.BASE), *flags(self.stages["base"])]
-            _run(make_base.main, "base", [*words, *_resume(folder)])
+            run_stage(make_base.main, "base", [*words, *resume_words(folder)])
         return file
 
     def draw(self, base: Path, count: int, number: int) -> DrawScores:
@@ -114,11 +130,9 @@ class Study:
         labels = folder / "labels"
 
         def drawn(target: Path) -> None:
-            for part in ("images", "masks"):
-                (target / part).mkdir(parents=True)
             copy_pairs(target, draw_labels(find_pairs(self.pool), count, seed), None)
 
-        _whole(labels, drawn)
+        write_once(labels, drawn)
         copies = self._copies(folder / "copies", labels, seed)
         synthetic = {
             one.name: self._synthetic(folder, one, labels, copies, base, seed) for one in self.plan.variants
@@ -127,8 +141,9 @@ class Study:
             name: folders[0].parent / "evaluation/evaluation.json" for name, folders in synthetic.items()
         }
         evaluations = {name: _read_json(file)["metrics"] for name, file in reports.items() if file.exists()}
-        results = self._segment(folder, labels, synthetic, seed)
-        return DrawScores(count, number, results, evaluations)
+        scores = self._segment(folder, labels, synthetic, seed)
+        images = [image_of(pair.stem) for pair in find_pairs(self.test)]
+        return DrawScores(count, number, images, scores, evaluations)
 
     def _copies(self, target: Path, labels: Path, seed: int) -> Path:
         """The folder of pairs that models are trained on: ``labels`` in several copies, or as they are."""
@@ -147,17 +162,14 @@ class Study:
         if not model.exists():
             paths = {"pairs": copies, "base": base, "output": model.parent, "seed": seed}
             settings = {**self.plan.stages["train"], **variant.train}
-            _run(
-                train.main,
-                f"{own}: training",
-                [*flags(paths), *flags(settings), *_resume(model.parent)],
-            )
+            words = [*flags(paths), *flags(settings), *resume_words(model.parent)]
+            run_stage(train.main, f"{own}: training", words)
         kept = []
         for name, more in (("masks", {}), ("random", {"random_masks": True, **self.stages["random"]})):
             pairs = own / name
             paths = {"checkpoint": model, "masks": labels, "seed": seed}
             words = [*flags(paths), *flags({**self.plan.stages["generate"], **more})]
-            self._made(pairs, generate.main, "generating", words)
+            generate_once(generate.main, f"{pairs}: generating", words, pairs)
             kept.append(self._selected(pairs, labels, seed))
         if metrics := self.plan.stages["evaluate"]:
             paths = {"real": labels, "synthetic": own / "masks", "segmenter_train": labels}
@@ -168,7 +180,10 @@ class Study:
         self, target: Path, command: Callable[[Sequence[str]], int], label: str, words: Sequence[str]
     ) -> None:
         """Run ``command`` with output to the folder ``target``, unless that exists."""
-        _whole(target, lambda folder: _run(command, f"{target}: {label}", [*words, "--output", str(folder)]))
+        write_once(
+            target,
+            lambda folder: run_stage(command, f"{target}: {label}", [*words, "--output", str(folder)]),
+        )
 
     def _selected(self, pairs: Path, labels: Path, seed: int) -> Path:
         """The folder of ``pairs`` kept by a judge trained on ``labels``, or of all if it keeps none."""
@@ -188,30 +203,14 @@ class Study:
 
     def _segment(
         self, folder: Path, labels: Path, synthetic: Mapping[str, Sequence[Path]], seed: int
-    ) -> dict[str, Any]:
-        """Compare segmentation on labels alone with labels plus each variant's pairs; returns the results."""
-        settings = dict(self.plan.stages["segment"])
-        networks = settings.pop("networks", ["small-unet"])
-        lines = [
-            f"networks = {json.dumps(networks)}",
-            "[test]",
-            f"test = {json.dumps(str(self.test.absolute()))}",
-        ]
-        sets: dict[str, Sequence[Path]] = {
-            "real": [],
-            **{f"real + {name}": two for name, two in synthetic.items()},
-        }
-        for name, folders in sets.items():
-            lines += ["[[variant]]", f"name = {json.dumps(name)}"]
-            lines += [f"real = {json.dumps([str(labels.absolute())])}"]
-            lines += (
-                [f"synthetic = {json.dumps([str(one.absolute()) for one in folders])}"] if folders else []
-            )
+    ) -> dict[str, list[float]]:
+        """Compare segmentation on labels alone with labels plus each variant's pairs; returns the Dice."""
         config = folder / "segmentation.toml"
-        write_text_atomic(config, "\n".join(lines) + "\n")
-        words = ["--config", str(config), "--output", str(folder / "segmentation"), *flags(settings)]
-        words += ["--seeds", "1", "--seed", str(seed), "--resume"]
-        _run(segment.main, f"{folder}: segmentation", words)
+        sets = segmentation_sets(self.plan.title, labels, synthetic, {"test": str(self.test)})
+        write_text_atomic(config, sets)
+        words = ["--config", str(config), "--network", *self.networks, *flags(self.segmentation)]
+        words += ["--output", str(folder / "segmentation"), "--seeds", "1", "--seed", str(seed), "--resume"]
+        run_stage(segment.main, f"{folder}: segmentation", words)
         return _read_scores(folder / "segmentation/scores.csv")
 
 
@@ -239,24 +238,6 @@ def _write(study: Study, draws: Sequence[DrawScores]) -> None:
     write_text_atomic(study.output / "study.json", json.dumps([row.plain() for row in rows], indent=1) + "\n")
     write_text_atomic(study.output / "study.md", as_markdown(study.plan.title, rows))
     write_text_atomic(study.output / "study.html", as_html(study.plan.title, rows))
-
-
-def _run(command: Callable[[Sequence[str]], int], label: str, words: Sequence[str]) -> None:
-    print(f"\n=== {label}", flush=True)
-    if status := command(words):
-        raise SystemExit(status)
-
-
-def _whole(target: Path, write: Callable[[Path], None]) -> None:
-    """Unless ``target`` exists, let ``write`` fill it; the folder appears once it is complete."""
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_folder(target) as unfinished:
-            write(unfinished)
-
-
-def _resume(folder: Path) -> list[str]:
-    return ["--resume"] if folder.exists() and any(folder.iterdir()) else []
 
 
 def _read_json(path: Path) -> dict[str, Any]:

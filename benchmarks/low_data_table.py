@@ -10,28 +10,34 @@ import numpy as np
 
 from training.reports.html_page import bullets, page, section, table
 from training.segmentation.scores import Comparison, compare, spread
+from training.statistics.crossed import gathered
 
 READING = (
     "mDice: mean over the test images, then over draws of the labels, ± the deviation between draws.",
     "Differences are taken draw by draw and image by image; in brackets the 95 % interval over draws and "
-    "images, as crossed samples. With one draw it is of that draw only.",
+    "images, as crossed samples (an image's pieces are one sample). With one draw it is of that "
+    "draw only.",
 )
 ADHERENCE = "Adherence: mean Dice of each mask and what a network trained on the labels finds in its image."
 
 
 @dataclass(frozen=True)
 class DrawScores:
-    """The scores of one draw: Dice of every test image by variant (baseline first), and metrics by model."""
+    """The scores of one draw: Dice of every test pair by variant (baseline first), and metrics by model.
+
+    ``images`` names the image that each test pair is, or is a piece of.
+    """
 
     pairs: int
     number: int
+    images: Sequence[str]
     dice: Mapping[str, Sequence[float]]
     metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Row:
-    """The scores of a variant for a number of labels.
+    """The scores of a variant for a number of labels on test ``images``, cut into ``pieces`` altogether.
 
     ``vs_real`` is None for the baseline, ``vs_previous`` for the first two variants.
     """
@@ -40,6 +46,7 @@ class Row:
     variant: str
     draws: int
     images: int
+    pieces: int
     mean: float
     sd: float | None
     vs_real: Comparison | None
@@ -57,15 +64,18 @@ def table_of(draws: Sequence[DrawScores]) -> list[Row]:
     for pairs in sorted({draw.pairs for draw in draws}):
         of_size = [draw for draw in draws if draw.pairs == pairs]
         names = list(of_size[0].dice)
-        scores = {name: np.array([draw.dice[name] for draw in of_size]) for name in names}
+        images = of_size[0].images
+        of_pieces = {name: np.array([draw.dice[name] for draw in of_size]) for name in names}
+        scores = {name: gathered(found, images) for name, found in of_pieces.items()}
         for place, name in enumerate(names):
-            found = spread(scores[name].mean(1).tolist())
+            found = spread(of_pieces[name].mean(1).tolist())
             rows.append(
                 Row(
                     pairs=pairs,
                     variant=name,
                     draws=len(of_size),
                     images=scores[name].shape[1],
+                    pieces=len(images),
                     mean=found.mean,
                     sd=found.sd,
                     vs_real=compare(scores[name], scores[names[0]]) if place else None,
@@ -112,7 +122,7 @@ def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         [
             str(row.pairs),
             row.variant,
-            f"{row.draws} x {row.images}",
+            f"{row.draws} x {row.images}" + (f" ({row.pieces} pieces)" if row.pieces > row.images else ""),
             f"{row.mean:.4f}" + ("" if row.sd is None else f" ± {row.sd:.4f}"),
             _compared(row.vs_real),
             _compared(row.vs_previous),

@@ -17,7 +17,9 @@ CHANGES_KEY = "changes"
 
 BASE_PARTS_KEY = "base_parts"
 """Key of a record: digest of a diffusers folder's weight files other than the UNet's first."""
-_ADDED_LATER = {BASE_PARTS_KEY}
+IMAGE_PROMPTS_KEY, INIT_WEIGHTS_KEY = "image_prompts", "init_weights"
+"""Keys of a base's record: digests of its images' prompts, and of a diffusers folder that it began from."""
+_ADDED_LATER = {BASE_PARTS_KEY, IMAGE_PROMPTS_KEY, INIT_WEIGHTS_KEY}
 """Keys that earlier versions did not write. Not compared with a record without them."""
 
 

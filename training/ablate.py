@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from siamese_core.contact_sheet import grid, outlined
 from siamese_core.diffusers_backend.base_model import load_base, local_base
-from siamese_core.files import whole_folder, write_bytes_atomic, write_text_atomic
+from siamese_core.files import write_bytes_atomic, write_text_atomic
 from siamese_core.pairs.pair_files import find_pairs, load_pair, pairs_fingerprint
 from siamese_core.pairs.pair_writer import png_bytes
 from siamese_core.resume_check import check_record
@@ -40,6 +40,7 @@ from .ablation.plan import AblationPlan, Variant, flags, plan_of_table, segmenta
 from .ablation.summary import Summary, as_html, as_json, as_markdown
 from .ablation.updates import Comparison, compare_updates, starting_weights, update
 from .command_line.options import OptionError, command_parser, read_toml, require_empty, run_command
+from .command_line.stages import generate_once, resume_words, run_stage, write_once
 from .segmentation.networks.registry import NETWORKS
 from .segmentation.plan import named_folders
 
@@ -108,14 +109,17 @@ def _networks(plan: AblationPlan) -> tuple[list[str], dict[str, Any]]:
 
 def _prepare(args: argparse.Namespace, plan: AblationPlan, tests: Mapping[str, str]) -> None:
     """Create the output folder, or check that it belongs to the same ablation on the same data."""
-    pairs = find_pairs(args.pairs)
+    pairs = find_pairs(args.pairs, default_prompt="")
     record = {
         "variants": {
             variant.name: {"train": variant.train, "paint": variant.paint} for variant in plan.variants
         },
         **plan.stages,
         "pairs": pairs_fingerprint(pairs),
-        "tests": {name: pairs_fingerprint(find_pairs(Path(folder))) for name, folder in tests.items()},
+        "tests": {
+            name: pairs_fingerprint(find_pairs(Path(folder), default_prompt=""))
+            for name, folder in tests.items()
+        },
         "base": str(args.base),
     }
     file: Path = args.output / "plan.json"
@@ -134,20 +138,17 @@ def _train(args: argparse.Namespace, base: Path, plan: AblationPlan, variant: Va
     folder = args.output / variant.folder / "training"
     if _model(folder).exists():
         return
-    resume = ["--resume"] if folder.exists() and any(folder.iterdir()) else []
     settings = {"export_precision": "fp32", **plan.stages["train"], **variant.train}
     paths = {"pairs": args.pairs, "base": base, "output": folder}
-    _run(train.main, f"{variant.name}: training", [*flags(paths), *flags(settings), *resume])
+    words = [*flags(paths), *flags(settings), *resume_words(folder)]
+    run_stage(train.main, f"{variant.name}: training", words)
 
 
 def _generate(args: argparse.Namespace, plan: AblationPlan, variant: Variant) -> None:
-    model = _model(args.output / variant.folder / "training")
-
-    def generated(folder: Path) -> None:
-        paths = {"checkpoint": model, "masks": args.pairs, "output": folder}
-        _run(generate.main, f"{variant.name}: generating", [*flags(paths), *flags(plan.stages["generate"])])
-
-    _whole(args.output / variant.folder / "pairs", generated)
+    folder = args.output / variant.folder
+    paths = {"checkpoint": _model(folder / "training"), "masks": args.pairs}
+    words = [*flags(paths), *flags(plan.stages["generate"])]
+    generate_once(generate.main, f"{variant.name}: generating", words, folder / "pairs")
 
 
 def _evaluate(
@@ -160,9 +161,9 @@ def _evaluate(
         settings = dict(plan.stages["evaluate"])
         if tests:
             settings["real_test"] = next(iter(tests.values()))
-        _run(evaluate.main, f"{variant.name}: metrics", [*flags(paths), *flags(settings)])
+        run_stage(evaluate.main, f"{variant.name}: metrics", [*flags(paths), *flags(settings)])
 
-    _whole(args.output / variant.folder / "evaluation", measure)
+    write_once(args.output / variant.folder / "evaluation", measure)
 
 
 def _segment(
@@ -171,26 +172,11 @@ def _segment(
     """Compare segmentation on real pairs alone with real pairs plus each variant's; returns the results."""
     networks, settings = _networks(plan)
     folder, sets = args.output / "segmentation", args.output / "segmentation.toml"
-    generated = {variant.name: args.output / variant.folder / "pairs" for variant in variants}
+    generated = {variant.name: [args.output / variant.folder / "pairs"] for variant in variants}
     write_text_atomic(sets, segmentation_sets(plan.title, args.pairs, generated, tests))
     words = ["--config", str(sets), "--network", *networks, "--output", str(folder), *flags(settings)]
-    _run(segment.main, "segmentation", [*words, "--resume"])
+    run_stage(segment.main, "segmentation", [*words, "--resume"])
     return _read_json(folder / "results.json")
-
-
-def _run(command: Callable[[Sequence[str]], int], label: str, words: Sequence[str]) -> None:
-    print(f"\n=== {label}", flush=True)
-    status = command(words)
-    if status:
-        raise SystemExit(status)
-
-
-def _whole(target: Path, write: Callable[[Path], None]) -> None:
-    """Unless ``target`` exists, let ``write`` fill it; the folder appears once it is complete."""
-    if target.exists():
-        return
-    with whole_folder(target) as unfinished:
-        write(unfinished)
 
 
 def _model(training: Path) -> Path:
@@ -211,7 +197,9 @@ def _sheet(real: Path, folders: Sequence[Path]) -> NDArray[np.uint8] | None:
     """A sheet (H, W, 3) with a row for each of a few masks: mask, real image, each variant's image."""
     if not folders:
         return None
-    original_of, *generated_of = ({pair.stem: pair for pair in find_pairs(one)} for one in (real, *folders))
+    original_of, *generated_of = (
+        {pair.stem: pair for pair in find_pairs(one, default_prompt="")} for one in (real, *folders)
+    )
     common = [stem for stem in generated_of[0] if stem in original_of]
     count = min(_SHOWN_MASKS, len(common))
     rows = []

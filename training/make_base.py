@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -42,6 +44,7 @@ from siamese_core.diffusers_backend.small_base.training import (
     unet_step_function,
     vae_step_function,
 )
+from siamese_core.diffusers_backend.training_start import base_digests
 from siamese_core.files import file_digest
 from siamese_core.learning.averaged_weights import AveragedWeights
 from siamese_core.learning.checkpoints import TrainedState
@@ -54,6 +57,7 @@ from siamese_core.method.ddim import to_uint8
 from siamese_core.pairs.captions import read_captions
 from siamese_core.pairs.image_files import ImageSurvey, read_image
 from siamese_core.pairs.pair_files import find_pairs
+from siamese_core.resume_check import IMAGE_PROMPTS_KEY, INIT_WEIGHTS_KEY
 from siamese_core.settings import COUNT, SEED, SIDE, Range, option, recorded
 from siamese_core.stop_requests import Interrupted
 from siamese_core.weights.training_record import prompt_shares
@@ -115,6 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Input is checked before the folder is created, so that a refusal leaves nothing behind.
     paths, prompts = _find_images(args.images, settings.prompt)
     base = _start(args.init, settings)
+    widths = {"unet_widths": base.architecture.unet.widths, "vae_widths": base.architecture.vae.widths}
+    for name, own in widths.items():
+        if getattr(settings, name) not in (own, getattr(MakeBaseSettings, name)):
+            note(f"--{name.replace('_', '-')} has no effect: {args.init} has {' '.join(map(str, own))}")
     shares = prompt_shares(prompts)
     tell_shares(settings.prompt, shares, note)
     tell_cut(base.tokenizer, shares, note)
@@ -125,7 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record = {
         "images": len(images),
         "images_digest": hashlib.sha256(images.numpy().tobytes()).hexdigest(),
-        "init": file_digest(args.init) if args.init and args.init.is_file() else str(args.init or ""),
+        IMAGE_PROMPTS_KEY: hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+        **_init_record(args.init),
         **{name: getattr(settings, name) for name in _IDENTITY},
         "vae": recorded(vae_settings),
         "unet": recorded(unet_settings),
@@ -156,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Interrupted as stop:
             print(f"\nstopped after {stop.step} steps, all saved; resume with the same command and --resume")
             return 128 + stop.signal_number
-        folder, file = save_base(base, args.output, {"command": "make_base", **record}, run_id)
+        folder, file = save_base(base, args.output, {"command": "make_base", **record, **widths}, run_id)
     print(f"base written: {folder} (diffusers) and {file} (single file)")
     return 0
 
@@ -240,6 +249,12 @@ def _start(init: Path | None, settings: MakeBaseSettings) -> Base:
     if min(settings.vae_widths) >= vae_initialisation.NARROWEST:
         vae_initialisation.start_from_block_means(base.vae)
     return base
+
+
+def _init_record(init: Path | None) -> dict[str, Any]:
+    if init is None or init.is_file():
+        return {"init": file_digest(init) if init else ""}
+    return {"init": str(init), INIT_WEIGHTS_KEY: base_digests(init)}
 
 
 def _new_base(architecture: Architecture, settings: MakeBaseSettings) -> Base:

@@ -83,7 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args, settings, mixing, runs, table = parse(arguments)
     _check_settings(settings)
     plan = _plan(args, settings, table)
-    plan = replace(plan, experiments=tuple(mixed(one, mixing) for one in plan.experiments))
+    if mixing != Mixing():
+        if not any(variant.is_mixed for one in plan.experiments for variant in one.variants):
+            raise OptionError(
+                "--real-share and --then-real are for variants with real and synthetic pairs, and there are "
+                "none: name them with --real and --synthetic, or in a --config file"
+            )
+        plan = replace(plan, experiments=tuple(mixed(one, mixing) for one in plan.experiments))
     check_plan(plan, list(NETWORKS))
     networks = list(dict.fromkeys(name for one in plan.experiments for name in one.networks))
     files = weights_by_network(runs.weights or (), networks)
@@ -127,6 +133,8 @@ def _plan(args: argparse.Namespace, settings: SegmentSettings, table: Mapping[st
         raise OptionError(
             f"{args.config} names the sets; leave out --train, --real, --synthetic and --test, or that file"
         )
+    if not args.real and (args.times or args.synthetic_only):
+        raise OptionError("--times and --synthetic-only go with --real and --synthetic")
     if by_table:
         found = experiments_of_table(table, args.config, args.network)
         return Plan(title, note, tuple(under(settings.data, one) for one in found))

@@ -19,7 +19,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +32,10 @@ from tqdm import tqdm
 
 from siamese_core.errors import UserError
 from siamese_core.files import whole_folder
-from siamese_core.json_lines import json_objects, text_in
 from siamese_core.overlap import places_of, require_apart
 from siamese_core.pairs.manifest import MANIFEST
-from siamese_core.pairs.pair_files import PROMPT_FILE, Pair, find_pairs
+from siamese_core.pairs.pair_copies import copy_pairs
+from siamese_core.pairs.pair_files import Pair, find_pairs
 from siamese_core.settings import COUNT, SEED, SHARE, THREADS, Range, option
 
 from .command_line.mask_options import MaskOptions
@@ -244,8 +243,6 @@ def _write(
 ) -> None:
     """Write the kept pairs, rejected.csv and selection.json; the folder appears complete or not at all."""
     with whole_folder(settings.output, replace=False) as temporary:
-        (temporary / "images").mkdir()
-        (temporary / "masks").mkdir()
         kept = [pair for pair, reason in zip(pairs, reasons, strict=True) if not reason]
         copy_pairs(temporary, kept, _manifest_of(settings.pairs))
         rows = [
@@ -267,26 +264,6 @@ def _write(
             "pairs": [row for row, reason in judged if not reason],
         }
         (temporary / "selection.json").write_text(json.dumps(selection, indent=1) + "\n", "utf-8")
-
-
-def copy_pairs(folder: Path, pairs: Sequence[Pair], manifest: Path | None) -> None:
-    """Copy ``pairs`` byte for byte into images/ and masks/ of ``folder``, and write prompt.json.
-
-    Masks get the stem of their image. The lines of these stems in ``manifest`` are copied unchanged.
-    """
-    prompts = []
-    for pair in tqdm(pairs, "copying", unit="pair", mininterval=1.0):
-        source, target = f"masks/{pair.stem}{pair.mask.suffix}", f"images/{pair.image.name}"
-        shutil.copyfile(pair.image, folder / target)
-        shutil.copyfile(pair.mask, folder / source)
-        entry = {"source": source, "target": target, **({"prompt": pair.prompt} if pair.prompt else {})}
-        prompts.append(json.dumps(entry, ensure_ascii=False) + "\n")
-    (folder / PROMPT_FILE).write_bytes("".join(prompts).encode("utf-8"))
-    if manifest is not None:
-        stems = {pair.stem for pair in pairs}
-        kept = (line.raw for line in json_objects(manifest) if text_in(line.value, "stem") in stems)
-        with (folder / MANIFEST).open("wb") as file:
-            file.writelines(raw.rstrip(b"\r\n") + b"\n" for raw in kept)
 
 
 def _manifest_of(source: Path) -> Path | None:

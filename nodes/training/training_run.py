@@ -151,8 +151,7 @@ def train(
             )
             sheet = sheets.make(settings.steps)
             with trainer.averaged_weights():
-                facts = {**record, "step": settings.steps, "sample_guidance": settings.preview_cfg}
-                adapter = _adapter(base, networks, facts, run_id)
+                adapter = _adapter(base, networks, {**record, "step": settings.steps}, run_id)
     return FinishedTraining(adapter, _losses(place.folder / _LOG_FILE), sheet)
 
 

@@ -33,8 +33,10 @@ def decode_images(vae: Any, latents: Tensor, on_overflow: Callable[[], None]) ->
         own = vae.dtype
         on_overflow()
         vae.float()
-        pixels = _in_parts(vae, latents)
-        nn.Module.to(vae, own)
+        try:
+            pixels = _in_parts(vae, latents)
+        finally:  # out of memory: the next, smaller batch is decoded like all others
+            nn.Module.to(vae, own)
     if not pixels.isfinite().all():
         raise NotFiniteError(
             "the sampled latents are not finite, and no image was written of them; use --precision bf16 or "

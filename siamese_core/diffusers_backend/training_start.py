@@ -45,7 +45,7 @@ def read_start(base: Path | None, trained: Path | None, hint_block: HintBlock) -
             raise BaseError("--base is needed")
         path = local_base(base)
         try:
-            return Start(load_base(path), None, _digests(path))
+            return Start(load_base(path), None, base_digests(path))
         except TrainedModelError as error:
             raise BaseError(
                 f"{error}; to begin another run from it, use --init in place of --base"
@@ -65,7 +65,7 @@ def read_start(base: Path | None, trained: Path | None, hint_block: HintBlock) -
         except CheckpointError as error:
             raise BaseError(f"{trained} on {path}: {error}") from error
         tokenizer = path / "tokenizer" if path.is_dir() else None
-        record |= _digests(path)
+        record |= base_digests(path)
     else:
         raise BaseError(
             f"{trained}: this file is {KIND_NAMES[model.kind]}; --init takes a whole model or an adapter"
@@ -79,7 +79,7 @@ def read_start(base: Path | None, trained: Path | None, hint_block: HintBlock) -
         raise BaseError(f"{trained}: {error}") from error
 
 
-def _digests(path: Path) -> dict[str, str]:
+def base_digests(path: Path) -> dict[str, str]:
     """Digests of a base: ``base``, of its file, or of the first UNet weight file in a diffusers folder.
 
     ``base_parts``, for a folder only: of the other weight files that are read from it.

@@ -16,7 +16,6 @@ from ..seeds import generator, stream_seed
 
 STAGE_CHANNELS = (16, 32, 64, 128, 256)
 SPARSE_CHANNELS = (16, 32, 96, 256)
-HINT_STRIDE = 8
 
 
 class ResidualBlock(nn.Module):

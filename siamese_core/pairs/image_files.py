@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from ..masks.mask_files import list_images
 from .pair import as_pair_errors
 
 _one_at_a_time = threading.Lock()
+_MOST_KEPT = 256
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -50,18 +51,57 @@ def folder_white(folder: Path) -> int:
     images are ignored.
     """
     with _one_at_a_time:
-        return _folder_white(folder.resolve(), folder.stat().st_mtime_ns)
+        return _surveyed(folder.resolve()).white
 
 
-@lru_cache(maxsize=256)
-def _folder_white(folder: Path, changed: int) -> int:
-    """``changed``, the folder's modification time, is part of the cache key."""
-    highest = 0
-    for path in list_images(folder):
-        with contextlib.suppress(MaskError):
-            if image_header(path, "image").is_deep_grey:
-                highest = max(highest, int(deep_grey_values(decode_image(path, "image")).max()))
-    return white_value(highest)
+@dataclass(frozen=True)
+class _Folder:
+    """What was found in a folder: its modification time, size and time of each image, and white."""
+
+    changed: int
+    images: dict[str, tuple[int, int]]
+    white: int
+
+
+_folders: dict[Path, _Folder] = {}
+"""Folders by path, since finding a folder's white means reading all of its images."""
+
+
+def _white_of(image: Path) -> int:
+    """:func:`folder_white` for ``image``, whose folder is surveyed anew if it or this image has changed."""
+    with _one_at_a_time:
+        folder = image.parent.resolve()
+        known = _folders.get(folder)
+        if (
+            known
+            and known.changed == folder.stat().st_mtime_ns
+            and known.images.get(image.name) == _stamp(image)
+        ):
+            return known.white
+        return _surveyed(folder).white
+
+
+def _surveyed(folder: Path) -> _Folder:
+    changed, paths = folder.stat().st_mtime_ns, list_images(folder)
+    images = {path.name: _stamp(path) for path in paths}
+    known = _folders.get(folder)
+    if known is None or known.images != images:
+        highest = 0
+        for path in paths:
+            with contextlib.suppress(MaskError):
+                if image_header(path, "image").is_deep_grey:
+                    highest = max(highest, int(deep_grey_values(decode_image(path, "image")).max()))
+        if len(_folders) >= _MOST_KEPT:
+            _folders.clear()
+        known = _folders[folder] = _Folder(changed, images, white_value(highest))
+    elif known.changed != changed:
+        known = _folders[folder] = _Folder(changed, images, known.white)
+    return known
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 class ImageSurvey:
@@ -112,5 +152,5 @@ class ImageSurvey:
 
 def _eight_bit_grey(image: DecodedImage) -> Image.Image:
     values = deep_grey_values(image)
-    white = folder_white(image.path.parent)
+    white = _white_of(image.path)
     return Image.fromarray(scaled_to_8_bits(values, white))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,16 @@ def test_a_study_runs_from_the_dataset_to_the_table_and_goes_on(tmp_path: Path, 
     assert "training" not in [line.rpartition(": ")[2] for line in again.output.splitlines()]
     other = run_here(low_data.main, *words, "--draws", 1, "--seed", 7).refusal
     assert "seed was 42 and is now 7" in other
+    assert "data.crop was not set and is now 32" in run_here(low_data.main, *words, "--crop", 32).refusal
+    write_phantoms(tmp_path / "another", 10, size=SIDE)
+    elsewhere = run_here(low_data.main, *words, "--source", tmp_path / "another").refusal
+    assert "data.source was" in elsewhere
+    record = output / "plan.json"
+    found = json.loads(record.read_text("utf-8"))
+    del found["data"]  # as in studies begun earlier
+    record.write_text(json.dumps(found), "utf-8")
+    older = run_here(low_data.main, *words, "--draws", 1)
+    assert older.status == 0, older.errors
 
 
 def test_draws_can_be_made_apart_and_without_selection_or_metrics(tmp_path: Path, single_base: Path) -> None:
@@ -112,6 +123,31 @@ def test_draws_can_be_made_apart_and_without_selection_or_metrics(tmp_path: Path
     assert "dherence" not in (tmp_path / "study/study.md").read_text("utf-8")
     refused = run_here(low_data.main, *words, "--draws", 1, "--first-draw", 2)
     assert "--first-draw 2 must lie in 1..1" in refused.errors
+
+
+@pytest.mark.parametrize("line", ['networks = ["small-unet", "unet"]', 'networks = ["unet"]\nseeds = 2'])
+def test_several_networks_or_seeds_of_a_draw_are_refused(line: str, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(PLAN.replace('networks = ["small-unet"]', line), "utf-8")
+    words = ("--source", tmp_path, "--output", tmp_path / "study", "--plan", plan)
+    assert "one network, and one seed" in run_here(low_data.main, *words).refusal
+
+
+def test_test_sets_with_equal_file_names_are_all_used(tmp_path: Path, single_base: Path) -> None:
+    source, study = tmp_path / "source", tmp_path / "study"
+    for place, (name, count) in enumerate((("TrainDataset", 4), ("TestDataset/A", 2), ("TestDataset/B", 3))):
+        write_phantoms(tmp_path / "made", count, seed=place, size=SIDE)
+        for number, image in enumerate(sorted((tmp_path / "made/images").iterdir())):
+            for part, folder in (("images", "images"), ("masks", "masks")):
+                (source / name / folder).mkdir(parents=True, exist_ok=True)
+                (tmp_path / "made" / part / image.name).rename(source / name / folder / f"{number}.png")
+        shutil.rmtree(tmp_path / "made")
+    (tmp_path / "plan.toml").write_text(PLAN, "utf-8")
+    words = ("--source", source, "--output", study, "--base", single_base, "--plan", tmp_path / "plan.toml")
+    low_data.Study(low_data._parse([str(word) for word in words])).prepare()
+    stems = [pair.stem for pair in find_pairs(study / "data/test")]
+    assert stems == ["A-0", "A-1", "B-0", "B-1", "B-2"]
+    assert len({image_of(stem) for stem in stems}) == 5
 
 
 def pairs_of(images: dict[str, str], pieces: int = 3) -> list[Pair]:
@@ -153,6 +189,7 @@ def test_differences_hold_over_draws_and_images() -> None:
         DrawScores(
             8,
             k,
+            [f"image{number}" for number in range(40)],
             {
                 "real": real[k],
                 "real + mask only": real[k] + 0.01,

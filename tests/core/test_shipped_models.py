@@ -101,9 +101,7 @@ def test_nuclei_are_generated_where_the_masks_are(
         contexts[-1:].expand(len(masks), -1, -1),
         guidance_scale=3.0,
     )
-    latents = sample_latents(
-        predict, range(len(masks)), 128, 128, steps=10, device="cpu", sampler="dpmpp-2m"
-    )
+    latents = sample_latents(predict, range(len(masks)), 128, 128, steps=10, device="cpu", sampler="dpmpp-2m")
     green = base.vae.decode(latents / LATENT_SCALE).sample[:, 1]
 
     contrasts = [

@@ -15,6 +15,7 @@ import pytest
 from siamese_core.pairs.export_formats import FORMATS
 from siamese_core.pairs.manifest import Manifest
 from siamese_core.pairs.pair_checks import check_pairs
+from siamese_core.pairs.pair_copies import copy_pairs
 from siamese_core.pairs.pair_files import find_pairs, pairs_fingerprint
 from siamese_core.pairs.pair_folder import NewPair, add_pairs
 from siamese_core.pairs.pair_rewriting import export_pairs, find_source
@@ -30,7 +31,7 @@ from training.make_base import MakeBaseSettings
 from training.prepare import PrepareSettings
 from training.rating.study_files import read_key, read_sheet
 from training.segment import SegmentSettings
-from training.select import SelectSettings, copy_pairs
+from training.select import SelectSettings
 from training.train import TrainSettings
 
 Reader = Callable[[Path], object]

@@ -119,18 +119,37 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(
     output = shutil.copytree(finished, tmp_path / "out")
     painted = read_tree(output / "Siamese" / "pairs")
     trained = (output / "Siamese" / "training" / "model.safetensors").stat().st_mtime_ns
-    # As if the process had died while the second variant was painted.
-    (output / "Siamese" / "pairs").rename(output / "Siamese" / ".tmp-pairs")
+    # As if the process had died while the second variant's images were generated.
+    unfinished = (output / "Siamese" / "pairs").rename(output / "Siamese" / "unfinished-pairs")
     shutil.rmtree(output / "Siamese" / "evaluation")
     shutil.rmtree(output / "segmentation")
-    (output / "Siamese" / ".tmp-pairs" / "images" / "phantom_00000.png").unlink(missing_ok=True)
+    (unfinished / "manifest.jsonl").unlink()
 
     outcome = run(plan, pairs, test_pairs, single_base, output, "--resume")
 
     assert outcome.status == 0, outcome.errors
+    assert not unfinished.exists()
     assert read_tree(output / "Siamese" / "pairs") == painted
     assert (output / "Siamese" / "training" / "model.safetensors").stat().st_mtime_ns == trained
     assert (output / "ablation.md").read_text("utf-8") == (finished / "ablation.md").read_text("utf-8")
+
+
+def test_pairs_without_prompts_are_compared_like_others(
+    pairs: Path, test_pairs: Path, single_base: Path, tmp_path: Path
+) -> None:
+    bare = []
+    for folder in (pairs, test_pairs):
+        bare.append(tmp_path / folder.name / folder.parent.name)
+        for part in ("images", "masks"):
+            shutil.copytree(folder / part, bare[-1] / part)
+    plan = tmp_path / "plan.toml"
+    text = PLAN.replace('prompt = "a phantom"\n', "").replace('name = "mask only"', 'name = "mask"')
+    plan.write_text(text[: text.index('[[variant]]\nname = "Siamese"')], "utf-8")
+
+    outcome = run(plan, bare[0], bare[1], single_base, tmp_path / "out")
+
+    assert outcome.status == 0, outcome.errors
+    assert (tmp_path / "out/variants.png").exists()
 
 
 def test_another_plan_in_the_same_folder_is_refused_with_the_difference(

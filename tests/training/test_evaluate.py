@@ -45,6 +45,13 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("held_out") / "pairs"
+    write_phantoms(folder, 12, size=SIDE, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def synthetic(tmp_path_factory: pytest.TempPathFactory, real: Path) -> Path:
     """Two darker images for each of the first five masks of ``real``, called as generate calls them."""
     folder = tmp_path_factory.mktemp("synthetic") / "pairs"
@@ -92,13 +99,18 @@ def evaluated(*arguments: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def full(
-    tmp_path_factory: pytest.TempPathFactory, real: Path, synthetic: Path, extractor: Path, alexnet_file: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    real: Path,
+    held_out: Path,
+    synthetic: Path,
+    extractor: Path,
+    alexnet_file: Path,
 ) -> Path:
     """The results of a run with everything."""
     output = tmp_path_factory.mktemp("full") / "out"
     evaluated(
         real, synthetic, output, "--features", extractor, "--alexnet-weights", alexnet_file,
-        "--segmenter-train", real, "--real-test", real,
+        "--segmenter-train", real, "--real-test", held_out,
         "--segmenter-steps", 3, "--segmenter-resolution", 32,
     )  # fmt: skip
     return output
@@ -254,6 +266,14 @@ def test_settings_that_cannot_be_followed_are_refused(
 ) -> None:
     assert message in run(real, synthetic, tmp_path / "out", *flags).refusal
     assert not (tmp_path / "out").exists()
+
+
+def test_a_judge_is_not_tested_on_what_it_was_trained_on(
+    real: Path, synthetic: Path, extractor: Path, tmp_path: Path
+) -> None:
+    test = shutil.copytree(real, tmp_path / "test")
+    flags = ("--features", extractor, "--segmenter-train", real, "--real-test", test)
+    assert "is also in --segmenter-train" in run(real, synthetic, tmp_path / "out", *flags).refusal
 
 
 def test_adherence_needs_masks(real: Path, synthetic: Path, extractor: Path, tmp_path: Path) -> None:

@@ -198,6 +198,32 @@ def test_a_run_is_not_resumed_with_other_settings(made: Path, pairs: Path, tmp_p
     assert not (run / "base.safetensors").exists()
 
 
+def test_a_run_is_not_resumed_with_other_prompts_but_older_records_do_not_name_them(
+    made: Path, pairs: Path, tmp_path: Path
+) -> None:
+    images, run = tmp_path / "pairs", tmp_path / "run"
+    shutil.copytree(pairs, images)
+    shutil.copytree(made / "checkpoints" / "vae", run / "checkpoints" / "vae")
+    listing = images / "prompt.json"
+    listing.write_text(listing.read_text("utf-8").replace('"prompt": "', '"prompt": "other '), "utf-8")
+    assert "image_prompts was" in make(images, run, "--resume").refusal
+    for record in run.rglob("*.json"):
+        found = json.loads(record.read_text("utf-8"))
+        if found.pop("image_prompts", None):
+            record.write_text(json.dumps(found), "utf-8")
+    resumed = make(images, run, "--resume")
+    assert resumed.status == 0, resumed.errors
+
+
+def test_widths_that_init_gives_are_told_and_recorded(made: Path, pairs: Path, tmp_path: Path) -> None:
+    start, widths = made / "base.safetensors", (64, 64, 128, 128)
+    flags = ("--init", start, "--unet-widths", *widths, "--vae-steps", 0, "--unet-steps", 1)
+    outcome = make(pairs, tmp_path / "run", *flags)
+    assert "--unet-widths has no effect: " in outcome.output and "has 32 32 64 64" in outcome.output
+    file = load_model(tmp_path / "run" / "base.safetensors")
+    assert file.training["unet_widths"] == [32, 32, 64, 64]
+
+
 def test_resuming_nothing_is_refused(pairs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert make(pairs, run, "--resume").refusal.startswith(f"{run}: no checkpoint to resume from")

@@ -254,6 +254,19 @@ def test_sets_that_are_not_named_are_asked_for(data: Path, tmp_path: Path) -> No
     assert run_here(segment.main, *flags).refusal.startswith("--times and --synthetic-only need --synthetic")
 
 
+@pytest.mark.parametrize(
+    "flags", [("--real-share", 0.5), ("--then-real", 1), ("--times", 2), ("--synthetic-only",)]
+)
+def test_a_mixture_is_refused_where_no_variant_has_one(
+    flags: tuple[object, ...], data: Path, tmp_path: Path
+) -> None:
+    sets = ("--train", f"both={data / 'real'},{data / 'synthetic'}", "--test", data / "near")
+    words = ("--network", "small-unet", "--steps", 2, "--output", tmp_path / "out", *sets, *flags)
+    refusal = run_here(segment.main, *words).refusal
+    assert str(flags[0]) in refusal and "--real and --synthetic" in refusal
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_broken_pair_is_refused_before_anything_is_written(data: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(data / "real", broken)

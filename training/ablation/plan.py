@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,16 +86,18 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def segmentation_sets(title: str, real: Path, generated: Mapping[str, Path], tests: Mapping[str, str]) -> str:
-    """The TOML file for training.segment that compares ``real`` with ``real`` + each variant's pairs."""
+def segmentation_sets(
+    title: str, real: Path, generated: Mapping[str, Sequence[Path]], tests: Mapping[str, str]
+) -> str:
+    """The TOML file for training.segment that compares ``real`` with ``real`` + each variant's folders."""
     text = partial(json.dumps, ensure_ascii=False)  # JSON strings and lists of strings are valid TOML
     own = text([str(real.absolute())])
     lines = [f"title = {text(title)}", "", "[test]"]
     lines += [f"{text(name)} = {text(str(Path(folder).absolute()))}" for name, folder in tests.items()]
     lines += ["", "[[variant]]", 'name = "real"', f"real = {own}"]
-    for name, folder in generated.items():
+    for name, folders in generated.items():
         lines += ["", "[[variant]]", f"name = {text(f'real + {name}')}", f"real = {own}"]
-        lines += [f"synthetic = {text([str(folder.absolute())])}"]
+        lines += [f"synthetic = {text([str(folder.absolute()) for folder in folders])}"]
     return "\n".join(lines) + "\n"
 
 

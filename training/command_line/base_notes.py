@@ -10,7 +10,7 @@ from siamese_core.masks.folder_contents import Tell
 def tell_misfit(
     learning_rate: float, resolution: int, architecture: Architecture, is_trained: bool, tell: Tell
 ) -> None:
-    """Report a learning rate that is far from the base's usual one, and a size that a small base is not made for.
+    """Report a learning rate far from the base's usual one, and a size that a small base is not made for.
 
     Stable Diffusion is trained at sizes other than its own (the paper: 384 px). ``is_trained``: training
     continues from a trained model.

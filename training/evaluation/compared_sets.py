@@ -15,6 +15,7 @@ from ..command_line.options import OptionError
 from ..rating.study_files import REAL
 from ..rating.study_results import StudyResults
 from ..segmentation.plan import check_names, named_folders
+from ..segmentation.training_sets import same_image
 from .measuring import RealSets
 from .metrics.image_sets import ImageSet, check_images, find_images
 
@@ -104,6 +105,11 @@ def find_sets(
             note(f"{folder}: {text}")
             told.append(f"{name}: {text}.")
     pairs = [find_pairs(folder, default_prompt="", tell=note) if folder else [] for folder in (train, test)]
+    if shared := same_image([pair.image for pair in pairs[0]], [pair.image for pair in pairs[1]]):
+        raise OptionError(
+            f"{shared[1]}: this image of --real-test is also in --segmenter-train, as {shared[0]}; the "
+            "judge's score on real images would be too good: divide the data with training.prepare"
+        )
     real = checked.pop(REAL)
     for name, images in checked.items():
         if train and images.pairs is None:

@@ -46,6 +46,11 @@ class Variant:
     made_by: str = ""
     mixing: Mixing = _ALIKE
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether it has both real and synthetic pairs."""
+        return bool(self.real and self.synthetic)
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -184,11 +189,9 @@ def _for_shell(command: str, root: Path) -> str:
 def mixed(experiment: Experiment, mixing: Mixing) -> Experiment:
     """``experiment`` with ``mixing`` for variants with both kinds of pairs and no mixing of their own."""
 
-    def applies(variant: Variant) -> bool:
-        return bool(variant.real and variant.synthetic) and variant.mixing == _ALIKE
-
     variants = (
-        replace(variant, mixing=mixing) if applies(variant) else variant for variant in experiment.variants
+        replace(variant, mixing=mixing) if variant.is_mixed and variant.mixing == _ALIKE else variant
+        for variant in experiment.variants
     )
     return replace(experiment, variants=tuple(variants))
 

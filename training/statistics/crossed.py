@@ -92,6 +92,20 @@ def crossed_mean(tables: Sequence[NDArray[np.generic]], weights: Sequence[float]
     return max((_summed(value, model) for model in models), key=CrossedMean.half_width)
 
 
+def gathered(table: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:
+    """An (R, N) table of items in G groups as an (R, G) table with the same mean of each row.
+
+    Items of a group, such as pieces of one image, resemble each other; only groups are a sample. A group's
+    entry is the row's mean plus G / N times the sum of its items' deviations from that (the linearised mean
+    over clusters of unequal size), so that large groups weigh more.
+    """
+    names, places = np.unique(groups, return_inverse=True)
+    mean = table.mean(axis=1, keepdims=True)
+    sums = np.zeros((len(table), len(names)))
+    np.add.at(sums.T, places, (table - mean).T)
+    return mean + len(names) / table.shape[1] * sums
+
+
 class _Part(NamedTuple):
     """A component of a variance and its degrees of freedom."""
 

@@ -87,6 +87,13 @@ def test_white_follows_from_the_bits_that_are_used(tmp_path: Path, highest: int,
     assert folder_white(tmp_path) == white
 
 
+def test_images_overwritten_in_place_are_seen(tmp_path: Path) -> None:
+    for value, white in ((200, 255), (3000, 4095), (9000, 16383)):
+        for name in ("a.png", "b.png"):
+            Image.fromarray(np.full(MASK.shape, value, np.uint16)).save(tmp_path / name)
+        assert read_image(tmp_path / "b.png")[0, 0].tolist() == [(value * 255 * 2 + white) // (2 * white)] * 3
+
+
 def test_an_image_that_came_later_is_seen(tmp_path: Path) -> None:
     Image.fromarray(np.full(MASK.shape, 900, np.uint16)).save(tmp_path / "a.png")
     assert folder_white(tmp_path) == 1023

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import ttest_1samp
 
 from training.segmentation.scores import Comparison, compare, dice_scores, iou_scores, over_all_sets, spread
-from training.statistics.crossed import crossed_mean
+from training.statistics.crossed import crossed_mean, gathered
 
 EMPTY = np.zeros((1, 4, 6), np.bool_)
 FULL = ~EMPTY
@@ -120,3 +120,27 @@ def test_a_single_image_has_no_interval() -> None:
 def test_other_test_images_or_seeds_are_not_paired(shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=r"\(2, 5\) \(seeds, images\) cannot be paired with"):
         compare(np.zeros((2, 5)), np.zeros(shape))
+
+
+def test_pieces_of_one_image_are_one_sample() -> None:
+    random = np.random.default_rng(3)
+    of_images = random.normal(0.02, 0.1, (4, 30))
+    baseline = np.zeros((4, 30))
+    alone = compare(of_images, baseline)
+    groups = [f"image{k}" for k in range(30) for _ in range(5)]
+    pieces = np.repeat(of_images, 5, axis=1)
+
+    assert gathered(pieces, groups).shape == (4, 30)
+    together = compare(gathered(pieces, groups), gathered(np.zeros((4, 150)), groups))
+
+    assert together.difference == pytest.approx(alone.difference)
+    assert (together.low, together.high) == pytest.approx((alone.low, alone.high))
+    naive = compare(pieces, np.zeros((4, 150)))
+    assert naive.high is not None and alone.high is not None and naive.high < alone.high
+
+
+def test_images_of_unequal_size_keep_the_mean_of_all_pieces() -> None:
+    table = np.array([[0.1, 0.5, 0.9, 0.3], [0.2, 0.2, 0.6, 1.0]])
+    found = gathered(table, ["a", "b", "b", "b"])
+    assert found.mean(axis=1) == pytest.approx(table.mean(axis=1))
+    assert found[0] == pytest.approx([0.45 + 0.5 * (0.1 - 0.45), 0.45 + 0.5 * (1.7 - 3 * 0.45)])

@@ -22,7 +22,6 @@ class SegmentationNetwork(nn.Module, ABC):
     training, seed a fork of them.
     """
 
-    stride = STRIDE
     backbone: nn.Module
 
     @abstractmethod

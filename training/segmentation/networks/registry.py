@@ -13,7 +13,7 @@ from siamese_core.errors import UserError
 from siamese_core.seeds import stream_seed
 
 from .ctnet import CTNet
-from .interface import STRIDE, SegmentationNetwork
+from .interface import SegmentationNetwork
 from .plain_unet import PlainUNet
 from .polyp_pvt import PolypPVT
 from .pretrained_weights import load_weights
@@ -44,7 +44,6 @@ class NetworkInfo:
     resolution: int
     parameters: float | None
     backbone_rate: float = 1.0
-    stride: int = STRIDE
     has_backbone: bool = True
 
 
