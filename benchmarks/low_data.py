@@ -2,16 +2,16 @@
 
     python -m benchmarks.low_data --source DATASET --output DIR --pairs 8 24 --draws 6
 
-DATASET is anything training.prepare reads. If it has its own split, its training pairs are the pool and all
-others the test set; otherwise its images (all files with the same name before the first _ count as one) are
-split, with --test-share of each kind used for testing. A base is trained on the pool's images, or on those of
---unlabelled DIR, without masks. Then, for each number in --pairs and each draw of that many labelled pairs
-from the pool: mask-only and Siamese models are trained on copies of them; images are generated for their
-masks and for random masks; pairs are selected by a judge trained on the labelled pairs; metrics are
-computed; and segmentation networks are trained on the labelled pairs alone and with each model's pairs. Only
-the scoring of these networks reads test images. --plan has the settings of every stage (default:
-benchmarks/low_data.toml); without [copies] models are trained on the pairs as they are, without [select] all
-synthetic pairs are used, without [evaluate] there are no metrics.
+DATASET is anything training.prepare reads. All files with the same name before the first _ count as one
+image. If the dataset has its own split, its training pairs are the pool and all others the test set;
+otherwise its images are split, with --test-share of each kind used for testing. A base is trained on the
+pool's images, or on those of --unlabelled DIR, without masks. Then, for each number in --pairs and each draw
+of that many labelled pairs from the pool: mask-only and Siamese models are trained on copies of them; images
+are generated for their masks and for random masks; pairs are selected by a judge trained on the labelled
+pairs; metrics are computed; and segmentation networks are trained on the labelled pairs alone and with each
+model's pairs. Only the scoring of these networks reads test images. --plan has the settings of every stage
+(default: benchmarks/low_data.toml); without [copies] models are trained on the pairs as they are, without
+[select] all synthetic pairs are used, without [evaluate] there are no metrics.
 
 Output: DIR/study.md, study.html and study.json: one table, whose differences have intervals over draws and
 test images. Finished stages are kept: after an interruption, the same command resumes. Once its base is
@@ -39,7 +39,13 @@ from training.ablation.plan import AblationPlan, Variant, flags, plan_of_table, 
 from training.command_line.options import OptionError, read_toml, run_command
 from training.command_line.stages import generate_once, resume_words, run_stage, write_once
 from training.preparation.dataset_layouts import read_dataset
-from training.preparation.splits import draw_labels, image_of, pooled, split_by_images
+from training.preparation.splits import (
+    draw_labels,
+    image_of,
+    pooled,
+    split_by_images,
+    with_sets_in_images,
+)
 from training.select import SelectionError
 
 _PLAN = Path(__file__).with_suffix(".toml")
@@ -79,7 +85,7 @@ class Study:
                 for file in sorted(folder.glob("all/**/prompt.json"))
             }
             pool = found.pop("train")
-            sets = {"train": pool, "test": pooled(found, "-")}
+            sets = {"train": pool, "test": with_sets_in_images(found)}
             if not official:
                 sets = split_by_images(pool, args.test_share, args.seed)
             copy_pairs(folder / "pool", sets["train"], None)

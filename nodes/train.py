@@ -275,6 +275,7 @@ class TrainSiamese(io.ComfyNode):
             save_every=save_every,
             preview_every=preview_every,
             preview_cfg=chosen_guidance(model, preview_cfg),
+            own_guidance=chosen_guidance(model, 0),
             objective=objective,
             batches=batches,
             optimiser=optimiser,

@@ -30,7 +30,7 @@ from torch import Tensor
 from siamese_core.architecture import LATENT_SCALE, TINY, Architecture
 from siamese_core.contact_sheet import grid
 from siamese_core.diffusers_backend.accelerate_engine import AccelerateEngine, tracked
-from siamese_core.diffusers_backend.base_model import Base, build_base, load_base, save_base
+from siamese_core.diffusers_backend.base_model import Base, build_base, load_base, local_base, save_base
 from siamese_core.diffusers_backend.mask_sampling import free_noise_predictor, sample_latents
 from siamese_core.diffusers_backend.networks import UNetDecoder, UNetEncoder
 from siamese_core.diffusers_backend.pair_encoding import encode_moments
@@ -254,7 +254,7 @@ def _start(init: Path | None, settings: MakeBaseSettings) -> Base:
 def _init_record(init: Path | None) -> dict[str, Any]:
     if init is None or init.is_file():
         return {"init": file_digest(init) if init else ""}
-    return {"init": str(init), INIT_WEIGHTS_KEY: base_digests(init)}
+    return {"init": str(init), INIT_WEIGHTS_KEY: base_digests(local_base(init))}
 
 
 def _new_base(architecture: Architecture, settings: MakeBaseSettings) -> Base:

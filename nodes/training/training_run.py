@@ -65,6 +65,7 @@ class TrainingSettings:
     save_every: int
     preview_every: int
     preview_cfg: float
+    own_guidance: float
     batches: BatchSettings
     optimiser: OptimiserSettings
     execution: ExecutionSettings
@@ -151,7 +152,8 @@ def train(
             )
             sheet = sheets.make(settings.steps)
             with trainer.averaged_weights():
-                adapter = _adapter(base, networks, {**record, "step": settings.steps}, run_id)
+                facts = {**record, "step": settings.steps, "sample_guidance": settings.own_guidance}
+                adapter = _adapter(base, networks, facts, run_id)
     return FinishedTraining(adapter, _losses(place.folder / _LOG_FILE), sheet)
 
 

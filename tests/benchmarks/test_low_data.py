@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,7 +136,9 @@ def test_several_networks_or_seeds_of_a_draw_are_refused(line: str, tmp_path: Pa
 
 def test_test_sets_with_equal_file_names_are_all_used(tmp_path: Path, single_base: Path) -> None:
     source, study = tmp_path / "source", tmp_path / "study"
-    for place, (name, count) in enumerate((("TrainDataset", 4), ("TestDataset/A", 2), ("TestDataset/B", 3))):
+    for place, (name, count) in enumerate(
+        (("TrainDataset", 4), ("TestDataset/of_A", 2), ("TestDataset/of_B", 3))
+    ):
         write_phantoms(tmp_path / "made", count, seed=place, size=SIDE)
         for number, image in enumerate(sorted((tmp_path / "made/images").iterdir())):
             for part, folder in (("images", "images"), ("masks", "masks")):
@@ -146,7 +149,7 @@ def test_test_sets_with_equal_file_names_are_all_used(tmp_path: Path, single_bas
     words = ("--source", source, "--output", study, "--base", single_base, "--plan", tmp_path / "plan.toml")
     low_data.Study(low_data._parse([str(word) for word in words])).prepare()
     stems = [pair.stem for pair in find_pairs(study / "data/test")]
-    assert stems == ["A-0", "A-1", "B-0", "B-1", "B-2"]
+    assert stems == ["test-of-A-0", "test-of-A-1", "test-of-B-0", "test-of-B-1", "test-of-B-2"]
     assert len({image_of(stem) for stem in stems}) == 5
 
 
@@ -208,6 +211,9 @@ def test_differences_hold_over_draws_and_images() -> None:
     assert siamese.adherence == pytest.approx(0.825)
     assert (rows[0].vs_real, rows[1].vs_previous, siamese.draws, siamese.images) == (None, None, 6, 40)
     assert "| 8 | real + Siamese | 6 x 40 |" in as_markdown("Title", rows)
+    cut = table_of([replace(draw, images=[f"image{number // 4}" for number in range(40)]) for draw in draws])
+    assert "| 8 | real + Siamese | 6 x 10 (40 pieces) |" in as_markdown("Title", cut)
+    assert cut[2].mean == pytest.approx(siamese.mean)
     assert as_markdown("Title", rows).startswith("# Title")
 
 

@@ -101,12 +101,12 @@ def run(block: Block, words: list[str]) -> None:
 def users_folder(root: Path, base: Path, model: Path) -> None:
     """The files of a user in a checkout, under the names that the documents give them."""
     (root / "siamese_core").symlink_to(ROOT / "siamese_core")
-    write_phantoms(root / "my_data", 6, size=SIDE)
+    write_phantoms(root / "my_data", 9, size=SIDE)
     write_phantoms(root / "my_mask_only", 6, size=SIDE, first=40)
     shutil.copytree(root / "my_data/images", root / "my_images")
     shutil.copytree(root / "my_data/images", root / "my_frames")
     (root / "my_masks").mkdir()
-    for number, mask in enumerate(sorted((root / "my_data/masks").iterdir())):
+    for number, mask in enumerate(sorted((root / "my_data/masks").iterdir())[:4]):
         shutil.copyfile(mask, root / f"my_masks/case_{number}.png")
     shutil.copyfile(base, root / "sd15.safetensors")
     shutil.copyfile(model, root / "model.safetensors")

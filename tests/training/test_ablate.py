@@ -124,14 +124,34 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(
     shutil.rmtree(output / "Siamese" / "evaluation")
     shutil.rmtree(output / "segmentation")
     (unfinished / "manifest.jsonl").unlink()
+    written = {path.name: path.stat().st_mtime_ns for path in (unfinished / "images").iterdir()}
 
     outcome = run(plan, pairs, test_pairs, single_base, output, "--resume")
 
     assert outcome.status == 0, outcome.errors
     assert not unfinished.exists()
+    images = (output / "Siamese" / "pairs" / "images").iterdir()
+    assert {path.name: path.stat().st_mtime_ns for path in images} == written
     assert read_tree(output / "Siamese" / "pairs") == painted
     assert (output / "Siamese" / "training" / "model.safetensors").stat().st_mtime_ns == trained
     assert (output / "ablation.md").read_text("utf-8") == (finished / "ablation.md").read_text("utf-8")
+
+
+def test_a_stage_that_cannot_be_resumed_is_made_anew(
+    finished: Path, plan: Path, pairs: Path, test_pairs: Path, single_base: Path, tmp_path: Path
+) -> None:
+    output = shutil.copytree(finished, tmp_path / "out")
+    unfinished = (output / "Siamese" / "pairs").rename(output / "Siamese" / "unfinished-pairs")
+    settings = unfinished / ".run" / "settings.json"
+    found = json.loads(settings.read_text("utf-8"))
+    settings.write_text(json.dumps(found).replace('"threads": 1', '"threads": 3'), "utf-8")
+    assert settings.read_text("utf-8") != json.dumps(found)
+
+    outcome = run(plan, pairs, test_pairs, single_base, output, "--resume")
+
+    assert outcome.status == 0, outcome.errors
+    assert "threads was 3 and is now 1" in outcome.output and "it is made anew" in outcome.output
+    assert len(find_pairs(output / "Siamese" / "pairs")) == len(find_pairs(pairs))
 
 
 def test_pairs_without_prompts_are_compared_like_others(

@@ -20,7 +20,17 @@ _OWN_FLAGS = {
     "train": {"pairs", "base", "output", "resume"},
     "generate": {"checkpoint", "masks", "output", "overwrite"},
     "evaluate": {"real", "synthetic", "output", "segmenter_train", "real_test"},
-    "segment": {"real", "synthetic", "train", "test", "output", "resume", "config"},
+    "segment": {
+        "real",
+        "synthetic",
+        "times",
+        "synthetic_only",
+        "train",
+        "test",
+        "output",
+        "resume",
+        "config",
+    },
 }
 
 

@@ -16,11 +16,10 @@ def tell_misfit(
     continues from a trained model.
     """
     small = is_small(architecture)
-    notes = recipe_notes(
+    advice = "; --config small_base has settings for small bases" if small and not is_trained else ""
+    for text in recipe_notes(
         "small base" if small else "paper", learning_rate, architecture, is_trained=is_trained
-    )
-    if small and resolution != architecture.resolution:
-        notes.append(f"this base is for images of {architecture.resolution} px, not {resolution}")
-    if notes:
-        advice = " (--config small_base has settings for small bases)" if small and not is_trained else ""
-        tell(f"{'; '.join(notes)}{advice}")
+    ):
+        tell(f"{text}{advice}")
+    if small and resolution != (own := architecture.resolution):
+        tell(f"this base is for images of {own} px, not {resolution}: give --resolution {own}")

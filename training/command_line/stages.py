@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from siamese_core.files import whole_folder
+from siamese_core.resume_check import ResumeError
+
+from .notes import note
 
 Command = Callable[[Sequence[str]], int]
 
@@ -34,7 +38,13 @@ def generate_once(command: Command, label: str, words: Sequence[str], target: Pa
         return
     unfinished = target.with_name(f"unfinished-{target.name}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    run_stage(command, label, [*words, "--output", str(unfinished), *resume_words(unfinished)])
+    own = [*words, "--output", str(unfinished)]
+    try:
+        run_stage(command, label, [*own, *resume_words(unfinished)])
+    except ResumeError as error:  # such as another number of threads, which no plan has to name
+        note(f"{error}; it is made anew")
+        shutil.rmtree(unfinished)
+        run_stage(command, label, own)
     unfinished.rename(target)
 
 

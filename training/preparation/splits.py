@@ -68,16 +68,24 @@ def split_by_count(pairs: Sequence[Pair], count: int, seed: int) -> dict[str, li
     return {"train": _in_order(shuffled[:count]), "test": _in_order(shuffled[count:])}
 
 
-def pooled(sets: Mapping[str, Sequence[Pair]], separator: str = "_") -> list[Pair]:
-    """All pairs of ``sets`` together; if any stems repeat, every stem is prefixed with its set's name.
-
-    With another ``separator`` than ``_``, :func:`image_of` tells pairs of one image from those of one set.
-    """
+def pooled(sets: Mapping[str, Sequence[Pair]]) -> list[Pair]:
+    """All pairs of ``sets`` together; if any stems repeat, every stem is prefixed with its set's name."""
     counts = Counter(pair.stem for pairs in sets.values() for pair in pairs)
     if all(count == 1 for count in counts.values()):
         return [pair for pairs in sets.values() for pair in pairs]
     return [
-        replace(pair, stem=f"{name.rpartition('/')[2]}{separator}{pair.stem}")
+        replace(pair, stem=f"{name.rpartition('/')[2]}_{pair.stem}")
+        for name, pairs in sets.items()
+        for pair in pairs
+    ]
+
+
+def with_sets_in_images(sets: Mapping[str, Sequence[Pair]]) -> list[Pair]:
+    """All pairs of ``sets``, of several with stems for which :func:`image_of` is unlike in different sets."""
+    if len(sets) == 1:
+        return [pair for pairs in sets.values() for pair in pairs]
+    return [
+        replace(pair, stem=f"{re.sub('[_/]', '-', name)}-{_SPLIT_NAME.sub('', pair.stem)}")
         for name, pairs in sets.items()
         for pair in pairs
     ]

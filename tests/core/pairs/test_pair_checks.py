@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,7 @@ def test_images_overwritten_in_place_are_seen(tmp_path: Path) -> None:
     for value, white in ((200, 255), (3000, 4095), (9000, 16383)):
         for name in ("a.png", "b.png"):
             Image.fromarray(np.full(MASK.shape, value, np.uint16)).save(tmp_path / name)
+            os.utime(tmp_path / name, (value, value))  # even where the clock of files is coarse
         assert read_image(tmp_path / "b.png")[0, 0].tolist() == [(value * 255 * 2 + white) // (2 * white)] * 3
 
 

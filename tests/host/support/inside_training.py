@@ -141,6 +141,7 @@ def _train(base: Any, clip: Any, vae: Any, pairs: Any, folder: Path, entry: dict
         save_every=1000,
         preview_every=0,
         preview_cfg=3.0,
+        own_guidance=3.0,
         batches=settings_of.BatchSettings(batch_size=2),
         optimiser=settings_of.OptimiserSettings(learning_rate=1e-5),
         execution=settings_of.ExecutionSettings(entry["micro_batches"], entry["checkpointing"]),
