@@ -175,6 +175,11 @@ def test_all_pieces_of_an_image_are_on_one_side_and_all_kinds_on_both() -> None:
         split_by_images(pairs_of(IMAGES), 0.0, seed=1)
 
 
+def test_images_of_different_sets_are_told_apart() -> None:
+    stems = ("a1b2_3", "a1b2_4", "test_0001", "validation_0001", "test_0001_2")
+    assert [image_of(stem) for stem in stems] == ["a1b2", "a1b2", "test_0001", "validation_0001", "test_0001"]
+
+
 def test_labels_are_of_different_images_and_have_all_kinds_in_their_shares() -> None:
     drawn = draw_labels(pairs_of(IMAGES), 10, seed=2)
     assert len({image_of(pair.stem) for pair in drawn}) == 10

@@ -104,9 +104,11 @@ def _in_order(pairs: Sequence[Pair]) -> list[Pair]:
 def image_of(stem: str) -> str:
     """The image name in a pair's stem: the part before the first ``_``, such as ``a1b2`` of ``a1b2_3``.
 
-    A leading ``train_``, ``validation_`` or ``test_`` is ignored.
+    A leading ``train_``, ``validation_`` or ``test_`` belongs to it: ``test_a1b2`` of ``test_a1b2_3``.
     """
-    return _SPLIT_NAME.sub("", stem).partition("_")[0]
+    split = _SPLIT_NAME.match(stem)
+    start = split.end() if split else 0
+    return stem[:start] + stem[start:].partition("_")[0]
 
 
 def split_by_images(pairs: Sequence[Pair], test_share: float, seed: int) -> dict[str, list[Pair]]:
