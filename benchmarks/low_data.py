@@ -24,7 +24,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,14 @@ from siamese_core.resume_check import check_record
 from training import evaluate, generate, make_base, prepare, segment, select, train
 from training.ablation.plan import AblationPlan, Variant, flags, plan_of_table, segmentation_sets
 from training.command_line.options import OptionError, read_toml, run_command
-from training.command_line.stages import generate_once, resume_words, run_stage, write_once
+from training.command_line.stages import Command, generate_once, resume_words, run_stage, write_once
 from training.preparation.dataset_layouts import read_dataset
 from training.preparation.splits import (
     draw_labels,
     image_of,
     pooled,
+    pooled_by_set,
     split_by_images,
-    with_sets_in_images,
 )
 from training.select import SelectionError
 
@@ -85,7 +85,7 @@ class Study:
                 for file in sorted(folder.glob("all/**/prompt.json"))
             }
             pool = found.pop("train")
-            sets = {"train": pool, "test": with_sets_in_images(found)}
+            sets = {"train": pool, "test": pooled_by_set(found)}
             if not official:
                 sets = split_by_images(pool, args.test_share, args.seed)
             copy_pairs(folder / "pool", sets["train"], None)
@@ -147,9 +147,8 @@ class Study:
             name: folders[0].parent / "evaluation/evaluation.json" for name, folders in synthetic.items()
         }
         evaluations = {name: _read_json(file)["metrics"] for name, file in reports.items() if file.exists()}
-        scores = self._segment(folder, labels, synthetic, seed)
-        images = [image_of(pair.stem) for pair in find_pairs(self.test)]
-        return DrawScores(count, number, images, scores, evaluations)
+        stems, scores = self._segment(folder, labels, synthetic, seed)
+        return DrawScores(count, number, [image_of(stem) for stem in stems], scores, evaluations)
 
     def _copies(self, target: Path, labels: Path, seed: int) -> Path:
         """The folder of pairs that models are trained on: ``labels`` in several copies, or as they are."""
@@ -182,9 +181,7 @@ class Study:
             self._made(own / "evaluation", evaluate.main, "metrics", [*flags(paths), *flags(metrics)])
         return kept
 
-    def _made(
-        self, target: Path, command: Callable[[Sequence[str]], int], label: str, words: Sequence[str]
-    ) -> None:
+    def _made(self, target: Path, command: Command, label: str, words: Sequence[str]) -> None:
         """Run ``command`` with output to the folder ``target``, unless that exists."""
         write_once(
             target,
@@ -209,8 +206,11 @@ class Study:
 
     def _segment(
         self, folder: Path, labels: Path, synthetic: Mapping[str, Sequence[Path]], seed: int
-    ) -> dict[str, list[float]]:
-        """Compare segmentation on labels alone with labels plus each variant's pairs; returns the Dice."""
+    ) -> tuple[list[str], dict[str, list[float]]]:
+        """Compare segmentation on labels alone with labels plus each variant's pairs.
+
+        Returns the stems of the test pairs, and the Dice of each by variant.
+        """
         config = folder / "segmentation.toml"
         sets = segmentation_sets(self.plan.title, labels, synthetic, {"test": str(self.test)})
         write_text_atomic(config, sets)
@@ -250,13 +250,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text("utf-8")))
 
 
-def _read_scores(path: Path) -> dict[str, list[float]]:
-    """The Dice of every test image, by variant."""
-    found: dict[str, list[float]] = {}
+def _read_scores(path: Path) -> tuple[list[str], dict[str, list[float]]]:
+    """The stems of the test pairs, and the Dice of each by variant, in the same order."""
+    found: dict[str, dict[str, float]] = {}
     with path.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            found.setdefault(row["variant"], []).append(float(row["dice"]))
-    return found
+            found.setdefault(row["variant"], {})[row["stem"]] = float(row["dice"])
+    stems = list(next(iter(found.values())))
+    return stems, {variant: [dice[stem] for stem in stems] for variant, dice in found.items()}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

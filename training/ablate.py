@@ -42,7 +42,7 @@ from .ablation.updates import Comparison, compare_updates, starting_weights, upd
 from .command_line.options import OptionError, command_parser, read_toml, require_empty, run_command
 from .command_line.stages import generate_once, resume_words, run_stage, write_once
 from .segmentation.networks.registry import NETWORKS
-from .segmentation.plan import named_folders
+from .segmentation.plan import evenly_chosen, named_folders
 
 _SHOWN_MASKS = 6
 
@@ -203,8 +203,7 @@ def _sheet(real: Path, folders: Sequence[Path]) -> NDArray[np.uint8] | None:
     common = [stem for stem in generated_of[0] if stem in original_of]
     count = min(_SHOWN_MASKS, len(common))
     rows = []
-    for place in range(count):
-        stem = common[place * len(common) // count]
+    for stem in (common[place] for place in evenly_chosen(len(common), count)):
         generated = [load_pair(pairs[stem], size=None) for pairs in generated_of]
         mask = generated[0].mask
         original = load_pair(original_of[stem], size=mask.shape)

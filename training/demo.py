@@ -45,6 +45,7 @@ from .command_line.stage_timing import timed
 from .evaluation.demo_findings import Findings, judge
 from .reports.run_report import Report, Sample, Table, write_report
 from .segmentation.judge import SegmenterSettings
+from .segmentation.plan import evenly_chosen
 
 SIDE = 128
 # Masks are enlarged and bent, but not shrunk or rotated, which would leave empty margins.
@@ -141,7 +142,7 @@ def _run(output: Path, given: Path | None, settings: DemoSettings) -> int:
 def _copy_pairs(source: Path, target: Path, count: int) -> None:
     """Copy ``count`` of the bundled pairs at ``source``, evenly spaced to include all kinds of images."""
     entries = [json.loads(line) for line in (source / PROMPT_FILE).read_text("utf-8").splitlines()]
-    chosen = [entries[place * len(entries) // count] for place in range(count)]
+    chosen = [entries[place] for place in evenly_chosen(len(entries), count)]
     for folder in ("images", "masks"):
         (target / folder).mkdir(parents=True)
     for entry in chosen:

@@ -180,7 +180,7 @@ def _train_vae(
     report: Report,
 ) -> None:
     device = run.engine.device
-    vae = base.vae.train().to(device, memory_format=torch.channels_last)
+    vae = base.vae.train().to(memory_format=torch.channels_last)
     if settings.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
@@ -209,8 +209,8 @@ def _train_unet(
     report: Report,
 ) -> None:
     device = run.engine.device
-    unet = base.unet.train().to(device, memory_format=torch.channels_last)
-    text_encoder = base.text_encoder.train().to(device)
+    unet = base.unet.train().to(memory_format=torch.channels_last)
+    text_encoder = base.text_encoder.train()
     parameters = [*unet.parameters(), *text_encoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     average = AveragedWeights(parameters, settings.ema_decay, warmup_power=0.75)

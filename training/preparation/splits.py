@@ -80,8 +80,11 @@ def pooled(sets: Mapping[str, Sequence[Pair]]) -> list[Pair]:
     ]
 
 
-def with_sets_in_images(sets: Mapping[str, Sequence[Pair]]) -> list[Pair]:
-    """All pairs of ``sets``, of several with stems for which :func:`image_of` is unlike in different sets."""
+def pooled_by_set(sets: Mapping[str, Sequence[Pair]]) -> list[Pair]:
+    """All pairs of ``sets`` together, with stems that begin with their set's name if there are several.
+
+    :func:`image_of` then names different images in different sets, whatever their stems were.
+    """
     if len(sets) == 1:
         return [pair for pairs in sets.values() for pair in pairs]
     return [
