@@ -81,6 +81,9 @@ class SelectSettings(MaskOptions):
     )
     segmenter: Path | None = option(None, "trained segmentation network, instead of training one")
     network: str = option("small-unet", "segmentation network to train")
+    pretrained: bool = option(
+        False, "start the network from an ImageNet-pretrained backbone, downloaded if needed"
+    )
     steps: int | None = option(
         None, "the network's optimiser steps; default: its own epochs, counted on the real pairs", COUNT
     )
@@ -193,7 +196,7 @@ def _trained(settings: SelectSettings, real: Sequence[Pair], device: torch.devic
         batch_size=settings.batch_size,
         resolution=settings.resolution,
     )
-    network = build_network(settings.network, seed=settings.seed)
+    network = build_network(settings.network, seed=settings.seed, pretrained=settings.pretrained)
     reader = _reader(settings, numbers.resolution, own_masks=False, cache_bytes=_CACHE_BYTES)
     fit(network, reader, real, numbers, seed=settings.seed, device=device, label="segmenter")
     return Segmenter(network, settings.network, numbers.resolution)

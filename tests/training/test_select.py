@@ -162,6 +162,21 @@ def test_without_a_segmenter_one_is_trained_on_the_real_pairs(
     assert lines(tmp_path / "out/rejected.csv") == ["stem,dice,distance,reason"]
 
 
+def test_the_judge_can_start_from_imagenet(
+    synthetic: Path, real: Path, extractor: Path, tmp_path: Path
+) -> None:
+    numbers = ("--steps", 1, "--batch-size", 2, "--resolution", SIDE, "--extractor", extractor)
+    flags = (*numbers, "--network", "lite-unet", "--min-dice", 0, "--max-distance", 1000)
+    dice = {}
+    for judge in ((), ("--pretrained",)):
+        outcome = run(synthetic, real, tmp_path / "-".join(("out", *judge)), *flags, *judge)
+        assert outcome.status == 0, outcome.errors
+        record = json.loads((tmp_path / "-".join(("out", *judge)) / "selection.json").read_text("utf-8"))
+        dice[judge] = record["quantiles"]["Dice"]
+
+    assert dice[()] != dice[("--pretrained",)]
+
+
 def test_pairs_in_other_layouts_are_read_too(
     real: Path, judge: Path, extractor: Path, tmp_path: Path
 ) -> None:
