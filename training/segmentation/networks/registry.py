@@ -104,7 +104,8 @@ def build_network(
     backbone or of the whole network.
 
     Raises NetworkError for an unknown name, for both sources at once, for ``pretrained`` without a backbone,
-    and when the download fails; WeightsError for a file that does not fit.
+    and when the download fails; WeightsError for a file that does not fit and for a package of weights that
+    is not installed.
     """
     if name not in NETWORKS:
         raise NetworkError(f"there is no network {name!r}; take one of {', '.join(NETWORKS)}")
