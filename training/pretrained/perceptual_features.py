@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from siamese_core.diffusers_backend.small_base.vae_critics import FeatureMaps
 
 from .efficientnet_lite import efficientnet_lite
+from .weight_files import WeightsError
 
 _DEPTHS = (0, 2, 4, 8)
 """Indices of the blocks whose outputs are compared, at strides 2, 4, 8 and 16."""
@@ -21,7 +22,11 @@ def efficientnet_features(device: torch.device) -> FeatureMaps:
 
     Raises WeightsError without its packages.
     """
-    return _Maps(efficientnet_lite(1)).to(device).eval().requires_grad_(False)
+    try:
+        network = efficientnet_lite(1)
+    except WeightsError as error:
+        raise WeightsError(f"--vae-perceptual-weight needs EfficientNet-Lite1: {error}") from error
+    return _Maps(network).to(device).eval().requires_grad_(False)
 
 
 class _Maps(nn.Module):
