@@ -33,6 +33,7 @@ from siamese_core.diffusers_backend.mask_sampling import (
     Sampler,
     controlled_noise_predictor,
     sample_latents,
+    steps_in_words,
 )
 
 from .measure import argument_parser, interleaved, note, prepare
@@ -40,6 +41,7 @@ from .published import as_published, published_sample, random_networks
 from .training_step import SIDE, architecture
 
 GUIDANCE = 9.0
+_OWN_STEPS: dict[Sampler, int] = {**DEFAULT_STEPS, "ddim": 10}
 KINDS = ("published", "ours", "ours without kept memory")
 
 _sample: Callable[[], Tensor]  # this process's sampler, set by `set_up`
@@ -90,9 +92,9 @@ def _sample_ours(
 def _steps(sampler: Sampler, steps: int | None, published: int | None) -> tuple[int, int]:
     """The numbers of steps of our sampler and of the published one."""
     if sampler == "ddim":
-        own = steps or published or 10
+        own = steps or published or _OWN_STEPS[sampler]
         return own, published or own
-    return steps or DEFAULT_STEPS[sampler], published or DEFAULT_STEPS["ddim"]
+    return steps or _OWN_STEPS[sampler], published or DEFAULT_STEPS["ddim"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -103,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--sampler", choices=DEFAULT_STEPS, default="ddim", help="our sampler; the published one is ddim"
     )
     parser.add_argument(
-        "--steps", type=int, help="our sampling steps; default: 10 for ddim, 15 for dpmpp-2m, 19 for unipc"
+        "--steps", type=int, help=f"our sampling steps; default: {steps_in_words(_OWN_STEPS)}"
     )
     parser.add_argument(
         "--published-steps",

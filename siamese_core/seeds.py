@@ -44,6 +44,11 @@ def starting_noise(seed: int, height: int, width: int, channels: int = 4) -> Ten
     return torch.randn((1, channels, height, width), generator=generator(seed))
 
 
+def step_noise(step: int, seed: int, height: int, width: int) -> Tensor:
+    """Noise for one step of a stochastic sampler, (1, 4, height, width), drawn like the initial latent."""
+    return starting_noise(stream_seed(seed, "sampling", step), height, width)
+
+
 def epoch_order(seed: int, step: int, batch_size: int, count: int) -> list[int]:
     """Indices (0..``count`` - 1) of batch ``step``: consecutive slices of one shuffled order per epoch.
 

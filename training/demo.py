@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from siamese_core import shipped
 from siamese_core.contact_sheet import grid, outlined
-from siamese_core.diffusers_backend.mask_sampling import DEFAULT_STEPS, Sampler
+from siamese_core.diffusers_backend.mask_sampling import DEFAULT_STEPS, Sampler, steps_in_words
 from siamese_core.files import write_bytes_atomic, write_text_atomic
 from siamese_core.json_lines import parse_json
 from siamese_core.overlap import require_apart
@@ -72,7 +72,7 @@ class DemoSettings:
     sampler: Sampler = option("dpmpp-2m", "DPM-Solver++, unipc, or the paper's ddim, which needs more steps")
     sampling_steps: int | None = option(
         None,
-        "sampling steps; default: 15 for dpmpp-2m, 19 for unipc, 25 for ddim (half the paper's)",
+        f"sampling steps; default: {steps_in_words(_SAMPLING_STEPS)} (ddim: half the paper's)",
         SAMPLING_STEPS,
     )
     guidance: float = option(3.0, "guidance scale; the paper's 9 is for SD 1.5", GUIDANCE)

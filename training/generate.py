@@ -43,7 +43,7 @@ from siamese_core.dataset_generation.generation_run import PairMaker, SetRun, Sh
 from siamese_core.dataset_generation.mask_source import MaskSource, MaskUse, PairSize
 from siamese_core.dataset_generation.storage import DatasetStore, open_store
 from siamese_core.diffusers_backend.base_model import BaseError
-from siamese_core.diffusers_backend.mask_sampling import DEFAULT_STEPS, Sampler
+from siamese_core.diffusers_backend.mask_sampling import DEFAULT_STEPS, Sampler, steps_in_words
 from siamese_core.diffusers_backend.siamese_model import Precision, SiameseModel, model_from_file
 from siamese_core.errors import CheckpointError
 from siamese_core.files import file_digest
@@ -114,11 +114,11 @@ class GenerateSettings(MaskOptions):
     )
     negative_prompt: str = option("", "prompt of the unconditional pass")
     sampler: Sampler = option(
-        "ddim", "the paper's ddim, or dpmpp-2m (DPM-Solver++) or unipc, which need fewer steps"
+        "ddim",
+        "the paper's ddim; dpmpp-2m (DPM-Solver++) or unipc, which need fewer steps; or dpmpp-2m-sde, which "
+        "adds noise and follows masks more closely",
     )
-    steps: int | None = option(
-        None, "sampling steps; default: 50 for ddim, 15 for dpmpp-2m, 19 for unipc", SAMPLING_STEPS
-    )
+    steps: int | None = option(None, f"sampling steps; default: {steps_in_words()}", SAMPLING_STEPS)
     precision: Precision | None = option(
         None,
         "number format of the networks; default: fp16 on CUDA, otherwise fp32; a resumed dataset "

@@ -31,7 +31,7 @@ from siamese_core.architecture import HintBlock
 from siamese_core.cpu_memory import return_freed_memory
 from siamese_core.diffusers_backend.accelerate_engine import AccelerateEngine, tracked
 from siamese_core.diffusers_backend.base_model import Base
-from siamese_core.diffusers_backend.mask_sampling import Sampler
+from siamese_core.diffusers_backend.mask_sampling import Sampler, steps_in_words
 from siamese_core.diffusers_backend.networks import SiameseNetworks
 from siamese_core.diffusers_backend.pair_encoding import BaseEncoder
 from siamese_core.diffusers_backend.siamese_training import (
@@ -86,7 +86,7 @@ from .command_line.options import (
 )
 from .command_line.pair_checking import checked
 from .command_line.prompt_notes import tell_cut, tell_shares
-from .generation.sample_pictures import sample_sheet
+from .generation.sample_pictures import SAMPLE_STEPS, sample_sheet
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class TrainSettings(MaskOptions):
     log_every: int = option(10, "steps between log entries", COUNT)
     sample_every: int = option(500, "steps between sample images; 0 for none", COUNT_OR_NONE)
     sample_count: int = option(4, "number of fixed masks per sample image", COUNT)
-    sampler: Sampler = option("ddim", "sampler of sample images: ddim 20 steps, dpmpp-2m 15, unipc 19")
+    sampler: Sampler = option("ddim", f"sampler of sample images; steps: {steps_in_words(SAMPLE_STEPS)}")
     sample_guidance: float | None = option(
         None, "guidance scale of sample images; default: the paper's 9, or 3 for a small base", GUIDANCE
     )

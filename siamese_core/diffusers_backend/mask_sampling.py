@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,14 +12,19 @@ from torch import Tensor
 from ..architecture import Prediction
 from ..method.ddim import NoisePredictor, ddim_sample, guided
 from ..method.noise_schedule import predicted_noise
-from ..seeds import starting_noise
+from ..seeds import starting_noise, step_noise
 from .multistep_solvers import multistep_sample
 from .networks import SiameseNetworks, UNetDecoder, UNetEncoder
 
-Sampler = Literal["ddim", "dpmpp-2m", "unipc"]
-"""The paper's DDIM, and DPM-Solver++(2M) and UniPC, which need fewer steps."""
+Sampler = Literal["ddim", "dpmpp-2m", "unipc", "dpmpp-2m-sde"]
+"""The paper's DDIM; DPM-Solver++(2M) and UniPC, which need fewer steps; and SDE-DPM-Solver++(2M)."""
 
-DEFAULT_STEPS: dict[Sampler, int] = {"ddim": 50, "dpmpp-2m": 15, "unipc": 19}
+DEFAULT_STEPS: dict[Sampler, int] = {"ddim": 50, "dpmpp-2m": 15, "unipc": 19, "dpmpp-2m-sde": 25}
+
+
+def steps_in_words(steps: Mapping[Sampler, int] = DEFAULT_STEPS) -> str:
+    """For help texts: ``"50 for ddim, 15 for ..."``."""
+    return ", ".join(f"{count} for {sampler}" for sampler, count in steps.items())
 
 
 def controlled_noise_predictor(
@@ -109,7 +115,19 @@ def sample_latents(
     ``height`` and ``width`` are in pixels, multiples of 64. ``prediction`` is what the networks behind
     ``predict_noise`` were trained to predict; DDIM does not use it.
     """
-    noise = torch.cat([starting_noise(seed, height // 8, width // 8) for seed in seeds])
+
+    def each(noise_of: Callable[[int, int, int], Tensor]) -> Tensor:
+        return torch.cat([noise_of(seed, height // 8, width // 8) for seed in seeds]).to(device)
+
+    start = each(starting_noise)
     if sampler == "ddim":
-        return ddim_sample(predict_noise, noise.to(device), steps, on_step)
-    return multistep_sample(sampler, predict_noise, noise.to(device), steps, prediction, on_step)
+        return ddim_sample(predict_noise, start, steps, on_step)
+    return multistep_sample(
+        sampler,
+        predict_noise,
+        start,
+        steps,
+        prediction,
+        on_step,
+        lambda step: each(partial(step_noise, step)),
+    )

@@ -1,11 +1,13 @@
 """Solvers that reuse earlier predictions, by diffusers' schedulers, on Karras noise levels.
 
-DPM-Solver++(2M): Lu et al. 2022, arXiv 2211.01095. UniPC of order 2: Zhao et al. 2023, arXiv 2302.04867.
+DPM-Solver++(2M) and its stochastic form SDE-DPM-Solver++(2M): Lu et al. 2022, arXiv 2211.01095.
+UniPC of order 2: Zhao et al. 2023, arXiv 2302.04867.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,11 +18,16 @@ from ..architecture import Prediction
 from ..method.ddim import NoisePredictor
 from ..method.noise_schedule import BETA_END, BETA_SCHEDULE, BETA_START, TRAIN_TIMESTEPS, training_target
 
-MultistepSolver = Literal["dpmpp-2m", "unipc"]
+MultistepSolver = Literal["dpmpp-2m", "unipc", "dpmpp-2m-sde"]
+STOCHASTIC_SOLVERS: tuple[MultistepSolver, ...] = ("dpmpp-2m-sde",)
 
 _SCHEDULERS: dict[MultistepSolver, Any] = {
-    "dpmpp-2m": DPMSolverMultistepScheduler,
-    "unipc": UniPCMultistepScheduler,
+    "dpmpp-2m": partial(DPMSolverMultistepScheduler, final_sigmas_type="sigma_min"),
+    "unipc": partial(UniPCMultistepScheduler, final_sigmas_type="sigma_min"),
+    # Fresh noise of the lowest level would stay in the result, so this one goes on to no noise.
+    "dpmpp-2m-sde": partial(
+        DPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++", final_sigmas_type="zero"
+    ),
 }
 
 
@@ -31,15 +38,22 @@ def multistep_sample(
     steps: int,
     prediction: Prediction = "epsilon",
     on_step: Callable[[int, Tensor], None] | None = None,
+    step_noise: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
     """Denoise ``latent`` (B, 4, h, w), drawn from a standard normal, along ``steps`` noise levels.
 
-    The levels are spaced as in Karras et al. 2022 (arXiv 2206.00364, eq. 5) and end, like the published DDIM,
-    at the noise of timestep 0. They fall between integer timesteps, where noise and v predictions of one
-    timestep imply slightly different clean latents, so the solver works on ``prediction``, the type that the
-    networks behind ``predict_noise`` were trained for. At the last level nothing is predicted, so there are
-    ``steps - 1`` network evaluations, but at least one. ``on_step(i, latent)`` is called after each. On a GPU
-    UniPC waits for the device once per step, to solve two linear equations; DPM-Solver++ does not wait.
+    The levels are spaced as in Karras et al. 2022 (arXiv 2206.00364, eq. 5). They fall between integer
+    timesteps, where noise and v predictions of one timestep imply slightly different clean latents, so the
+    solver works on ``prediction``, the type that the networks behind ``predict_noise`` were trained for.
+    ``on_step(i, latent)`` is called after each network evaluation.
+
+    The deterministic solvers end, like the published DDIM, at the noise of timestep 0, where nothing is
+    predicted: ``steps - 1`` network evaluations, but at least one. On a GPU UniPC waits for the device once
+    per step, to solve two linear equations; the others do not wait.
+
+    ``dpmpp-2m-sde`` replaces part of the noise at step i by ``step_noise(i)``, standard normal (B, 4, h, w),
+    and goes on to the clean latent: ``steps`` network evaluations, but at least two. Raises ValueError if it
+    has no ``step_noise``; the other solvers do not use it.
     """
     scheduler = _SCHEDULERS[solver](
         num_train_timesteps=TRAIN_TIMESTEPS,
@@ -48,16 +62,21 @@ def multistep_sample(
         beta_schedule=BETA_SCHEDULE,
         prediction_type=prediction,
         use_karras_sigmas=True,
-        final_sigmas_type="sigma_min",
     )
     scheduler.set_timesteps(max(2, steps))
     scheduler.set_begin_index(0)  # or it would look its index up among timesteps that may be equal
-    # The scheduler also ends at the lowest level, so its last step, from that level to itself, is left out.
-    for index, timestep in enumerate(scheduler.timesteps.tolist()[:-1]):
+    timesteps = scheduler.timesteps.tolist()
+    if solver in STOCHASTIC_SOLVERS:
+        if step_noise is None:
+            raise ValueError(f"{solver} needs step_noise")
+    else:
+        step_noise, timesteps = None, timesteps[:-1]  # the last step leads from the lowest level to itself
+    for index, timestep in enumerate(timesteps):
         noise = predict_noise(latent, timestep)
         at = torch.full((1,), timestep, device=latent.device)
         output = training_target(latent, noise, at, prediction)
-        latent = scheduler.step(output, timestep, latent).prev_sample
+        fresh = {} if step_noise is None else {"variance_noise": step_noise(index)}
+        latent = scheduler.step(output, timestep, latent, **fresh).prev_sample
         if on_step is not None:
             on_step(index, latent)
     return latent

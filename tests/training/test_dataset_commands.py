@@ -263,7 +263,7 @@ def test_a_pair_made_again_from_its_record_equals_the_original(
     assert files(tmp_path / "pair") == {name: (whole / name).read_bytes() for name in (image, mask)}
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("dpmpp-2m", 15), ("unipc", 19)])
+@pytest.mark.parametrize(("sampler", "steps"), [("dpmpp-2m", 15), ("unipc", 19), ("dpmpp-2m-sde", 25)])
 def test_the_record_tells_the_sampler_that_a_pair_is_made_again_with(
     full_model: Path, masks: Path, tmp_path: Path, sampler: str, steps: int
 ) -> None:

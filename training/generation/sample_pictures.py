@@ -23,7 +23,7 @@ from siamese_core.learning.preview import preview_sheet
 from siamese_core.learning.training_set import TrainingSet, image_hint, mask_hint
 from siamese_core.method.ddim import to_uint8
 
-_STEPS: dict[Sampler, int] = {**DEFAULT_STEPS, "ddim": 20}
+SAMPLE_STEPS: dict[Sampler, int] = {**DEFAULT_STEPS, "ddim": 20}
 
 
 def sample_sheet(
@@ -65,7 +65,7 @@ def sample_sheet(
             range(seed, seed + len(chosen)),
             side,
             side,
-            steps=_STEPS[sampler],
+            steps=SAMPLE_STEPS[sampler],
             device=device,
             sampler=sampler,
             prediction=networks.prediction,

@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M) and UniPC against diffusers' schedulers driven the plain way, and exact trajectories."""
+"""Multistep solvers against diffusers' schedulers driven the plain way, and exact trajectories."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from torch import Tensor
 
 from siamese_core.architecture import Prediction
 from siamese_core.diffusers_backend.mask_sampling import DEFAULT_STEPS
-from siamese_core.diffusers_backend.multistep_solvers import MultistepSolver, multistep_sample
+from siamese_core.diffusers_backend.multistep_solvers import (
+    STOCHASTIC_SOLVERS,
+    MultistepSolver,
+    multistep_sample,
+)
 from siamese_core.method.ddim import ddim_sample
 from siamese_core.method.noise_schedule import (
     BETA_END,
@@ -25,6 +29,7 @@ from siamese_core.method.noise_schedule import (
 RNG = torch.Generator().manual_seed(4)
 CLEAN = torch.randn((2, 4, 8, 8), generator=RNG)
 START = torch.randn((2, 4, 8, 8), generator=RNG)
+DETERMINISTIC = [solver for solver in get_args(MultistepSolver) if solver not in STOCHASTIC_SOLVERS]
 
 
 def network(latent: Tensor, timestep: int) -> Tensor:
@@ -32,8 +37,17 @@ def network(latent: Tensor, timestep: int) -> Tensor:
     return torch.tanh(0.7 * latent + timestep / TRAIN_TIMESTEPS + CLEAN)
 
 
+def step_noise(step: int) -> Tensor:
+    return torch.randn(START.shape, generator=torch.Generator().manual_seed(step))
+
+
 def differences(
-    solver: MultistepSolver, scheduler_class: Any, steps: int, left_out: int, prediction: Prediction
+    solver: MultistepSolver,
+    scheduler_class: Any,
+    steps: int,
+    left_out: int,
+    prediction: Prediction,
+    **options: str,
 ) -> Tensor:
     """How ``solver`` differs from diffusers' scheduler without the last ``left_out`` of its steps."""
     scheduler = scheduler_class(
@@ -43,18 +57,20 @@ def differences(
         beta_schedule=BETA_SCHEDULE,
         prediction_type=prediction,
         use_karras_sigmas=True,
-        final_sigmas_type="sigma_min",
+        **{"final_sigmas_type": "sigma_min", **options},
     )
     scheduler.set_timesteps(steps)
     scheduler.set_begin_index(0)
     expected = START
-    for timestep in scheduler.timesteps.tolist()[: steps - left_out]:
-        expected = scheduler.step(network(expected, timestep), timestep, expected).prev_sample
+    for index, timestep in enumerate(scheduler.timesteps.tolist()[: steps - left_out]):
+        noise = {"variance_noise": step_noise(index)} if solver in STOCHASTIC_SOLVERS else {}
+        expected = scheduler.step(network(expected, timestep), timestep, expected, **noise).prev_sample
 
     def predict_noise(latent: Tensor, timestep: int) -> Tensor:
         return predicted_noise(network(latent, timestep), latent, torch.tensor([timestep]), prediction)
 
-    return (multistep_sample(solver, predict_noise, START, steps, prediction) - expected).abs()
+    found = multistep_sample(solver, predict_noise, START, steps, prediction, step_noise=step_noise)
+    return (found - expected).abs()
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -69,7 +85,15 @@ def test_unipc_agrees_with_diffusers_up_to_the_lowest_level(steps: int, predicti
     assert differences("unipc", UniPCMultistepScheduler, steps, 1, prediction).max() <= 2e-5
 
 
-@pytest.mark.parametrize("solver", get_args(MultistepSolver))
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("steps", [2, 8, 25])
+def test_sde_dpm_solver_agrees_with_diffusers_down_to_no_noise(steps: int, prediction: Prediction) -> None:
+    options = {"algorithm_type": "sde-dpmsolver++", "final_sigmas_type": "zero"}
+    found = differences("dpmpp-2m-sde", DPMSolverMultistepScheduler, steps, 0, prediction, **options)
+    assert found.max() <= 2e-5
+
+
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 @pytest.mark.parametrize(("steps", "evaluations"), [(1, 1), (2, 1), (15, 14)])
 def test_the_last_level_is_not_evaluated(solver: MultistepSolver, steps: int, evaluations: int) -> None:
     timesteps: list[int] = []
@@ -87,17 +111,39 @@ def test_the_last_level_is_not_evaluated(solver: MultistepSolver, steps: int, ev
     assert reported == list(range(evaluations))
 
 
-@pytest.mark.parametrize("solver", get_args(MultistepSolver))
+def gaussian_noise(latent: Tensor, timestep: int) -> Tensor:
+    """The best noise prediction for normally distributed data of deviation 0.5."""
+    alpha = float(alphas_cumprod().double()[timestep])
+    return latent * (1 - alpha) ** 0.5 / (0.25 * alpha + 1 - alpha)
+
+
+@pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_the_default_steps_lie_nearer_to_the_exact_trajectory_than_fifty_of_ddim(
     solver: MultistepSolver,
 ) -> None:
-    """On normally distributed data of deviation 0.5, whose best noise prediction is known."""
-    alphas = alphas_cumprod().double()
-
-    def predict(latent: Tensor, timestep: int) -> Tensor:
-        alpha = float(alphas[timestep])
-        return latent * (1 - alpha) ** 0.5 / (0.25 * alpha + 1 - alpha)
-
-    exact, ddim = ddim_sample(predict, START, 999), ddim_sample(predict, START, 50)
-    final = multistep_sample(solver, predict, START, DEFAULT_STEPS[solver])
+    exact, ddim = ddim_sample(gaussian_noise, START, 999), ddim_sample(gaussian_noise, START, 50)
+    final = multistep_sample(solver, gaussian_noise, START, DEFAULT_STEPS[solver])
     assert (final - exact).norm() < (ddim - exact).norm()
+
+
+def test_stochastic_samples_have_the_distribution_of_the_data_and_forget_their_start() -> None:
+    start = torch.randn((64, 4, 8, 8), generator=RNG)
+
+    def sample(seed: int) -> Tensor:
+        noise = torch.Generator().manual_seed(seed)
+        return multistep_sample(
+            "dpmpp-2m-sde",
+            gaussian_noise,
+            start,
+            DEFAULT_STEPS["dpmpp-2m-sde"],
+            step_noise=lambda step: torch.randn(start.shape, generator=noise),
+        )
+
+    first, second = sample(1), sample(2)
+    assert abs(float(first.std()) - 0.5) < 0.02
+    assert abs(float((first * second).mean())) < 0.02
+
+
+def test_a_stochastic_solver_refuses_to_go_without_noise() -> None:
+    with pytest.raises(ValueError, match="dpmpp-2m-sde needs step_noise"):
+        multistep_sample("dpmpp-2m-sde", network, START, 3)

@@ -102,6 +102,7 @@ def test_a_batch_whose_timesteps_are_on_the_device_alone_is_waited_for() -> None
         ("ddim", "v_prediction", torch.float32),
         ("dpmpp-2m", "epsilon", torch.float32),
         ("dpmpp-2m", "v_prediction", torch.bfloat16),
+        ("dpmpp-2m-sde", "epsilon", torch.float16),
         ("unipc", "v_prediction", torch.float16),  # waits in linalg.solve, which OneDevice does not see
     ],
 )
@@ -120,7 +121,9 @@ def test_sampling_stays_on_its_device_and_does_not_wait(
         if sampler == "ddim":
             latents = ddim_sample(predict, start, 3)
         else:
-            latents = multistep_sample(sampler, predict, start, 3, prediction)
+            latents = multistep_sample(
+                sampler, predict, start, 3, prediction, step_noise=lambda _: torch.zeros_like(start)
+            )
     assert (latents.shape, latents.device, latents.dtype) == ((2, 4, 8, 8), META, torch.float32)
 
 

@@ -101,7 +101,11 @@ def unipc(predict: NoisePredictor, noise: torch.Tensor) -> torch.Tensor:
     return multistep_sample("unipc", predict, noise, 12)
 
 
-@pytest.mark.parametrize("sample", [ddim, dpm_solver, unipc])
+def sde_dpm_solver(predict: NoisePredictor, noise: torch.Tensor) -> torch.Tensor:
+    return multistep_sample("dpmpp-2m-sde", predict, noise, 12, step_noise=lambda _: torch.ones_like(noise))
+
+
+@pytest.mark.parametrize("sample", [ddim, dpm_solver, unipc, sde_dpm_solver])
 def test_kept_latents_lead_to_the_frame_and_leave_the_others_to_the_model(sample: object) -> None:
     assert callable(sample)
     frames, noise = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))

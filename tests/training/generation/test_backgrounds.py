@@ -6,7 +6,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from benchmarks.many_pairs import SIDE
+from siamese_core.diffusers_backend.mask_sampling import Sampler
 from siamese_core.files import file_digest
 from siamese_core.masks.resizing import resize_image
 from siamese_core.method.background_blending import blend_weights
@@ -102,7 +103,7 @@ def test_a_mask_without_foreground_leaves_the_frame_as_it_is(whole: Path, frames
     assert np.array_equal(read(whole / "images" / "lesion_4.png"), frame)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpmpp-2m", "unipc"])
+@pytest.mark.parametrize("sampler", get_args(Sampler))
 def test_pairs_of_their_masks_sizes_lie_in_frames_too(
     sampler: str, full_model: Path, masks: Path, frames: Path, tmp_path: Path
 ) -> None:
