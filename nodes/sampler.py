@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.sample
+import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
@@ -28,6 +29,7 @@ from .host.notices import show, warn
 from .host.own_sampling import chosen_guidance, hints_in_words, own_sampling_of, size_warnings
 from .host.refusals import refusing
 from .host.schema import searchable
+from .host.step_noise import seeded_sampler
 from .sampling_inputs import background_inputs, network_inputs, sampling_inputs
 
 StepCallback = Callable[[int, Tensor, Tensor, int], None]
@@ -59,8 +61,8 @@ class MaskDiffusionSampler(io.ComfyNode):
                     default=4,
                     min=1,
                     max=256,
-                    tooltip="Samples computed at once; more is faster and needs more memory. With ddim and "
-                    "other samplers that add no noise, the images are the same up to rounding.",
+                    tooltip="Samples computed at once; more is faster and needs more memory. The images "
+                    "are the same up to rounding.",
                 ),
                 *background_inputs(),
             ],
@@ -173,13 +175,13 @@ class Sampling:
             kept = background.kept_latents(self.vae)
             # Outside the kept latents, sampling starts from pure noise, as without a background.
             latents, noise_mask = kept.restored_in(latents), kept.generated.float()
-        samples = comfy.sample.sample(
+        sigmas = self._noise_levels(sampler_name)
+        samples = comfy.sample.sample_custom(
             self.model,
             noise,
-            self.steps,
             self.cfg,
-            sampler_name,
-            self.scheduler,
+            seeded_sampler(sampler_name, noise, sigmas, seeds),
+            sigmas,
             *controlled,
             latents,
             noise_mask=noise_mask,
@@ -189,6 +191,13 @@ class Sampling:
         )
         images = self.vae.decode(samples)
         return samples, images if background is None else background.around(images)
+
+    def _noise_levels(self, sampler_name: str) -> Tensor:
+        """The levels from high to low that the host's KSampler takes with this sampler and scheduler."""
+        steps = comfy.samplers.KSampler(
+            self.model, self.steps, self.model.load_device, sampler_name, self.scheduler
+        )
+        return steps.sigmas
 
 
 def with_control(

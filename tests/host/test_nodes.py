@@ -121,13 +121,16 @@ def test_the_stock_nodes_give_the_latent_of_our_sampler(host: Host) -> None:
     assert (latent(host, "ours") - latent(host, "stock")).abs().max() <= 1e-4
 
 
-def test_a_sample_does_not_depend_on_its_batch(host: Host) -> None:
+@pytest.mark.parametrize(
+    "sampler", ["ddim", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_sde", "lcm", "dpm_2_ancestral"]
+)
+def test_a_sample_does_not_depend_on_its_batch(host: Host, sampler: str) -> None:
     graph = {**graphs.model(), "4": graphs.masks(count=3)}
     for size in (1, 3):
-        graph[f"5{size}"] = graphs.sampler(("4", 0), batch_size=size)
-        graph[f"6{size}"] = graphs.saved_latent((f"5{size}", 2), f"batch_of_{size}")
+        graph[f"5{size}"] = graphs.sampler(("4", 0), batch_size=size, sampler_name=sampler)
+        graph[f"6{size}"] = graphs.saved_latent((f"5{size}", 2), f"{sampler}_batch_of_{size}")
     host.run(graph)
-    one, three = latent(host, "batch_of_1"), latent(host, "batch_of_3")
+    one, three = (latent(host, f"{sampler}_batch_of_{size}") for size in (1, 3))
     assert one.shape == (3, 4, 16, 16)
     assert (one - three).abs().max() <= 1e-3
     assert (one[0] - one[1]).abs().max() > 0.1
