@@ -4,10 +4,10 @@
 
 The exact images are those of DDIM with 500 steps, which is close enough to the solution of the sampling
 equation. For a few masks at each guidance scale: the root mean square difference (of 255) between each
-sampler's images and the exact ones, and its images per second (denoising only, measured alternately). Then
-every sampler generates images for the same masks and seeds at the first guidance scale: KID against the
-images of --masks and Dice of a segmentation network trained on --train, each with its 95 % interval, and the
-difference of that Dice from the first sampler's, image by image.
+sampler's images and the exact ones (not for samplers that add noise), and its images per second (denoising
+only, measured alternately). Then every sampler generates images for the same masks and seeds at the first
+guidance scale: KID against the images of --masks and Dice of a segmentation network trained on --train, each
+with its 95 % interval, and the difference of that Dice from the first sampler's, image by image.
 
 --masks and --train are folders of real pairs. They default to the bundled nuclei, and --model to the bundled
 model.
@@ -32,6 +32,7 @@ from torch import Tensor
 from siamese_core import shipped
 from siamese_core.architecture import LATENT_SCALE
 from siamese_core.diffusers_backend.mask_sampling import Sampler, controlled_noise_predictor, sample_latents
+from siamese_core.diffusers_backend.multistep_solvers import STOCHASTIC_SOLVERS
 from siamese_core.diffusers_backend.prompt_encoding import encode_prompts
 from siamese_core.diffusers_backend.siamese_model import SiameseModel, model_from_file
 from siamese_core.learning.training_set import mask_hint
@@ -70,6 +71,7 @@ SOLVERS = (
     Solver("ddim", 20),
     *(Solver("dpmpp-2m", steps) for steps in (8, 10, 15, 20)),
     *(Solver("unipc", steps) for steps in (11, 15, 19)),
+    Solver("dpmpp-2m-sde", 25),
 )
 """The first one is the paper's, with which the others are compared."""
 
@@ -112,10 +114,12 @@ class Trajectories:
         return (torch.cat(pixels).float().clamp(-1.0, 1.0) + 1.0) * 127.5
 
     def distances(self, guidance: float) -> dict[str, float]:
-        """Root mean square differences from the exact images (of 255), by solver."""
+        """Root mean square differences from the exact images (of 255), by deterministic solver."""
         exact = self.images(Solver("ddim", _EXACT_STEPS), guidance)
         found = {}
         for solver in SOLVERS:
+            if solver.sampler in STOCHASTIC_SOLVERS:
+                continue
             difference = self.images(solver, guidance) - exact
             found[solver.name] = float(difference.square().mean().sqrt())
             note(f"guidance {guidance:g}, {solver.name}: {found[solver.name]:.2f} of 255 from exact")
@@ -188,7 +192,7 @@ def compare(model: Path, masks: Path, train: Path, args: Any) -> list[dict[str, 
             rows.append(
                 {
                     "solver": solver.name,
-                    "distance": {f"{scale:g}": found[solver.name] for scale, found in distances.items()},
+                    "distance": {f"{scale:g}": found.get(solver.name) for scale, found in distances.items()},
                     "images_per_second": len(shown) / seconds[solver.name],
                     "kid": _interval(judges.distance(output)),
                     "adherence": _interval(_mean(dice)),
@@ -215,10 +219,14 @@ def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
     titles += ["images/s", "KID", "adherence", "difference"]
     lines = [titles, ["---"] * len(titles)]
     for row in rows:
-        cells = [row["solver"], *(f"{row['distance'][scale]:.2f}" for scale in scales)]
+        cells = [row["solver"], *(_distance(row["distance"][scale]) for scale in scales)]
         cells.append(f"{row['images_per_second']:.2f}")
         lines.append([*cells, *(_cell(row[key]) for key in ("kid", "adherence", "adherence_difference"))])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _distance(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _cell(interval: Sequence[float | None]) -> str:
@@ -236,7 +244,7 @@ def plot(rows: Sequence[dict[str, Any]], file: Path) -> None:
     panels = figure.subplots(1, len(scales), sharex=True, squeeze=False)[0]
     for panel, scale in zip(panels, scales, strict=True):
         for sampler, marker in (("ddim", "o"), ("dpmpp-2m", "s"), ("unipc", "^")):
-            own = [row for row in rows if row["solver"].startswith(sampler)]
+            own = [row for row in rows if row["solver"].split()[0] == sampler]
             own.sort(key=lambda row: row["images_per_second"])
             speeds = [row["images_per_second"] for row in own]
             panel.plot(speeds, [row["distance"][scale] for row in own], marker=marker, label=sampler)

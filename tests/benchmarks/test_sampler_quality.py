@@ -12,6 +12,8 @@ from benchmarks import sampler_quality
 from benchmarks.sampler_quality import Solver
 from training.segmentation.judge import SegmenterSettings
 
+SOLVERS = (Solver("ddim", 2), Solver("dpmpp-2m", 3), Solver("dpmpp-2m-sde", 2))
+
 
 def test_every_sampler_has_a_row_of_figures_and_a_place_in_the_picture(
     full_model: Path,
@@ -20,7 +22,7 @@ def test_every_sampler_has_a_row_of_figures_and_a_place_in_the_picture(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sampler_quality, "SOLVERS", (Solver("ddim", 2), Solver("dpmpp-2m", 3)))
+    monkeypatch.setattr(sampler_quality, "SOLVERS", SOLVERS)
     monkeypatch.setattr(sampler_quality, "_EXACT_STEPS", 4)
     monkeypatch.setattr(sampler_quality, "_RESAMPLES", 10)
     monkeypatch.setattr(sampler_quality, "SegmenterSettings", lambda: SegmenterSettings(steps=1))
@@ -30,9 +32,10 @@ def test_every_sampler_has_a_row_of_figures_and_a_place_in_the_picture(
     sampler_quality.main([str(word) for word in (*places, *numbers, "--json")])
 
     rows = json.loads(capsys.readouterr().out)
-    assert [row["solver"] for row in rows] == ["ddim 2", "dpmpp-2m 3"]
-    assert all(row["distance"]["3"] > 0 for row in rows)
+    assert [row["solver"] for row in rows] == ["ddim 2", "dpmpp-2m 3", "dpmpp-2m-sde 2"]
+    assert all(row["distance"]["3"] > 0 for row in rows[:2])
+    assert rows[2]["distance"] == {"3": None}
     assert rows[0]["adherence_difference"][0] == 0.0
-    assert len(sampler_quality.as_markdown(rows).splitlines()) == 4
+    assert len(sampler_quality.as_markdown(rows).splitlines()) == 5
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.size[0] > 200
