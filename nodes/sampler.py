@@ -62,7 +62,7 @@ class MaskDiffusionSampler(io.ComfyNode):
                     min=1,
                     max=256,
                     tooltip="Samples computed at once; more is faster and needs more memory. The images "
-                    "are the same up to rounding.",
+                    "are the same up to rounding, but for dpm_adaptive.",
                 ),
                 *background_inputs(),
             ],
@@ -187,17 +187,26 @@ class Sampling:
             noise_mask=noise_mask,
             callback=callback,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=seeds[0],
+            seed=seeds[0] >> 1,  # some samplers of the host add 1, and no sample depends on it
         )
         images = self.vae.decode(samples)
         return samples, images if background is None else background.around(images)
 
     def _noise_levels(self, sampler_name: str) -> Tensor:
-        """The levels from high to low that the host's KSampler takes with this sampler and scheduler."""
+        """The noise levels from high to low that the host's KSampler takes with this sampler and scheduler.
+
+        Raises ControlError if the scheduler cannot space so few steps.
+        """
         steps = comfy.samplers.KSampler(
             self.model, self.steps, self.model.load_device, sampler_name, self.scheduler
         )
-        return steps.sigmas
+        sigmas: Tensor = steps.sigmas
+        if not sigmas.isfinite().all():
+            raise ControlError(
+                f"scheduler '{self.scheduler}' has no noise levels for steps={self.steps}; use more steps or "
+                "another scheduler"
+            )
+        return sigmas
 
 
 def with_control(

@@ -69,7 +69,7 @@ class DemoSettings:
     batch_size: int = option(
         4, "pairs per training step; other settings are in training/recipes/small_base.toml", COUNT
     )
-    sampler: Sampler = option("dpmpp-2m", "DPM-Solver++, unipc, or the paper's ddim, which needs more steps")
+    sampler: Sampler = option("dpmpp-2m", "one of the samplers of training.generate")
     sampling_steps: int | None = option(
         None,
         f"sampling steps; default: {steps_in_words(_SAMPLING_STEPS)} (ddim: half the paper's)",

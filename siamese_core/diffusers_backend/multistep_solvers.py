@@ -49,11 +49,11 @@ def multistep_sample(
 
     The deterministic solvers end, like the published DDIM, at the noise of timestep 0, where nothing is
     predicted: ``steps - 1`` network evaluations, but at least one. On a GPU UniPC waits for the device once
-    per step, to solve two linear equations; the others do not wait.
+    per step, to solve two linear equations; DPM-Solver++ does not wait.
 
     ``dpmpp-2m-sde`` replaces part of the noise at step i by ``step_noise(i)``, standard normal (B, 4, h, w),
-    and goes on to the clean latent: ``steps`` network evaluations, but at least two. Raises ValueError if it
-    has no ``step_noise``; the other solvers do not use it.
+    and goes on to the clean latent: ``steps`` network evaluations. Raises ValueError if it has no
+    ``step_noise``; the other solvers do not use it.
     """
     scheduler = _SCHEDULERS[solver](
         num_train_timesteps=TRAIN_TIMESTEPS,
@@ -63,10 +63,11 @@ def multistep_sample(
         prediction_type=prediction,
         use_karras_sigmas=True,
     )
-    scheduler.set_timesteps(max(2, steps))
+    stochastic = solver in STOCHASTIC_SOLVERS
+    scheduler.set_timesteps(steps if stochastic else max(2, steps))
     scheduler.set_begin_index(0)  # or it would look its index up among timesteps that may be equal
     timesteps = scheduler.timesteps.tolist()
-    if solver in STOCHASTIC_SOLVERS:
+    if stochastic:
         if step_noise is None:
             raise ValueError(f"{solver} needs step_noise")
     else:

@@ -73,7 +73,7 @@ class KeptLatents:
     def restored_in(self, latents: Tensor) -> Tensor:
         """Sampled ``latents`` (B, 4, h, w) with the frame's exact ones outside ``generated``.
 
-        Needed because samplers stop at a low noise level, not at zero.
+        Needed because most samplers stop at a low noise level, not at zero.
         """
         return torch.where(self.generated, latents, self.latents)
 

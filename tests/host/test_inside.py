@@ -92,3 +92,11 @@ def test_a_training_step_in_the_host_stays_on_its_device_and_does_not_wait(
 
     assert found["losses"] == ["meta"] * 5
     assert set(found["gradients"]) == {"meta"}
+
+
+def test_no_sample_of_a_stochastic_sampler_depends_on_its_batch(
+    installation: Installation, tmp_path: Path
+) -> None:
+    found = inside(installation, "stochastic_samplers", tmp_path / "none")
+    assert {"dpmpp_2m_sde", "euler_ancestral", "dpmpp_sde"} <= found.keys()
+    assert not {name: difference for name, difference in found.items() if not difference <= 1e-4}

@@ -86,7 +86,7 @@ def test_unipc_agrees_with_diffusers_up_to_the_lowest_level(steps: int, predicti
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("steps", [2, 8, 25])
+@pytest.mark.parametrize("steps", [1, 2, 8, 25])
 def test_sde_dpm_solver_agrees_with_diffusers_down_to_no_noise(steps: int, prediction: Prediction) -> None:
     options = {"algorithm_type": "sde-dpmsolver++", "final_sigmas_type": "zero"}
     found = differences("dpmpp-2m-sde", DPMSolverMultistepScheduler, steps, 0, prediction, **options)

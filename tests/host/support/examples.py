@@ -10,7 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from siamese_core import shipped
-from siamese_core.diffusers_backend.mask_sampling import controlled_noise_predictor
+from siamese_core.diffusers_backend.mask_sampling import (
+    DEFAULT_STEPS,
+    Sampler,
+    controlled_noise_predictor,
+    sample_latents,
+)
 from siamese_core.diffusers_backend.prompt_encoding import encode_prompts
 from siamese_core.diffusers_backend.siamese_model import model_from_file
 from siamese_core.learning.training_set import mask_hint
@@ -37,6 +42,18 @@ def write_adapter(path: Path) -> Path:
 def latent(host: Host, name: str) -> torch.Tensor:
     (path,) = host.output_dir.glob(f"{name}*.latent")
     return load_file(path)["latent_tensor"]
+
+
+def headless_stochastic_latent(mask: np.ndarray, prompt: str, seed: int) -> torch.Tensor:
+    """The latent (1, 4, h, w), scaled, of ``generate --sampler dpmpp-2m-sde`` at guidance 3."""
+    model = model_from_file(load_model(shipped.MODEL))
+    sampler: Sampler = "dpmpp-2m-sde"
+    with torch.no_grad():
+        context = encode_prompts(model.base.text_encoder, model.base.tokenizer, [prompt, ""])
+        hint = mask_hint(torch.from_numpy(mask[None]))
+        predict = controlled_noise_predictor(model.networks, [(hint, 1.0)], context[:1], context[1:], 3.0)
+    steps = DEFAULT_STEPS[sampler]
+    return sample_latents(predict, [seed], *mask.shape, steps, device="cpu", sampler=sampler)
 
 
 def headless_latent(checkpoint: Path, prompt: str, mask: np.ndarray, seed: int, steps: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ import json
 import sys
 from dataclasses import make_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -110,6 +111,63 @@ def training_on_one_device(model: Path, rules: Path) -> dict[str, list[str]]:
         "losses": [value.device.type for value in terms.means().values()],
         "gradients": ["none" if gradient is None else gradient.device.type for gradient in gradients],
     }
+
+
+def stochastic_samplers(_: Path) -> dict[str, float]:
+    """By the name of each sampler that draws noise: how far a sample in a batch is from the same one alone.
+
+    Samplers of a toy model; NaN for samples that are not finite.
+    """
+    import comfy.samplers
+
+    names = [name for name in comfy.samplers.KSampler.SAMPLERS if name != "dpm_adaptive"]
+    largest = 2**64 - 1
+    found = {}
+    for name in names:
+        together, draws = _toy_samples(name, [largest, 5, 2**63])
+        if draws:
+            alone, _ = _toy_samples(name, [5])
+            found[name] = float((together[1] - alone[0]).abs().max() + 0 * together.sum())
+    return found
+
+
+def _toy_samples(name: str, seeds: list[int]) -> tuple[torch.Tensor, bool]:
+    """Latents of a toy model whose data are normally distributed, and whether the sampler draws noise."""
+    import comfy.model_sampling
+    import comfy.samplers
+
+    class Sampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+        pass
+
+    sampling = Sampling()
+    patcher = SimpleNamespace(get_model_object=lambda _: sampling)
+
+    class Model:
+        inner_model = SimpleNamespace(
+            inner_model=SimpleNamespace(model_sampling=sampling), model_patcher=patcher, cfg=1.0
+        )
+        model_patcher = patcher
+
+        def __call__(self, x: torch.Tensor, sigma: torch.Tensor, **options: Any) -> torch.Tensor:
+            denoised = x * 0.25 / (0.25 + sigma.view(-1, 1, 1, 1) ** 2)
+            parts = {"denoised": denoised, "uncond_denoised": 0.9 * denoised, "cond_denoised": denoised}
+            for function in options.get("model_options", {}).get("sampler_post_cfg_function", []):
+                denoised = function(parts)
+            return denoised
+
+    sigmas = comfy.samplers.KSampler(patcher, 12, torch.device("cpu"), name, "karras").sigmas
+    noise = torch.cat([part("siamese_core.seeds").starting_noise(seed, 8, 8) for seed in seeds])
+    sampler = part("nodes.host.step_noise").seeded_sampler(name, noise, sigmas, seeds)
+    samples = sampler.sampler_function(
+        Model(),
+        noise * sigmas[0],
+        sigmas,
+        extra_args={"seed": seeds[0] >> 1},
+        callback=lambda _: None,
+        disable=True,
+        **sampler.extra_options,
+    )
+    return samples, "noise_sampler" in sampler.extra_options
 
 
 def _one_device(rules: Path) -> Any:
