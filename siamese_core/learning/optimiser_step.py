@@ -71,6 +71,8 @@ class Trainer:
 
         Raises UserError when the package of the chosen optimiser is missing.
         """
+        if settings.decoder_learning_rate == 0:
+            networks.decoder.requires_grad_(False)  # saves its gradients, too
         average = None
         if settings.ema_decay:
             average = AveragedWeights(networks.trained_parameters(), settings.ema_decay)
@@ -187,15 +189,21 @@ class Trainer:
 
 
 def _parameter_groups(networks: TrainedNetworks, settings: OptimiserSettings) -> list[dict[str, Any]]:
-    """AdamW's parameter groups: all trained weights except the hint block's, then the hint block's."""
-    hint = networks.hint_parameters()
-    known = {id(parameter) for parameter in hint}
-    others = [parameter for parameter in networks.trained_parameters() if id(parameter) not in known]
-    hint_rate = settings.learning_rate if settings.hint_learning_rate is None else settings.hint_learning_rate
-    return [
-        {"params": others, "lr": settings.learning_rate, "initial_lr": settings.learning_rate},
-        {"params": hint, "lr": hint_rate, "initial_lr": hint_rate},
+    """AdamW's parameter groups, whose places checkpoints rely on: the second is the hint block's.
+
+    The third is the decoder's, if its rate differs; a decoder that is not trained is in no group.
+    """
+    hint, decoder = networks.hint_parameters(), list(networks.decoder.parameters())
+    hint_rate, decoder_rate = settings.hint_learning_rate, settings.decoder_learning_rate
+    apart = {id(parameter) for parameter in (hint if decoder_rate is None else [*hint, *decoder])}
+    others = [parameter for parameter in networks.trained_parameters() if id(parameter) not in apart]
+    groups = [
+        (others, settings.learning_rate),
+        (hint, settings.learning_rate if hint_rate is None else hint_rate),
     ]
+    if decoder_rate:
+        groups.append((decoder, decoder_rate))
+    return [{"params": parameters, "lr": rate, "initial_lr": rate} for parameters, rate in groups]
 
 
 def _optimizer(networks: TrainedNetworks, settings: OptimiserSettings) -> Any:

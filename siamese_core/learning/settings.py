@@ -49,6 +49,13 @@ class OptimiserSettings:
         "bases",
         RATE_OR_NONE,
     )
+    decoder_learning_rate: float | None = option(
+        None,
+        "learning rate of the decoder, if different; 0 leaves it as in the base, which may know more images "
+        "than the pairs show",
+        RATE_OR_NONE,
+        added_later=True,
+    )
     rate_decay: Literal["none", "cosine"] = option(
         "none", "cosine decays the rate to 0 along a half cosine; the paper uses none"
     )

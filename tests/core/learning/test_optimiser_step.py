@@ -55,6 +55,31 @@ def test_the_hint_block_can_have_a_rate_of_its_own() -> None:
             assert group["lr"] == (1e-4 if id(weight) in hint else 1e-3)
 
 
+def test_the_decoder_can_have_a_rate_of_its_own() -> None:
+    settings = OptimiserSettings(learning_rate=1e-3, hint_learning_rate=1e-4, decoder_learning_rate=1e-5)
+    made = trainer(settings)
+    decoder = {id(weight) for weight in made.networks.decoder.parameters()}
+
+    rates = {id(weight): group["lr"] for group in made.optimizer.param_groups for weight in group["params"]}
+    assert rates.keys() == {id(weight) for weight in made.networks.trained_parameters()}
+    assert {rates[weight] for weight in decoder} == {1e-5}
+    assert {rate for weight, rate in rates.items() if weight not in decoder} == {1e-3, 1e-4}
+
+
+@pytest.mark.parametrize("averaged", [0.0, 0.9])
+def test_a_decoder_with_a_rate_of_zero_stays_as_it_is_and_the_control_learns(averaged: float) -> None:
+    settings = OptimiserSettings(learning_rate=1e-3, decoder_learning_rate=0.0, ema_decay=averaged)
+    made = trainer(settings)
+    decoder = [weight.detach().clone() for weight in made.networks.decoder.parameters()]
+    control = [weight.detach().clone() for weight in made.networks.control.parameters()]
+    step = step_of(made, small_data(), settings)
+    for k in range(2):
+        step(k)
+
+    assert all(map(torch.equal, made.networks.decoder.parameters(), decoder))
+    assert not all(map(torch.equal, made.networks.control.parameters(), control))
+
+
 def test_a_rate_of_zero_leaves_its_weights_as_they_are() -> None:
     settings = OptimiserSettings(learning_rate=1e-3, hint_learning_rate=0.0)
     made = trainer(settings)
