@@ -46,7 +46,7 @@ def sampling_inputs() -> list[io.Input]:
             default="ddim",
             tooltip="The paper uses ddim. With the bundled model, 15 steps of dpmpp_2m with karras take a "
             "third of the time and differ from the exact images by 1.1 of 255 (50 steps of ddim: 0.3). "
-            "dpmpp_2m_sde (25 steps with karras) adds noise at each step and follows masks more closely.",
+            "dpmpp_2m_sde (25 steps with karras) adds noise at each step and can follow masks more closely.",
         ),
         io.Combo.Input(
             "scheduler",

@@ -116,7 +116,7 @@ class GenerateSettings(MaskOptions):
     sampler: Sampler = option(
         "ddim",
         "the paper's ddim; dpmpp-2m (DPM-Solver++) or unipc, which need fewer steps; or dpmpp-2m-sde, which "
-        "adds noise and follows masks more closely",
+        "adds noise and can follow masks more closely",
     )
     steps: int | None = option(None, f"sampling steps; default: {steps_in_words()}", SAMPLING_STEPS)
     precision: Precision | None = option(

@@ -32,6 +32,8 @@ def test_every_sampler_has_a_default_number_of_steps() -> None:
 def test_a_sample_does_not_depend_on_its_batch(sampler: Sampler, prediction: Prediction) -> None:
     networks = small_networks()
     networks.prediction = prediction
+    for network in (networks.control, networks.encoder, networks.decoder):
+        network.double()  # random weights amplify the rounding of float32
     rng = torch.Generator().manual_seed(5)
     mask = (torch.rand((3, 1, 64, 64), generator=rng) > 0.5).float().repeat(1, 3, 1, 1)
     context, unconditional = torch.randn((2, 3, 5, 32), generator=rng).unbind()
@@ -54,9 +56,7 @@ def test_a_sample_does_not_depend_on_its_batch(sampler: Sampler, prediction: Pre
 
     together, alone = sample([0, 1, 2]), sample([1])
     assert together.isfinite().all()
-    # Multistep solvers also subtract predictions of neighbouring levels, which leaves fewer exact digits.
-    bound = 1e-5 if sampler == "ddim" else 1e-4
-    assert float((alone - together[1:2]).norm()) <= bound * float(alone.norm())
+    assert float((alone - together[1:2]).norm()) <= 1e-6 * float(alone.norm())
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
