@@ -29,11 +29,11 @@ from ..siamese_core.pairs.manifest import PairRecord, record_text
 from ..siamese_core.resume_check import READ_DIFFERENTLY
 from ..siamese_core.seeds import sample_seed
 from ..siamese_core.settings import recorded
-from .host.background import Background
 from .host.host_models import FILE, RUN_ID
 from .host.mask_tensors import image_arrays
 from .host.sheets import SHOWN_PAIRS, sheet_of, sheet_pixels
 from .sampler import Sampling
+from .sampling.background import Background
 
 _PREVIEW_SIDE = 512
 _INVERT = "mask_invert"

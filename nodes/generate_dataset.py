@@ -33,7 +33,6 @@ from .dataset_generator import (
     on_smaller_batch,
     settings_of,
 )
-from .host.background import chosen_frames
 from .host.folders import ROOTS_VARIABLE, output_path
 from .host.graph import graph_text, made_by, nodes_before, prompt_behind
 from .host.memory import is_out_of_memory
@@ -45,6 +44,7 @@ from .host.sheets import preview
 from .load_masks import EXAMPLES, mask_folder
 from .random_masks import TRANSFORM, RandomTransform
 from .sampler import Sampling, check_size, stranger_warnings
+from .sampling.background import chosen_frames
 from .sampling_inputs import background_inputs, foreground_inputs, network_inputs, sampling_inputs
 
 

@@ -20,7 +20,6 @@ from ..siamese_core.dataset_generation.background_frames import frame_of_pair
 from ..siamese_core.errors import UserError
 from ..siamese_core.method.background_blending import DEFAULT_BLEND
 from ..siamese_core.seeds import sample_seed, starting_noise
-from .host.background import Background, chosen_frames, frames_at, without_noise_of_its_own
 from .host.control import ControlError, empty_mask_warnings, refuse_dummy
 from .host.file_state import files_fingerprint, never_equal
 from .host.host_models import RUN_ID
@@ -29,7 +28,8 @@ from .host.notices import show, warn
 from .host.own_sampling import chosen_guidance, hints_in_words, own_sampling_of, size_warnings
 from .host.refusals import refusing
 from .host.schema import searchable
-from .host.step_noise import seeded_sampler
+from .sampling.background import Background, chosen_frames, frames_at, without_noise_of_its_own
+from .sampling.step_noise import seeded_sampler
 from .sampling_inputs import background_inputs, network_inputs, sampling_inputs
 
 StepCallback = Callable[[int, Tensor, Tensor, int], None]

@@ -157,7 +157,7 @@ def _toy_samples(name: str, seeds: list[int]) -> tuple[torch.Tensor, bool]:
 
     sigmas = comfy.samplers.KSampler(patcher, 12, torch.device("cpu"), name, "karras").sigmas
     noise = torch.cat([part("siamese_core.seeds").starting_noise(seed, 8, 8) for seed in seeds])
-    sampler = part("nodes.host.step_noise").seeded_sampler(name, noise, sigmas, seeds)
+    sampler = part("nodes.sampling.step_noise").seeded_sampler(name, noise, sigmas, seeds)
     samples = sampler.sampler_function(
         Model(),
         noise * sigmas[0],

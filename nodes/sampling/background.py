@@ -25,8 +25,8 @@ from ...siamese_core.method.background_blending import (
     generated_latents,
     over_frame,
 )
-from .folders import input_path, is_nameless
-from .mask_tensors import image_arrays
+from ..host.folders import input_path, is_nameless
+from ..host.mask_tensors import image_arrays
 
 BUNDLED_FRAMES = "(bundled frames)"
 

@@ -1,0 +1,1 @@
+"""Sampling with the host: noise of stochastic samplers, and generation into backgrounds."""
