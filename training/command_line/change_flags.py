@@ -10,7 +10,8 @@ from siamese_core.resume_check import ResumeError
 
 _CHANGEABLE: Mapping[str, Sequence[str]] = {
     "--change-steps": ("steps",),
-    # Not the kind of optimiser or of average, because checkpoints hold their state.
+    # Not the kind of optimiser or of average, because checkpoints hold their state; nor the decoder's rate,
+    # which decides which of these states exist.
     "--change-optimiser": (
         *("learning_rate", "hint_learning_rate", "rate_decay", "warmup", "weight_decay"),
         "mixed_precision",
@@ -24,7 +25,8 @@ def add_change_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--change-optimiser",
         action="store_true",
-        help="allow --resume with a different rate, decay, warm-up or precision, and record the change",
+        help="allow --resume with a different rate (except the decoder's), decay, warm-up or precision, and "
+        "record the change",
     )
 
 
