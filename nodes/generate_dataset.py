@@ -224,6 +224,7 @@ class GenerateDataset(io.ComfyNode):
         sampling = Sampling(
             model, control_net, positive, negative, vae, steps, guidance, sampler_name, scheduler, strength
         )
+        sampling.noise_levels(sampler_name)  # refuses before the folder holds a dataset of such settings
         store = open_store(str(root), Shard().name)
         begun_before = "nodes_before" in settings_of(store)
         if not begun_before:

@@ -175,7 +175,7 @@ class Sampling:
             kept = background.kept_latents(self.vae)
             # Outside the kept latents, sampling starts from pure noise, as without a background.
             latents, noise_mask = kept.restored_in(latents), kept.generated.float()
-        sigmas = self._noise_levels(sampler_name)
+        sigmas = self.noise_levels(sampler_name)
         samples = comfy.sample.sample_custom(
             self.model,
             noise,
@@ -192,7 +192,7 @@ class Sampling:
         images = self.vae.decode(samples)
         return samples, images if background is None else background.around(images)
 
-    def _noise_levels(self, sampler_name: str) -> Tensor:
+    def noise_levels(self, sampler_name: str) -> Tensor:
         """The noise levels from high to low that the host's KSampler takes with this sampler and scheduler.
 
         Raises ControlError if the scheduler cannot space so few steps.

@@ -222,7 +222,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("plan", type=Path, help="TOML file of variants")
     parser.add_argument("--pairs", type=Path, required=True, help="real training pairs")
     parser.add_argument(
-        "--test", nargs="+", default=[], metavar="[NAME=]DIR", help="real pairs that no variant is trained on"
+        "--test",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="real pairs that no variant is trained on",
     )
     parser.add_argument(
         "--base",

@@ -163,14 +163,27 @@ def parse(
     sets = parser.add_argument_group("data and networks to compare")
     sets.add_argument("--config", type=Path, help="TOML file of settings, networks and sets")
     sets.add_argument(
-        "--network", nargs="+", metavar="NAME", help=f"networks to train: {', '.join(NETWORKS)}"
+        "--network",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help=f"networks to train: {', '.join(NETWORKS)}",
     )
     sets.add_argument("--test", nargs="+", action="extend", metavar="[NAME=]DIR", help="test sets")
-    sets.add_argument("--real", nargs="+", metavar="DIR", help="real pairs; alone, they are the baseline")
-    sets.add_argument("--synthetic", nargs="+", metavar="DIR", help="synthetic pairs to add to the real ones")
+    sets.add_argument(
+        "--real", nargs="+", action="extend", metavar="DIR", help="real pairs; alone, they are the baseline"
+    )
+    sets.add_argument(
+        "--synthetic",
+        nargs="+",
+        action="extend",
+        metavar="DIR",
+        help="synthetic pairs to add to the real ones",
+    )
     sets.add_argument(
         "--times",
         nargs="+",
+        action="extend",
         type=float,
         metavar="X",
         help="synthetic pairs per real pair; one variant for each number",

@@ -26,7 +26,7 @@ _DUMMY_SIDE = 64  # side of the black mask that Load Image returns for a file wi
 
 
 class ControlError(UserError):
-    """A hint that does not fit the sampling; the message says what to change."""
+    """A hint or noise levels that do not fit the sampling; the message says what to change."""
 
 
 # Also raised inside ComfyUI's own sampling nodes, where `refusing` cannot hide the module's name.

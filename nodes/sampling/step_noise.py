@@ -41,7 +41,7 @@ def _drawn(noise: Tensor, sigmas: Tensor, seeds: Sequence[int]) -> Callable[[Any
     height, width = noise.shape[-2:]
     calls = count()
 
-    def draw(sigma: Any, next_sigma: Any) -> Tensor:
+    def draw(sigma: Any, sigma_next: Any) -> Tensor:
         step = next(calls)
         return torch.cat([step_noise(step, seed, height, width) for seed in seeds]).to(sigmas.device)
 

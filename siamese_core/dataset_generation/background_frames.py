@@ -20,11 +20,11 @@ from ..masks.mask_files import MASK_FOLDERS, first_subfolder, list_images, read_
 from ..masks.resizing import ResizeMode, Size, resize_image
 from ..pairs.captions import stem_key
 from ..pairs.image_files import ImageSurvey, read_image
-from ..pairs.pair_files import IMAGE_FOLDERS, PROMPT_FILE, mask_stem
+from ..pairs.pair_files import IMAGE_FOLDERS, PROMPT_FILE, mask_stem, masks_among
 from ..pairs.prompt_file import names_in_prompt_file
 from ..seeds import stream_seed
 
-_ANY_FOREGROUND = ForegroundRule(threshold=0)
+_ANY_FOREGROUND = ForegroundRule(threshold=0, source="brightness")
 
 
 class FrameError(UserError):
@@ -136,12 +136,11 @@ def find_frames(
     if not frames:
         raise FrameError(nothing_read(folder, "frames", "is empty"))
     by_stem = {stem_key(path.stem): path for path in frames}
-    for path in frames:
-        if (stem := mask_stem(path, {})) != stem_key(path.stem) and stem in by_stem:
-            raise FrameError(
-                f"'{path}' looks like the mask of the frame '{by_stem[stem].name}', and would be taken for a "
-                "frame itself; move it to a folder of its own."
-            )
+    for mask, frame in masks_among(frames).items():
+        raise FrameError(
+            f"'{mask}' looks like the mask of the frame '{frame.name}', and would be taken for a frame "
+            "itself; move it to a folder of its own."
+        )
     places = [folder, folder.parent] if folder.name in IMAGE_FOLDERS else [folder]
     masks: dict[Path, Path] = {}
     for place in filter(may_read, places):

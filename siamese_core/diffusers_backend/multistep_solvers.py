@@ -73,10 +73,11 @@ def multistep_sample(
     else:
         step_noise, timesteps = None, timesteps[:-1]  # the last step leads from the lowest level to itself
     for index, timestep in enumerate(timesteps):
+        # Drawn first: on a GPU its copy would otherwise wait for the network.
+        fresh = {} if step_noise is None else {"variance_noise": step_noise(index)}
         noise = predict_noise(latent, timestep)
         at = torch.full((1,), timestep, device=latent.device)
         output = training_target(latent, noise, at, prediction)
-        fresh = {} if step_noise is None else {"variance_noise": step_noise(index)}
         latent = scheduler.step(output, timestep, latent, **fresh).prev_sample
         if on_step is not None:
             on_step(index, latent)

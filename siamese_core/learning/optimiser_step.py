@@ -75,7 +75,8 @@ class Trainer:
             networks.decoder.requires_grad_(False)  # saves its gradients, too
         average = None
         if settings.ema_decay:
-            average = AveragedWeights(networks.trained_parameters(), settings.ema_decay)
+            trained = [one for one in networks.trained_parameters() if one.requires_grad]
+            average = AveragedWeights(trained, settings.ema_decay)
         scaler = torch.amp.GradScaler(engine.device.type) if precision == "fp16" else None
         optimizer = _optimizer(networks, settings)
         return cls(networks, optimizer, engine, precision, average, scaler)

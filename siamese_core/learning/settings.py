@@ -52,7 +52,7 @@ class OptimiserSettings:
     decoder_learning_rate: float | None = option(
         None,
         "learning rate of the decoder, if different; 0 leaves it as in the base, which may know more images "
-        "than the pairs show",
+        "than the pairs show (but rounded with weight precision bf16)",
         RATE_OR_NONE,
         added_later=True,
     )

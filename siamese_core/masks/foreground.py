@@ -38,6 +38,7 @@ _VOID_LABEL = 255
 _SHOWN_VALUES = 10
 _LOSSY_REACH = 40  # largest change of a colour channel by JPEG
 
+_OR_A_THRESHOLD = ", or set a threshold above 0."
 _OR_EVERY_ONE = ", or set the threshold to 0 to take every one but black."
 
 
@@ -86,6 +87,8 @@ def _by_colour(image: DecodedImage, colour: str) -> MaskReading:
 def _by_label(image: DecodedImage, label: int) -> MaskReading:
     if image.pixels.mode in ("P", "PA"):
         return MaskReading(np.asarray(image.pixels.getchannel(0)) == label)
+    if image.is_lossy:
+        raise _rounded("save it as PNG, or leave out the label.")
     values = None if image.has_deep_colour else _grey_values(image)
     if values is None:
         raise UnclearMask(
@@ -97,8 +100,8 @@ def _by_label(image: DecodedImage, label: int) -> MaskReading:
 
 
 def _by_value(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
-    if image.is_lossy and rule.source == "labels":
-        raise UnclearMask("is a JPEG, whose rounded values hold no labels; save it as PNG.")
+    if image.is_lossy and rule.takes_every_label:
+        raise _rounded(f"save it as PNG{_OR_A_THRESHOLD if rule.source == 'auto' else '.'}")
     if image.pixels.mode in ("P", "PA") and rule.source != "brightness":
         return _by_palette(image, rule)
     values = _grey_values(image)
@@ -180,7 +183,7 @@ def _by_palette(image: DecodedImage, rule: ForegroundRule) -> MaskReading:
     note = None
     if len(np.unique(colours, axis=0)) == 2 and is_bright[used].any() and not is_bright[used].all():
         mask = is_bright[indices]
-    elif np.array_equal(used, [0, 1]) and brightness[0] < brightness[1]:
+    elif np.array_equal(used, [0, 1]) and brightness[0] < brightness[1] and not is_bright[0]:
         mask = indices == 1
         note = "it holds only 0 and 1 and was read as black and white"
     elif rule.takes_every_label:
@@ -214,7 +217,7 @@ def _by_colours(pixels: NDArray[np.uint8], is_lossy: bool, rule: ForegroundRule)
         photo = looks_like_photograph(values, True) if is_lossy else looks_like_colour_photograph(pixels)
         if photo:
             raise _photograph(values)
-        flat = clustered_colours(pixels) if is_lossy else flat_colours(pixels)
+        flat = _with_thin_shapes(clustered_colours(pixels), pixels) if is_lossy else flat_colours(pixels)
         bright = int((flat.max(axis=-1) > rule.threshold).sum())
         if len(flat) > 2 or bright > 1 or (len(flat) == 2 and not bright):
             names = ", ".join(bytes(colour).hex() for colour in flat[:_SHOWN_VALUES])
@@ -230,6 +233,14 @@ def _by_colours(pixels: NDArray[np.uint8], is_lossy: bool, rule: ForegroundRule)
     if not mask.any():
         note = f"no value in it exceeds the threshold {rule.threshold}, so it was read as empty"
     return MaskReading(mask, note)
+
+
+def _with_thin_shapes(clusters: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A JPEG's only cluster with the colour of what is too thin to form another, such as lines on it."""
+    if len(clusters) != 1:
+        return clusters
+    apart = pixels[(np.abs(pixels.astype(np.int16) - clusters[0]) > _LOSSY_REACH).any(axis=-1)]
+    return np.vstack([clusters, np.median(apart, axis=0).astype(np.uint8)]) if len(apart) else clusters
 
 
 def _grey_values(image: DecodedImage) -> Values | None:
@@ -285,6 +296,10 @@ def _everywhere(rule: ForegroundRule) -> UnclearMask:
         f"is brighter than the threshold {rule.threshold} everywhere and yet differs from pixel to pixel; "
         f"{advice.RAISE_THRESHOLD}, or {advice.PICK_LABEL}"
     )
+
+
+def _rounded(mend: str) -> UnclearMask:
+    return UnclearMask(f"is a JPEG, whose rounded values hold no labels; {mend}")
 
 
 def _grey_classes(levels: Values, about: str) -> UnclearMask:

@@ -92,16 +92,28 @@ def _json_lines(
 
 
 def _csv(path: Path) -> Iterator[tuple[Any, Mapping[str, Any]]]:
-    for row in csv.DictReader(io.StringIO(read_text(path))):
+    text = read_text(path)
+    # Spreadsheets save with the delimiter of their locale.
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    for row in csv.DictReader(io.StringIO(text), delimiter=delimiter):
         yield row.get("file_name"), row
 
 
 def _coco(path: Path) -> Iterator[tuple[Any, Mapping[str, Any]]]:
     content = _parsed(path, read_text(path), 1)
-    images = content.get("images") if isinstance(content, dict) else None
-    for image in images if isinstance(images, list) else ():
-        if isinstance(image, dict):
-            yield image.get("file_name"), image
+    if not isinstance(content, dict):
+        return
+    images = list(_objects(content.get("images")))
+    names = {str(image.get("id")): image.get("file_name") for image in images}
+    # Of several prompts of an image the last one yielded counts: its own, else the first of its captions.
+    for annotation in reversed(list(_objects(content.get("annotations")))):
+        yield names.get(str(annotation.get("image_id"))), annotation
+    for image in images:
+        yield image.get("file_name"), image
+
+
+def _objects(entries: Any) -> Iterator[Mapping[str, Any]]:
+    yield from (entry for entry in (entries if isinstance(entries, list) else ()) if isinstance(entry, dict))
 
 
 _LISTS: Mapping[str, Callable[[Path], Iterator[tuple[Any, Mapping[str, Any]]]]] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ IMAGE_FOLDERS = ("images", "image")
 PROMPT_FILE = "prompt.json"
 
 MASK_SUFFIXES = ("_mask", "_segmentation")
+_NAMED_AS_MASK = re.compile(rf"(.+?)({'|'.join(MASK_SUFFIXES)}|_superpixels)(_\d+)?", re.IGNORECASE)
 _SHOWN_STEMS = 5
 
 
@@ -167,6 +169,29 @@ def mask_stem(mask: Path, image_by_stem: Mapping[str, Path]) -> str:
         if stem.lower().endswith(suffix):
             return stem[: -len(suffix)]
     return stem
+
+
+def masks_among(images: Sequence[Path]) -> dict[Path, Path]:
+    """The files of ``images`` that are named as the mask of another one, each with that image.
+
+    Some published sets keep both in one folder: ``a_mask.png``, ``a_mask_1.png`` or ``a_superpixels.png``
+    beside ``a.png``.
+    """
+    by_stem = {stem_key(path.stem): path for path in images}
+    named = ((path, _NAMED_AS_MASK.fullmatch(stem_key(path.stem))) for path in images)
+    return {path: by_stem[name[1]] for path, name in named if name is not None and name[1] in by_stem}
+
+
+def without_masks(images: Sequence[Path], tell: Tell) -> list[Path]:
+    """``images`` without those of :func:`masks_among`; ``tell`` is called with a note if there are any."""
+    masks = masks_among(images)
+    if masks:
+        mask, image = next(iter(masks.items()))
+        tell(
+            f"not read in '{mask.parent}': {counted(len(masks), 'file')} named as the mask of another, such "
+            f"as '{mask.name}' beside '{image.name}'; rename what is an image of its own"
+        )
+    return [path for path in images if path not in masks]
 
 
 def pairs_fingerprint(pairs: Sequence[Pair]) -> str:

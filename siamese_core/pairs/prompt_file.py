@@ -23,14 +23,15 @@ _BETWEEN_ENTRIES = re.compile(r"[\s,]*")
 def pairs_of_prompt_file(path: Path, default_prompt: str | None) -> list[Pair]:
     """The pairs of a prompt file; see :func:`~siamese_core.pairs.pair_files.find_pairs`.
 
-    Entries without a prompt get ``default_prompt``. Raises PairError, naming the line, for a malformed entry
-    or a missing file, and for an entry without a prompt when ``default_prompt`` is None.
+    Entries without a prompt, or with an empty one, get ``default_prompt``. Raises PairError, naming the
+    line, for a malformed entry or a missing file, and for an entry that lacks the key when
+    ``default_prompt`` is None.
     """
     pairs = read_prompt_file(path)
     for line, pair in pairs:
         if pair.prompt is None and default_prompt is None:
             raise PairError(f"Line {line} of '{path}' lacks the key 'prompt'; add it.")
-    return [pair if pair.prompt is not None else replace(pair, prompt=default_prompt) for _, pair in pairs]
+    return [replace(pair, prompt=pair.prompt or default_prompt or "") for _, pair in pairs]
 
 
 def read_prompt_file(path: Path) -> list[tuple[int, Pair]]:

@@ -286,6 +286,14 @@ def test_results_are_never_written_over(real: Path, synthetic: Path, tmp_path: P
     assert "not empty" in run(real, synthetic, tmp_path).refusal
 
 
+def test_masks_beside_their_images_are_not_counted_as_images(tmp_path: Path) -> None:
+    for name in ("benign (1)", "benign (1)_mask", "benign (2)"):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{name}.png")
+    notes: list[str] = []
+    assert find_images(tmp_path, notes.append).stems == ["benign (1)", "benign (2)"]
+    assert len(notes) == 1
+
+
 def test_images_are_matched_by_mask_whatever_their_variant(real: Path, synthetic: Path) -> None:
     sets = find_images(synthetic), find_images(real)
     matches = match_by_mask(*sets)

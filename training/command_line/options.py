@@ -44,6 +44,8 @@ def add_flags(parser: argparse._ActionsContainer, settings: type, prefix: str = 
         elif typing.get_origin(kind) is tuple:
             part = typing.get_args(kind)[0]
             options |= {"type": part, "nargs": "+", "metavar": part.__name__.upper()}
+            if kind == _TEXTS:
+                options["action"] = "extend"  # --synthetic A --synthetic B means both
         elif typing.get_origin(kind) is typing.Literal:
             options["choices"] = typing.get_args(kind)
         else:

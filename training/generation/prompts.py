@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from siamese_core.masks.folder_contents import Tell
-from siamese_core.masks.mask_files import first_subfolder
+from siamese_core.masks.mask_files import MASK_FOLDERS, first_subfolder
 from siamese_core.pairs.captions import read_captions, stem_key
 from siamese_core.pairs.pair_files import IMAGE_FOLDERS, MASK_SUFFIXES, PROMPT_FILE
 from siamese_core.pairs.prompt_file import read_prompt_file
@@ -66,6 +66,8 @@ def chosen_prompts(
     if given is not None:
         return Prompts([given] * len(masks), {}, seed)
     own = own_prompts(source, masks, tell)
+    if None in own and (unread := _list_above(source)):
+        tell(f"{unread}: its prompts are not read; --masks {unread.parent} takes them for all of its masks")
     shares = recorded_prompts(training)
     if None in own and not shares:
         raise OptionError(
@@ -86,7 +88,7 @@ def own_prompts(source: Path, masks: Sequence[Path], tell: Tell) -> list[str | N
         return [None] * len(masks)
     if (source / PROMPT_FILE).is_file():
         listed = {pair.mask.resolve(): pair.prompt for _, pair in read_prompt_file(source / PROMPT_FILE)}
-        return [listed.get(path.resolve()) for path in masks]
+        return [listed.get(path.resolve()) or None for path in masks]
     images = first_subfolder(source, IMAGE_FOLDERS) or source
     names = [_image_stems(path) for path in masks]
     captions = read_captions(source, images, [images / f"{stem}.png" for stems in names for stem in stems])
@@ -94,6 +96,13 @@ def own_prompts(source: Path, masks: Sequence[Path], tell: Tell) -> list[str | N
         tell(f"{source}: prompts come from {place}")
     found = ((captions.by_stem.get(stem_key(stem)) for stem in stems) for stems in names)
     return [next((prompt for prompt in prompts if prompt), None) for prompts in found]
+
+
+def _list_above(source: Path) -> Path | None:
+    """The prompt file of the pairs whose ``masks/``, or one file in it, is ``source``."""
+    folder = source if source.is_dir() else source.parent
+    file = folder.parent / PROMPT_FILE
+    return file if folder.name in MASK_FOLDERS and file.is_file() else None
 
 
 def _image_stems(mask: Path) -> list[str]:

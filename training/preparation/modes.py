@@ -19,6 +19,8 @@ from scipy.cluster.vq import kmeans2
 from siamese_core.errors import UserError
 from siamese_core.seeds import stream_seed
 
+from .splits import SPLIT_NAME
+
 ModeSource = Literal["name", "colour"]
 
 _THUMBNAIL = 64  # px
@@ -37,8 +39,11 @@ class ModeError(UserError):
 def modes_by_name(stems: Sequence[str]) -> list[str]:
     """The mode of each image: its stem without the number at the end, ``violet`` for ``violet_12``.
 
+    If every stem begins with its split, that is no part of the mode: ``violet`` for ``train_violet_12``.
     Raises ModeError when a name is only a number, and unless there are 2 to N / 2 modes of the N images.
     """
+    if all(SPLIT_NAME.match(stem) for stem in stems):
+        stems = [SPLIT_NAME.sub("", stem) for stem in stems]
     modes = [_NUMBER.sub("", stem).replace("_", " ") for stem in stems]
     if "" in modes:
         stem = stems[modes.index("")]

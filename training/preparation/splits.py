@@ -20,7 +20,8 @@ Ratio = tuple[int, int, int]
 
 SPLITS = ("train", "validation", "test")
 
-_SPLIT_NAME = re.compile(r"^(train|validation|val|test)_")
+SPLIT_NAME = re.compile(r"^(train|validation|val|test)_")
+"""The split at the beginning of a stem."""
 
 
 class SplitError(UserError):
@@ -88,7 +89,7 @@ def pooled_by_set(sets: Mapping[str, Sequence[Pair]]) -> list[Pair]:
     if len(sets) == 1:
         return [pair for pairs in sets.values() for pair in pairs]
     return [
-        replace(pair, stem=f"{re.sub('[_/]', '-', name)}-{_SPLIT_NAME.sub('', pair.stem)}")
+        replace(pair, stem=f"{re.sub('[_/]', '-', name)}-{SPLIT_NAME.sub('', pair.stem)}")
         for name, pairs in sets.items()
         for pair in pairs
     ]
@@ -109,7 +110,7 @@ def image_of(stem: str) -> str:
 
     A leading ``train_``, ``validation_`` or ``test_`` belongs to it: ``test_a1b2`` of ``test_a1b2_3``.
     """
-    split = _SPLIT_NAME.match(stem)
+    split = SPLIT_NAME.match(stem)
     start = split.end() if split else 0
     return stem[:start] + stem[start:].partition("_")[0]
 

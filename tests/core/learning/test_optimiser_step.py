@@ -78,6 +78,8 @@ def test_a_decoder_with_a_rate_of_zero_stays_as_it_is_and_the_control_learns(ave
 
     assert all(map(torch.equal, made.networks.decoder.parameters(), decoder))
     assert not all(map(torch.equal, made.networks.control.parameters(), control))
+    if made.average is not None:
+        assert len(made.average.averages) == len(control)
 
 
 def test_a_rate_of_zero_leaves_its_weights_as_they_are() -> None:

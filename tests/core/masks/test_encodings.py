@@ -250,6 +250,19 @@ ENCODINGS = {
     "photo": Encoding(".png", grey_of(photo), "refused", "photograph"),
     "grey photo": Encoding(".png", grey_of(lambda mask: photo(mask)[..., 0]), "refused", ""),
     "photo of jpg": Encoding(".jpg", grey_of(photo, quality=90), "refused", ""),
+    "palette red, green": Encoding(
+        ".png", palette({0: (200, 0, 0), 1: (0, 255, 0)}, 1, 0), "refused", "values 0, 1)"
+    ),
+    "label of jpg": Encoding(
+        ".jpg",
+        grey(255, quality=95),
+        "refused",
+        "save it as PNG, or leave out",
+        rule=ForegroundRule(label=255),
+    ),
+    "every label of jpg": Encoding(
+        ".jpg", grey(255, quality=95), "refused", "or set a threshold above 0", rule=EVERY_LABEL
+    ),
 }
 
 
@@ -278,3 +291,11 @@ def test_no_mask_is_read_wrong_in_silence(tmp_path: Path, name: str) -> None:
         if encoding.outcome != "told":
             assert wrong(mask, reading.mask) <= (0.02 * mask.size if encoding.outcome == "nearly" else 0)
         path.unlink()
+
+
+def test_a_bright_colour_too_thin_for_a_flat_area_counts_as_a_second_one(tmp_path: Path) -> None:
+    path, mask = tmp_path / "thin.jpg", np.zeros((64, 64), bool)
+    mask[20, 10:50] = True
+    coloured(RED, BLUE, quality=95)(path, mask)
+    with pytest.raises(MaskError, match="colours"):
+        read_mask(path)

@@ -12,6 +12,7 @@ from siamese_core.pairs.pair_files import (
     Pair,
     PairError,
     find_pairs,
+    without_masks,
 )
 from tests.support.datasets.pair_files import save_image, save_mask
 
@@ -152,9 +153,11 @@ def test_prompts_keep_letters_and_separators_of_unicode(tmp_path: Path) -> None:
     assert find_pairs(tmp_path)[0].prompt == "Größe\u2028息肉"
 
 
-def test_an_entry_without_a_prompt_takes_the_default(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prompt", [{}, {"prompt": ""}], ids=["none", "an empty one"])
+def test_an_entry_without_a_prompt_takes_the_default(tmp_path: Path, prompt: dict[str, str]) -> None:
     save_folders(tmp_path, ["a.png"], ["a.png"])
-    (tmp_path / "prompt.json").write_text(json_lines({"source": "masks/a.png", "target": "images/a.png"}))
+    entry_of_a = {"source": "masks/a.png", "target": "images/a.png"}
+    (tmp_path / "prompt.json").write_text(json_lines({**entry_of_a, **prompt}))
     assert find_pairs(tmp_path, default_prompt="a polyp")[0].prompt == "a polyp"
 
 
@@ -223,3 +226,12 @@ def test_a_prompt_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 
 # Images
+
+
+def test_masks_among_images_are_told_by_their_names() -> None:
+    names = ["a (1).png", "a (1)_mask.png", "a (1)_mask_1.png", "b.jpg", "b_superpixels.png", "c_mask.png"]
+    notes: list[str] = []
+    kept = without_masks([Path("flat", name) for name in names], notes.append)
+    assert [path.name for path in kept] == ["a (1).png", "b.jpg", "c_mask.png"]
+    assert len(notes) == 1
+    assert "3 files named as the mask of another, such as 'a (1)_mask.png' beside 'a (1).png'" in notes[0]

@@ -138,8 +138,23 @@ LISTS: dict[str, Callable[[Path], object]] = {
     "metadata.csv": lambda data: (data / "metadata.csv").write_text(
         "\r\n".join(["file_name,text", *(f"images/{stem}.png,a {stem}" for stem in STEMS)]), "utf-8-sig"
     ),
+    "metadata.csv of a spreadsheet": lambda data: (data / "metadata.csv").write_text(
+        "\r\n".join(["file_name;text", *(f"images/{stem}.png;a {stem}" for stem in STEMS)]), "utf-8-sig"
+    ),
     "annotations.json": lambda data: (data / "annotations.json").write_text(
         json.dumps({"images": [{"file_name": f"{stem}.png", "caption": f"a {stem}"} for stem in STEMS]})
+    ),
+    "annotations.json with captions": lambda data: (data / "annotations.json").write_text(
+        json.dumps(
+            {
+                "images": [{"id": 7 + k, "file_name": f"{stem}.png"} for k, stem in enumerate(STEMS)],
+                "annotations": [
+                    {"image_id": 7 + k, "caption": text}
+                    for k, stem in enumerate(STEMS)
+                    for text in (f"a {stem}", "another caption")
+                ],
+            }
+        )
     ),
     "manifest.jsonl": lambda data: (data / "manifest.jsonl").write_text(
         "\n".join(json.dumps({"stem": stem, "prompt": f"a {stem}"}) for stem in STEMS)

@@ -288,3 +288,15 @@ def test_a_list_of_others_than_texts_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("folders = ['a', 1]", "utf-8")
     with pytest.raises(OptionError, match="must be a string, or a list of strings"):
         parse(settings=Several, table=read_toml(tmp_path / "run.toml"))
+
+
+def test_a_list_of_texts_given_twice_holds_both_and_numbers_given_twice_the_last() -> None:
+    @dataclass(frozen=True)
+    class Lists:
+        folders: tuple[str, ...] = option((), "several")
+        widths: tuple[int, ...] = option((32, 64), "how wide")
+
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Lists)
+    words = ["--folders", "a", "--widths", "1", "2", "--folders", "b", "c", "--widths", "3"]
+    assert build(Lists, parser.parse_args(words), {}) == Lists(("a", "b", "c"), (3,))

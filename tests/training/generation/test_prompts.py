@@ -14,7 +14,7 @@ from siamese_core.weights.model_file import load_model, save_model
 from siamese_core.weights.training_record import draw_prompt
 from tests.support.commands import MODEL_PROMPT, Outcome, run_here
 from training import generate
-from training.generation.prompts import Prompts, own_prompts
+from training.generation.prompts import Prompts, chosen_prompts, own_prompts
 
 SHARES = {"bright nuclei": 0.5, "dark nuclei": 0.5}
 
@@ -115,3 +115,28 @@ def test_prompts_of_masks_are_found_by_the_names_of_their_images(tmp_path: Path)
     for stem in ("a", "b"):
         (tmp_path / "images" / f"{stem}.txt").write_text(f"polyp {stem}")
     assert own_prompts(tmp_path, masks, lambda note: None) == ["polyp a", "polyp b", None]
+
+
+@pytest.mark.parametrize("given", ["masks", "masks/b.png"])
+def test_prompts_that_lie_above_the_given_masks_are_told_of(masks: Path, given: str) -> None:
+    entry = {"source": "masks/b.png", "target": "masks/b.png", "prompt": "mitosis"}
+    (masks / "prompt.json").write_text(json.dumps(entry))
+    notes: list[str] = []
+    found = [masks / "masks" / "b.png"]
+    prompts = chosen_prompts(None, masks / given, found, Path("m"), {"prompt": "cells"}, 1, notes.append)
+    assert prompts.of(0, 0) == "cells"
+    assert notes == [
+        f"{masks / 'prompt.json'}: its prompts are not read; --masks {masks} takes them for all of its masks"
+    ]
+
+    notes.clear()
+    prompts = chosen_prompts(None, masks, found, Path("m"), {"prompt": "cells"}, 1, notes.append)
+    assert prompts.of(0, 0) == "mitosis"
+    assert notes == []
+
+
+def test_an_empty_prompt_is_none_of_a_masks_own(masks: Path) -> None:
+    (masks / "prompt.json").write_text(
+        json.dumps({"source": "masks/b.png", "target": "masks/b.png", "prompt": ""})
+    )
+    assert own_prompts(masks, [masks / "masks" / "b.png"], print) == [None]

@@ -25,7 +25,16 @@ def test_a_name_without_its_number_is_the_mode() -> None:
     assert modes_by_name(stems) == ["violet", "violet", "dark field", "dark field", "pale", "pale"]
 
 
-@pytest.mark.parametrize("stems", [["a_1", "a_2"], ["a", "b", "c"], ["12", "a_1"]])
+def test_the_split_that_every_name_begins_with_is_no_part_of_the_mode() -> None:
+    names = ["violet_1", "violet_2", "pale_3", "pale_4"]
+    stems = [f"{split}_{name}" for split, name in zip(("train", "train", "test", "val"), names, strict=True)]
+    assert modes_by_name(stems) == ["violet", "violet", "pale", "pale"]
+    assert modes_by_name([*names[:2], "test_1", "test_2"]) == ["violet", "violet", "test", "test"]
+
+
+@pytest.mark.parametrize(
+    "stems", [["a_1", "a_2"], ["a", "b", "c"], ["12", "a_1"], ["train_1", "train_2", "test_1", "test_2"]]
+)
 def test_names_that_tell_no_modes_are_refused(stems: list[str]) -> None:
     with pytest.raises(ModeError, match="--modes colour"):
         modes_by_name(stems)

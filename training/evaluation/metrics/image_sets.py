@@ -18,7 +18,14 @@ from siamese_core.masks.plausibility import MaskSurvey
 from siamese_core.pairs.image_files import ImageSurvey, read_image
 from siamese_core.pairs.manifest import MANIFEST
 from siamese_core.pairs.pair import PairError, as_pair_errors
-from siamese_core.pairs.pair_files import IMAGE_FOLDERS, PROMPT_FILE, Pair, find_pairs, load_pair
+from siamese_core.pairs.pair_files import (
+    IMAGE_FOLDERS,
+    PROMPT_FILE,
+    Pair,
+    find_pairs,
+    load_pair,
+    without_masks,
+)
 
 _VARIANT = re.compile(r"(.+)_\d+")
 
@@ -51,7 +58,7 @@ def find_images(source: Path, tell: Tell = lambda note: None) -> ImageSet:
         and first_subfolder(source, MASK_FOLDERS) is None
     ):
         folder = first_subfolder(source, IMAGE_FOLDERS) or source
-        images = tuple(list_images(folder))
+        images = tuple(without_masks(list_images(folder), tell))
         if not images:
             raise PairError(nothing_read(folder, "images", "holds no images"))
         for phrase in left_out(folder):
