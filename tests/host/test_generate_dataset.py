@@ -163,6 +163,7 @@ def test_other_settings_for_a_set_that_is_there_are_refused_by_name(host: Host) 
         ({"masks": "/etc"}, "lies outside of ComfyUI's input folder"),
         ({"masks": "not_there"}, "not_there"),
         ({"width": 100}, "both sides must be multiples of 64"),
+        ({"scheduler": "kl_optimal", "steps": 1}, "has no noise levels for steps=1"),
     ],
 )
 def test_what_leads_outside_or_cannot_be_is_refused(
