@@ -128,9 +128,21 @@ def _text_files(folder: Path) -> Iterator[tuple[str, str]]:
     for path in folder.iterdir():
         if path.suffix.lower() != ".txt" or not path.is_file() or path.stat().st_size > _MOST_BYTES:
             continue
-        text = " ".join(read_text(path).split())
-        if any(character.isalpha() for character in text):  # text without letters may be YOLO boxes
-            yield stem_key(path.stem), text
+        words = read_text(path).split()
+        if any(_has_letters(word) and not _is_number(word) for word in words):  # numbers may be YOLO boxes
+            yield stem_key(path.stem), " ".join(words)
+
+
+def _has_letters(word: str) -> bool:
+    return any(character.isalpha() for character in word)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _parsed(path: Path, text: str, line: int) -> Any:

@@ -180,9 +180,10 @@ def test_pairs_for_which_no_list_has_a_prompt_get_the_default(dataset: Path) -> 
     assert prompts == {**dict.fromkeys(STEMS, "a polyp"), "s1": "a flat polyp"}
 
 
-def test_boxes_in_text_files_are_no_prompts(dataset: Path) -> None:
+@pytest.mark.parametrize("boxes", ["0 0.5 0.5 0.1 0.2", "0.0e+00 5.0e-01 5.0e-01 1.0e-01 nan"])
+def test_boxes_in_text_files_are_no_prompts(dataset: Path, boxes: str) -> None:
     for stem in STEMS:
-        (dataset / "images" / f"{stem}.txt").write_text("0 0.5 0.5 0.1 0.2\n")
+        (dataset / "images" / f"{stem}.txt").write_text(f"{boxes}\n")
     assert found(dataset) == (dict.fromkeys(STEMS, ""), [])
 
 
