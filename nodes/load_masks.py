@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..siamese_core import shipped
 from ..siamese_core.errors import UserError
+from ..siamese_core.masks.folder_contents import left_out
 from ..siamese_core.masks.foreground_rule import ForegroundRule
 from ..siamese_core.masks.image_decoding import MaskError
 from ..siamese_core.masks.mask_files import discover_masks
@@ -161,11 +163,17 @@ class LoadMasks(io.ComfyNode):
                 )
             progress.update(1)
         survey.refuse_implausible(needs_foreground=False)
-        warnings = survey.notes()
+        warnings = [*unread_beside(files), *survey.notes()]
         warn(warnings)
         show(f"{len(masks)} of {total} masks, {_size(masks[0].shape)} pixels", warnings)
         names = "\n".join(path.stem for path in chosen)
         return io.NodeOutput(mask_batch(masks), names, total)
+
+
+def unread_beside(files: Sequence[Path]) -> list[str]:
+    """What lies in the folder of the mask ``files`` and may be meant as a mask, but is not read."""
+    folder = files[0].parent
+    return [f"not read in '{folder.name}': {phrase}" for phrase in left_out(folder)]
 
 
 def mask_folder(text: str) -> Path:

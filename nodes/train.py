@@ -18,6 +18,7 @@ from ..siamese_core.architecture import LATENT_STRIDE
 from ..siamese_core.errors import UserError
 from ..siamese_core.learning.recipes import Recipe, recipe_notes, with_recipe
 from ..siamese_core.learning.settings import BatchSettings, ExecutionSettings, OptimiserSettings, Precision
+from ..siamese_core.masks.folder_contents import Tell
 from ..siamese_core.masks.foreground_rule import ForegroundRule
 from ..siamese_core.pairs.pair_checks import check_pairs
 from ..siamese_core.pairs.pair_files import Pair, find_pairs
@@ -284,8 +285,9 @@ class TrainSiamese(io.ComfyNode):
         name = check_name(name)
         _check_precision(precision)
         with torch.inference_mode(False):
-            found = _find_pairs(pairs, settings.prompt)
-            notes = check_pairs(found, settings.rule, size=(side, side)).notes
+            unread: list[str] = []
+            found = _find_pairs(pairs, settings.prompt, unread.append)
+            notes = [*unread, *check_pairs(found, settings.rule, size=(side, side)).notes]
             base = read_base(model, clip, vae, control_net)
             better = recipe_notes(
                 recipe, learning_rate, base.architecture, is_trained=base.control is not None
@@ -306,12 +308,15 @@ class TrainSiamese(io.ComfyNode):
         return _outputs(cls, model, finished, path)
 
 
-def _find_pairs(pairs: str, prompt: str) -> list[Pair]:
-    """The pairs in the folder. Raises UserError for files outside the folders that a graph may read."""
+def _find_pairs(pairs: str, prompt: str, tell: Tell) -> list[Pair]:
+    """The pairs in the folder; ``tell`` is called with what in it is not read.
+
+    Raises UserError for files outside the folders that a graph may read.
+    """
     if not pairs.strip():
         raise UserError("There is no folder of pairs; give its name below ComfyUI's input folder.")
     folder = shipped.TRAIN if pairs.strip() == SAMPLE_PAIRS else input_path(pairs)
-    found = find_pairs(folder, default_prompt=prompt)
+    found = find_pairs(folder, default_prompt=prompt, tell=tell)
     for pair in found if folder != shipped.TRAIN else ():
         for path in (pair.image, pair.mask):  # a prompt.json is untrusted, too
             input_path(str(path.absolute()))

@@ -33,7 +33,7 @@ import argparse
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -70,7 +70,7 @@ from .preparation.dataset_statistics import PairFacts, SetFacts, facts_table, pa
 from .preparation.modes import ModeSource, modes_by_colour, modes_by_name
 from .preparation.near_duplicates import HASH_BITS, NEAR, near_duplicates, perceptual_hash
 from .preparation.splits import parse_ratio, pooled, split_by_count, split_by_ratio
-from .preparation.tiles import TileError, tiles
+from .preparation.tiles import TileError, image_of_tile, tiles
 from .preparation.varied_copies import copy_stem, original_of, varied_copies
 
 DEFAULT_RATIO = "3:1:1"
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.modes:
         dataset = replace(dataset, sets=with_modes(dataset.sets, settings))
     sets, division = divide(dataset, settings)
-    _check_copies(source, sets, settings)
+    _check_siblings(source, sets, settings, official=division["split"] == "official")
     told = ", ".join(f"{name} {value}" for name, value in division.items())
     print(f"{source}: {sum(map(len, sets.values()))} pairs, layout {dataset.layout}, {told}")
     notes = checked([pair for one in sets.values() for pair in one], settings.mask_rule).notes
@@ -339,19 +339,38 @@ def _check_settings(settings: PrepareSettings) -> None:
         raise OptionError("--keep-empty is about the tiles of --crop; give that too, or leave it out")
 
 
-def _check_copies(source: Path, sets: Sets, settings: PrepareSettings) -> None:
-    """Refuse to copy nothing, and to divide the copies of a pair between sets."""
+def _check_siblings(source: Path, sets: Sets, settings: PrepareSettings, *, official: bool) -> None:
+    """Refuse to copy nothing, and to divide copies of a pair, or tiles of an image, between sets.
+
+    Tiles that an ``official`` split divides are only told of.
+    """
     if settings.copies > 1 and not sets.get("train"):
         raise PrepareError(f"{source}: no training pairs for --copies; give --split 1:0:0, or leave it out")
+    for siblings, origin, mend in (
+        ("copies", original_of, "split the original data, then copy its training set"),
+        ("tiles", image_of_tile, "split the whole images, with --crop in the same command"),
+    ):
+        divided = _divided(sets, origin)
+        if divided is None:
+            continue
+        original, first, second = divided
+        if official and siblings == "tiles":
+            note(f"{source}: by its own split, tiles of '{original}' are in {first} and in {second}")
+            continue
+        raise PrepareError(
+            f"{source}: {siblings} of '{original}' would be in {first} and in {second}; {mend}"
+        )
+
+
+def _divided(sets: Sets, origin: Callable[[str], str | None]) -> tuple[str, str, str] | None:
+    """What several pairs stem from by ``origin`` of their stems, and two sets that they are in."""
     places: dict[str, str] = {}
     for name, pairs in sets.items():
         for pair in pairs:
-            original = original_of(pair.stem)
+            original = origin(pair.stem)
             if original and places.setdefault(original, name) != name:
-                raise PrepareError(
-                    f"{source}: copies of '{original}' would be in {places[original]} and in {name}; split "
-                    "the original data, then copy its training set"
-                )
+                return original, places[original], name
+    return None
 
 
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, PrepareSettings]:

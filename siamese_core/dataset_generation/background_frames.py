@@ -20,7 +20,7 @@ from ..masks.mask_files import MASK_FOLDERS, first_subfolder, list_images, read_
 from ..masks.resizing import ResizeMode, Size, resize_image
 from ..pairs.captions import stem_key
 from ..pairs.image_files import ImageSurvey, read_image
-from ..pairs.pair_files import IMAGE_FOLDERS, PROMPT_FILE, mask_stem, masks_among
+from ..pairs.pair_files import IMAGE_FOLDERS, PROMPT_FILE, files_by_stem, mask_stem, masks_among
 from ..pairs.prompt_file import names_in_prompt_file
 from ..seeds import stream_seed
 
@@ -127,7 +127,8 @@ def find_frames(
 
     A frame's own mask is in ``masks/`` or ``mask/`` or named by a ``prompt.json``, in the same folder or, for
     frames in ``images/``, in the parent folder. Paths for which ``may_read`` is False are ignored. Raises
-    FrameError when there is no frame, and for a frame that looks like the mask of another.
+    FrameError when there is no frame, and for a frame that looks like the mask of another; PairError for two
+    frames with the same stem.
     """
     if not source.is_dir():
         raise FrameError(f"The folder of frames '{source}' does not exist; check the path.")
@@ -135,7 +136,7 @@ def find_frames(
     frames = list_images(folder)
     if not frames:
         raise FrameError(nothing_read(folder, "frames", "is empty"))
-    by_stem = {stem_key(path.stem): path for path in frames}
+    by_stem = files_by_stem(folder, [(stem_key(path.stem), path) for path in frames])
     for mask, frame in masks_among(frames).items():
         raise FrameError(
             f"'{mask}' looks like the mask of the frame '{frame.name}', and would be taken for a frame "

@@ -101,8 +101,8 @@ def pairs_of_folders(
     image, when a file has no partner and when stems repeat.
     """
     left = [f"'{folder}': {phrase}" for folder in (images, masks) for phrase in left_out(folder)]
-    image_by_stem = _files_by_stem(images, [(stem_key(path.stem), path) for path in list_images(images)])
-    mask_by_stem = _files_by_stem(
+    image_by_stem = files_by_stem(images, [(stem_key(path.stem), path) for path in list_images(images)])
+    mask_by_stem = files_by_stem(
         masks, [(mask_stem(path, image_by_stem), path) for path in list_images(masks)]
     )
     without_mask = [stem for stem in image_by_stem if stem not in mask_by_stem]
@@ -183,7 +183,12 @@ def masks_among(images: Sequence[Path]) -> dict[Path, Path]:
 
 
 def without_masks(images: Sequence[Path], tell: Tell) -> list[Path]:
-    """``images`` without those of :func:`masks_among`; ``tell`` is called with a note if there are any."""
+    """``images``, all in one folder, without those of :func:`masks_among`; a note on these goes to ``tell``.
+
+    Raises PairError when two images have the same stem, since one of them may be the other's mask.
+    """
+    if images:
+        files_by_stem(images[0].parent, [(stem_key(path.stem), path) for path in images])
     masks = masks_among(images)
     if masks:
         mask, image = next(iter(masks.items()))
@@ -216,6 +221,15 @@ def _content_record(path: Path) -> tuple[int, str]:
 def _listed_pairs(path: Path, default_prompt: str | None, tell: Tell) -> list[Pair]:
     """The pairs of a prompt file; unlisted files beside their images are reported through ``tell``."""
     pairs = pairs_of_prompt_file(path, default_prompt)
+    folder = path.absolute().parent
+    elsewhere = [
+        file for pair in pairs for file in (pair.image, pair.mask) if not file.is_relative_to(folder)
+    ]
+    if 0 < len(elsewhere) < 2 * len(pairs):
+        tell(
+            f"{len(elsewhere)} of the {2 * len(pairs)} files that '{path}' names are not in its folder, such "
+            f"as '{elsewhere[0]}'; remove their entries if they are not meant"
+        )
     named: dict[Path, set[str]] = {}
     for pair in pairs:
         named.setdefault(pair.image.parent, set()).add(pair.image.name)
@@ -247,7 +261,11 @@ def _other_place(source: Path) -> str:
     return f"it holds {', and '.join(found)}" if found else "add one or the other"
 
 
-def _files_by_stem(folder: Path, files: list[tuple[str, Path]]) -> dict[str, Path]:
+def files_by_stem(folder: Path, files: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    """The ``files`` (stem, path) in ``folder`` by their stems.
+
+    Raises PairError when there are none, and when two of them have the same stem.
+    """
     if not files:
         raise PairError(nothing_read(folder, "images", "is empty"))
     by_stem: dict[str, Path] = {}

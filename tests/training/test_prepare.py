@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from siamese_core.masks.mask_files import read_mask
+from siamese_core.pairs.pair_copies import copy_pairs
 from siamese_core.pairs.pair_files import Pair, find_pairs, load_pair
 from tests.support.commands import Outcome, run_here, sigint_interrupts
 from tests.support.datasets.dataset_trees import (
@@ -164,6 +165,23 @@ def test_copies_of_a_pair_are_not_divided_between_sets(tmp_path: Path) -> None:
     assert "split the original data, then copy its training set" in outcome.refusal
     assert not (tmp_path / "again").exists()
     report_of(tmp_path / "sets/train", tmp_path / "whole", "--split", "1:0:0")
+
+
+def test_tiles_of_an_image_are_not_divided_between_sets_unless_by_the_datasets_own_split(
+    tmp_path: Path,
+) -> None:
+    tiles = ("--split", "1:0:0", "--crop", SIDE // 2, "--keep-empty")
+    report_of(plain(tmp_path / "source"), tmp_path / "sets", *tiles)
+    outcome = run(tmp_path / "sets/train", tmp_path / "again", "--split", "3:1:1")
+    assert "split the whole images, with --crop in the same command" in outcome.refusal
+    assert not (tmp_path / "again").exists()
+
+    own = tmp_path / "own"
+    for name, pairs in (("train", slice(None, None, 2)), ("test", slice(1, None, 2))):
+        copy_pairs(own / name, find_pairs(tmp_path / "sets/train")[pairs], None)
+    outcome = run(own, tmp_path / "kept")
+    assert outcome.status == 0, outcome.errors
+    assert "by its own split, tiles of" in outcome.output
 
 
 def test_copies_without_a_training_set_are_refused(tmp_path: Path) -> None:

@@ -149,6 +149,21 @@ def test_resume_does_only_what_is_missing(finished: Path, data: Path, tmp_path: 
     assert "2 of 6 runs to do" in more.output  # another seed and fewer variants are no other settings
 
 
+def test_images_are_compared_with_themselves_whatever_the_order_of_the_test_sets(
+    finished: Path, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(finished, output)
+    for file in (output / "runs").rglob("real/seed-*.json"):  # as if made with the sets the other way round
+        found = json.loads(file.read_text("utf-8"))
+        found["scores"] = {name: rows[::-1] for name, rows in reversed(found["scores"].items())}
+        file.write_text(json.dumps(found))
+    outcome = compare(data, output, "--times", 1, 2, "--synthetic-only", "--cases", 2, "--resume")
+    assert outcome.status == 0, outcome.errors
+    assert (output / "scores.csv").read_bytes() == (finished / "scores.csv").read_bytes()
+    assert read_results(output)["results"] == read_results(finished)["results"]
+
+
 def test_resume_with_other_settings_or_data_is_refused(finished: Path, data: Path, tmp_path: Path) -> None:
     refusal = compare(data, finished, "--times", 1, "--steps", 3, "--resume").refusal
     assert "steps was 2 and is now 3" in refusal

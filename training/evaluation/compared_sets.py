@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siamese_core.masks.foreground_rule import ForegroundRule
-from siamese_core.pairs.pair_files import find_pairs
+from siamese_core.pairs.pair_files import Pair, find_pairs
 
 from ..command_line.notes import note
 from ..command_line.options import OptionError
+from ..command_line.pair_checking import checked
 from ..rating.study_files import REAL
 from ..rating.study_results import StudyResults
 from ..segmentation.plan import check_names, named_folders
@@ -93,10 +94,10 @@ def find_sets(
     Raises PairError for unusable files, and OptionError when the judge has no masks to compare with.
     """
     notes: dict[str, list[str]] = {}
-    checked: dict[str, ImageSet] = {}
+    found: dict[str, ImageSet] = {}
     for name, folder in {REAL: compared.real, **compared.synthetic}.items():
         check = check_images(find_images(folder, note), rule, skip_corrupt=skip_corrupt)
-        checked[name] = check.images
+        found[name] = check.images
         is_plain = name == REAL or compared.is_single
         counted = f"{len(check.images)} {name} images" if is_plain else f"{name}: {len(check.images)} images"
         told = notes[name] = [f"{counted}, {_sizes(check.sizes)}."]
@@ -104,20 +105,26 @@ def find_sets(
         for text in check.notes:
             note(f"{folder}: {text}")
             told.append(f"{name}: {text}.")
-    pairs = [find_pairs(folder, default_prompt="", tell=note) if folder else [] for folder in (train, test)]
+    pairs = [_checked_pairs(folder, rule) if folder else [] for folder in (train, test)]
     if shared := same_image([pair.image for pair in pairs[0]], [pair.image for pair in pairs[1]]):
         raise OptionError(
             f"{shared[1]}: this image of --real-test is also in --segmenter-train, as {shared[0]}; the "
             "judge's score on real images would be too good: divide the data with training.prepare"
         )
-    real = checked.pop(REAL)
-    for name, images in checked.items():
+    real = found.pop(REAL)
+    for name, images in found.items():
         if train and images.pairs is None:
             raise OptionError(
                 f"{compared.synthetic[name]}: holds no masks, and mask adherence compares with them; give "
                 "pairs, or leave out --segmenter-train"
             )
-    return Found(compared, RealSets(real, *pairs), checked, notes)
+    return Found(compared, RealSets(real, *pairs), found, notes)
+
+
+def _checked_pairs(folder: Path, rule: ForegroundRule) -> list[Pair]:
+    pairs = find_pairs(folder, default_prompt="", tell=note)
+    checked(pairs, rule, place=folder)
+    return pairs
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> str:

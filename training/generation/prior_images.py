@@ -8,7 +8,7 @@ from typing import Any
 
 from siamese_core.masks.folder_contents import Tell
 from siamese_core.masks.mask_files import list_images
-from siamese_core.pairs.pair_files import PairError, find_pairs
+from siamese_core.pairs.pair_files import PairError, files_by_stem, find_pairs
 from siamese_core.weights.recorded_sampling import recorded_hint_weights
 
 from ..command_line.options import OptionError
@@ -45,7 +45,8 @@ def prior_images(
 
 
 def _of_stems(folder: Path, masks: Sequence[Path]) -> list[Path]:
-    by_stem = {path.stem: path for path in list_images(folder)}
+    images = list_images(folder)
+    by_stem = files_by_stem(folder, [(path.stem, path) for path in images]) if images else {}
     missing = [path.name for path in masks if path.stem not in by_stem]
     if missing:
         raise OptionError(

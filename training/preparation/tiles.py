@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from siamese_core.errors import UserError
+
+_TILE = re.compile(r"(.+)_y\d+_x\d+(?:_copy\d+)?")
 
 
 class TileError(UserError):
@@ -30,6 +33,12 @@ def tiles(
         for left in _starts(width, side):
             place = slice(top, top + side), slice(left, left + side)
             yield f"y{top}_x{left}", image[place], mask[place]
+
+
+def image_of_tile(stem: str) -> str | None:
+    """The stem of the image that ``stem`` is a tile, or a copy of a tile, of; None for another name."""
+    match = _TILE.fullmatch(stem)
+    return match and match[1]
 
 
 def _starts(length: int, side: int) -> list[int]:

@@ -146,7 +146,7 @@ class Benchmark:
             if not job.file.exists():
                 side = job.fit.resolution
                 self._run(job, reader(side, False), reader(side, True), device)
-            yield _read_outcome(job)
+            yield _read_outcome(job, self.sets[job.experiment].tests)
 
     def _jobs(self, experiment: Experiment, network: str, weights: str | None, output: Path) -> Iterator[Job]:
         sets = self.sets[experiment.name]
@@ -288,9 +288,16 @@ def _write_cases(
         Image.fromarray(grid(rows)).save(temporary)
 
 
-def _read_outcome(job: Job) -> Outcome:
+def _read_outcome(job: Job, tests: Mapping[str, HeldOutSet]) -> Outcome:
+    """The outcome in a finished job's file, with test sets and images in the order of ``tests``.
+
+    Runs are compared image by image, and a run made earlier may have had the same images in another order.
+    """
     found = json.loads(job.file.read_text("utf-8"))
-    scores: Scores = found["scores"]
+    scores: Scores = {}
+    for name, test in tests.items():
+        by_stem = {row["stem"]: row for row in found["scores"][name]}
+        scores[name] = [by_stem[pair.stem] for pair in test.pairs]
 
     def column(key: str) -> dict[str, list[Any]]:
         return {name: [row[key] for row in rows] for name, rows in scores.items()}

@@ -125,6 +125,9 @@ def test_a_mask_among_the_frames_is_not_taken_for_a_frame(tmp_path: Path) -> Non
     save_mask(tmp_path / "frame_2_mask.png", foreground=False)
     with pytest.raises(FrameError, match=r"frame_2_mask\.png' looks like the mask of the frame"):
         find_frames(tmp_path)
+    (tmp_path / "frame_2_mask.png").rename(tmp_path / "frame_2.bmp")
+    with pytest.raises(PairError, match=r"'frame_2\.bmp' and 'frame_2\.png' in .* both stand for 'frame_2'"):
+        find_frames(tmp_path)
 
 
 def test_folders_without_frames_are_refused(tmp_path: Path) -> None:

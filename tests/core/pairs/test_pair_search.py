@@ -100,6 +100,21 @@ def test_a_list_of_images_kept_elsewhere_is_a_choice_among_them(dataset: Path, t
     assert found(tmp_path / "split") == ({"s0": "x"}, [])
 
 
+def test_files_that_a_list_takes_from_elsewhere_are_told_if_others_lie_beside_it(dataset: Path) -> None:
+    lines = [{"source": f"masks/{stem}.png", "target": f"images/{stem}.png", "prompt": "x"} for stem in STEMS]
+    part = dataset / "part"
+    for stem in STEMS[:2]:
+        write(part / "images" / f"{stem}.png")
+        write(part / "masks" / f"{stem}.png")
+    (part / "prompt.json").write_text("\n".join(map(json.dumps, lines)))
+    pairs, told = found(part)
+    assert len(pairs) == 6
+    assert told[0] == (
+        f"8 of the 12 files that '{part / 'prompt.json'}' names are not in its folder, such as "
+        f"'{dataset / 'images/s2.png'}'; remove their entries if they are not meant"
+    )
+
+
 def test_folders_of_images_beside_those_that_are_read_are_named(dataset: Path) -> None:
     write(dataset / "test" / "images" / "t0.png")
     write(dataset / "test" / "masks" / "t0.png")
