@@ -95,6 +95,18 @@ def test_a_workflow_runs_as_it_is(host: Host, name: str, pairs: int) -> None:
                 assert np.array_equal(mask > 0, example(int(stem.removeprefix("example_"))))
 
 
+def test_files_beside_the_masks_that_are_not_read_are_told(host: Host) -> None:
+    folder = host.input_dir / "half"
+    folder.mkdir()
+    Image.fromarray(example(1).astype(np.uint8) * 255).save(folder / "a.png")
+    (folder / "b.webp").write_bytes(b"")
+    loaded = {"4": graphs.masks(folder="half"), "5": graphs.node("MaskToImage", mask=("4", 0))}
+    host.run({**loaded, "6": graphs.node("PreviewImage", images=("5", 0))})
+    told = host.text_on("4")
+    assert "not read in 'half': 1 WebP file (b.webp)" in told
+    assert "1 of 1 masks" in told
+
+
 def test_a_graph_with_the_earlier_bundled_model_runs_on_the_present_one_and_says_so(host: Host) -> None:
     earlier = {**graphs.model(), "4": graphs.masks(count=1), "5": graphs.sampler(("4", 0), steps=1)}
     earlier["1"]["inputs"]["checkpoint"] = "tiny-siamese.safetensors (bundled)"
