@@ -126,7 +126,7 @@ class ImageSurvey:
     def notes(self) -> list[str]:
         """Notes for the user, one line per observation. Raises PairError like :func:`read_image`."""
         turned = [self._turned_told(self._turned, "; masks have to be drawn on the upright image")]
-        return [line for line in (*turned, *self._scaled_told()) if line]
+        return [line for line in (*turned, *self._scaled_told(), self._scaled_unlike()) if line]
 
     def changes(self) -> list[str]:
         """Phrases on images that the first versions, which rotated TIFF only, read differently."""
@@ -139,9 +139,22 @@ class ImageSurvey:
         told = f"{len(turned)} of {self._count} images turned upright by their EXIF orientation"
         return f"{told} (first: {turned[0].name}){more}"
 
-    def _scaled_told(self) -> list[str]:
+    def _whites(self) -> dict[Path, int]:
         with as_pair_errors():
-            whites = {folder: folder_white(folder) for folder in self._deep}
+            return {folder: folder_white(folder) for folder in self._deep}
+
+    def _scaled_unlike(self) -> str:
+        whites = self._whites()
+        if len({*whites.values()}) < 2:
+            return ""
+        told = ", ".join(f"{white} in '{folder}'" for folder, white in whites.items())
+        return (
+            f"white is {told}: the same value becomes brighter where white is lower; if the folders belong "
+            "together, scale their images to 8 bits alike before"
+        )
+
+    def _scaled_told(self) -> list[str]:
+        whites = self._whites()
         return [
             f"{len(self._deep[folder])} of {self._count} images have up to {white.bit_length()} bits (first: "
             f"{self._deep[folder][0].name}): {white} is white in all of '{folder.name}'"

@@ -310,7 +310,11 @@ def test_a_manifest_says_which_mask_it_was_and_a_transformed_one_is_nobodys(
     shutil.copytree(synthetic, folder)
     stems = find_images(real).stems
     records = [
-        {"stem": stem, "mask_file": f"{stems[11 - i]}.png", "transform": {"flip": True} if i == 3 else None}
+        {
+            "stem": stem,
+            "mask_file": stems[11 - i] + (".png" if i else ""),  # Save Pairs records the stem
+            "transform": {"flip": True} if i == 3 else None,
+        }
         for i, stem in enumerate(find_images(folder).stems)
     ]
     (folder / "manifest.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")

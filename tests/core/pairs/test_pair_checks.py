@@ -79,6 +79,16 @@ def test_the_highest_value_of_the_folder_is_white_in_all_of_its_images(tmp_path:
     assert check.changes == check.notes
 
 
+def test_folders_with_different_whites_are_told(tmp_path: Path) -> None:
+    for name, value in (("train", 3000), ("test", 1500)):
+        pair_files(tmp_path / name, Image.fromarray(np.full(MASK.shape, value, np.uint16)), f"{name}.png")
+    pairs = [pair for name in ("train", "test") for pair in find_pairs(tmp_path / name, default_prompt="")]
+    check = check_pairs(pairs)
+    train, test = (tmp_path / name / "images" for name in ("train", "test"))
+    assert f"white is 4095 in '{train}', 2047 in '{test}'" in check.notes[-1]
+    assert len(check.changes) == 2
+
+
 @pytest.mark.parametrize(
     ("highest", "white"), [(200, 255), (256, 511), (1023, 1023), (16384, 32767), (65535, 65535)]
 )

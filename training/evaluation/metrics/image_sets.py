@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from siamese_core.json_lines import json_objects, text_in
-from siamese_core.masks.folder_contents import Tell, left_out, nothing_read
+from siamese_core.masks.folder_contents import IMAGE_EXTENSIONS, Tell, left_out, nothing_read
 from siamese_core.masks.foreground_rule import ForegroundRule
 from siamese_core.masks.mask_files import MASK_FOLDERS, first_subfolder, list_images
 from siamese_core.masks.plausibility import MaskSurvey
@@ -165,5 +165,10 @@ def _masks_in_manifest(root: Path) -> dict[str, str | None]:
         stem, mask = text_in(line.value, "stem"), text_in(line.value, "mask_file")
         if stem is None or mask is None:
             raise PairError(f"Line {line.number} of '{path}' is no line of a manifest; correct or remove it.")
-        masks[stem] = None if line.value.get("transform") else Path(mask).stem
+        masks[stem] = None if line.value.get("transform") else _without_suffix(mask)
     return masks
+
+
+def _without_suffix(name: str) -> str:
+    path = Path(name)
+    return path.stem if path.suffix.lower() in IMAGE_EXTENSIONS else path.name
