@@ -18,6 +18,8 @@ from torchvision.models import alexnet
 from tests.support.commands import Outcome, run_here
 from tests.support.phantoms.phantom import write_phantoms
 from training import evaluate
+from training.evaluation.measuring import prepared
+from training.evaluation.metrics.all_metrics import Results
 from training.evaluation.metrics.image_sets import find_images, groups_by_mask, match_by_mask
 
 SIDE = 64
@@ -320,3 +322,24 @@ def test_a_manifest_says_which_mask_it_was_and_a_transformed_one_is_nobodys(
     (folder / "manifest.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
     expected = [None if i == 3 else 11 - i for i in range(10)]
     assert match_by_mask(find_images(folder), find_images(real)) == expected
+
+
+def test_images_of_one_mask_belong_together_whether_or_not_the_mask_is_among_the_real_ones(
+    real: Path, synthetic: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pairs"
+    shutil.copytree(synthetic, folder)
+    records = [
+        {
+            "stem": stem,
+            "mask_file": f"elsewhere_{i // 3}.png",
+            "transform": {"flip": True} if i == 4 else None,
+        }
+        for i, stem in enumerate(find_images(folder).stems)
+    ]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    expected = [0, 0, 0, 3, 4, 3, 6, 6, 6, 9]
+    for other in (real, real / "images"):
+        measured = prepared(find_images(folder), find_images(other), Results(100, 0))
+        assert isinstance(measured.matching, str)
+        assert measured.groups is not None and measured.groups.tolist() == expected

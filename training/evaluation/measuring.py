@@ -13,7 +13,7 @@ from siamese_core.pairs.pair_files import Pair
 
 from ..command_line.stage_timing import timed
 from ..segmentation.judge import SegmenterSettings
-from ..statistics.intervals import Floats
+from ..statistics.intervals import Floats, Groups
 from .metrics.all_metrics import (
     Matching,
     Results,
@@ -66,13 +66,15 @@ class Instruments:
 class Measured:
     """The measurements of one synthetic set of S images.
 
-    ``matching`` may be the reason why images cannot be matched by mask. ``neighbours`` are by feature space;
-    ``dice`` (S,) is mask adherence, if measured.
+    ``matching`` may be the reason why images cannot be matched by mask. ``groups`` (S,) numbers the images by
+    their masks, or is None if none share one. ``neighbours`` are by feature space; ``dice`` (S,) is mask
+    adherence, if measured.
     """
 
     images: ImageSet
     results: Results
     matching: Matching | str
+    groups: Groups | None
     neighbours: dict[str, Neighbours] = field(default_factory=dict)
     projections: Sequence[Projection] = ()
     dice: Floats | None = None
@@ -85,7 +87,10 @@ class Measured:
 
 def prepared(images: ImageSet, real: ImageSet, results: Results) -> Measured:
     """A :class:`Measured` without measurements, in which ``images`` are matched with real ones by mask."""
-    return Measured(images, results, _matching(real, images))
+    matching = _matching(real, images)
+    matches = {} if isinstance(matching, str) else dict(matching.pairs)
+    by_mask = groups_by_mask(images, [matches.get(own) for own in range(len(images))])
+    return Measured(images, results, matching, same_mask(by_mask, len(images)))
 
 
 def measure_all(
@@ -147,7 +152,7 @@ def _measure_features(
         nearest = real_neighbours(of_real)
         for measured, own in zip(sets.values(), others, strict=True):
             results = measured.results
-            groups = same_mask(measured.matching, len(own))
+            groups = measured.groups
             if name != PIXELS:
                 measure_distances(results, name, of_real, own, groups)
                 measure_cosines(results, name, of_real, own, measured.matching)
@@ -175,9 +180,9 @@ def _measure_adherence(real: RealSets, sets: Mapping[str, Measured], tools: Inst
     )
     for label, measured in sets.items():
         if measured.images.pairs:
-            groups = same_mask(measured.matching, len(measured.images))
-            what = f"mask adherence, {label}"
-            measured.dice = measure_adherence(measured.results, judge, measured.images.pairs, groups, what)
+            measured.dice = measure_adherence(
+                measured.results, judge, measured.images.pairs, measured.groups, f"mask adherence, {label}"
+            )
 
 
 def _matching(real: ImageSet, synthetic: ImageSet) -> Matching | str:

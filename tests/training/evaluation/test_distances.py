@@ -17,7 +17,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from training.evaluation.metrics import distances
 from training.evaluation.metrics.adherence import adherence_ratio
-from training.evaluation.metrics.all_metrics import Matching, Results, measure_distances, same_mask
+from training.evaluation.metrics.all_metrics import Results, measure_distances, same_mask
 from training.evaluation.metrics.distances import TooFewImages, cmmd, fid, kid, precision_recall
 from training.evaluation.metrics.memorisation import distance_ratio, find_neighbours
 from training.evaluation.metrics.paired import cosines, sample_pairs
@@ -238,12 +238,10 @@ def test_images_that_share_a_mask_widen_the_intervals_of_all_that_is_said_of_the
         assert 1.2 < (grouped.high - grouped.low) / (alone.high - alone.low) < 3
 
 
-def test_the_masks_of_synthetic_images_are_those_of_the_matching() -> None:
-    matching = Matching([(0, 3), (1, 3), (4, 0)], [[0, 1]])
-    groups = same_mask(matching, 5)
+def test_images_of_one_mask_have_one_number_and_the_others_their_own() -> None:
+    groups = same_mask([[0, 1]], 5)
     assert groups is not None and groups.tolist() == [0, 0, 2, 3, 4]
-    assert same_mask(Matching([(0, 3)], []), 5) is None
-    assert same_mask("no masks", 5) is None
+    assert same_mask([], 5) is None
 
 
 def test_intervals_that_take_images_of_one_mask_for_independent_say_so() -> None:

@@ -65,16 +65,16 @@ class Matching:
     groups: Sequence[Sequence[int]]
 
 
-def same_mask(matching: Matching | str, images: int) -> Groups | None:
-    """The group number (by mask) of each synthetic image, (``images``,); None if no two share a mask.
+def same_mask(by_mask: Sequence[Sequence[int]], images: int) -> Groups | None:
+    """The group number of each synthetic image, (``images``,), from the groups ``by_mask``; None without any.
 
     Images without a known mask have a group of their own. Images of one mask resemble each other, so an
     interval that treats them as independent is too narrow.
     """
-    if isinstance(matching, str) or not matching.groups:
+    if not by_mask:
         return None
     groups = np.arange(images)
-    for group in matching.groups:
+    for group in by_mask:
         groups[list(group)] = group[0]
     return groups
 

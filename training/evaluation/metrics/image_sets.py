@@ -131,11 +131,17 @@ def match_by_mask(synthetic: ImageSet, real: ImageSet) -> list[int | None]:
 
 
 def groups_by_mask(synthetic: ImageSet, matches: Sequence[int | None]) -> list[list[int]]:
-    """Groups of indices of the synthetic images that share a mask, two or more each."""
-    groups: dict[int, list[int]] = {}
-    for i, match in enumerate(matches):
-        if match is not None:
-            groups.setdefault(match, []).append(i)
+    """Groups of indices of the synthetic images that share a mask, two or more each.
+
+    The mask is that of the real image they match or else, if they match none, the one that their manifest
+    records.
+    """
+    recorded = _masks_in_manifest(synthetic.root)
+    groups: dict[int | str, list[int]] = {}
+    for i, (stem, match) in enumerate(zip(synthetic.stems, matches, strict=True)):
+        mask = recorded.get(stem) if match is None else match
+        if mask is not None:
+            groups.setdefault(mask, []).append(i)
     return [group for group in groups.values() if len(group) > 1]
 
 
