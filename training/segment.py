@@ -192,7 +192,7 @@ def parse(
         "--synthetic-only", action="store_true", help="add a variant with synthetic pairs alone"
     )
     sets.add_argument(
-        "--train", nargs="+", action="extend", metavar="[NAME=]DIR[,DIR...]", help="training sets"
+        "--train", nargs="+", action="extend", metavar="[NAME=]DIR|NAME=DIR,DIR...", help="training sets"
     )
     parser.add_argument("--resume", action="store_true", help="resume in --output, keeping finished runs")
     add_flags(parser, SegmentSettings)

@@ -16,6 +16,7 @@ from training.segmentation.plan import (
     named_folders,
     synthetic_count,
     under,
+    variants_of_sets,
 )
 
 MADE_BY = (
@@ -71,3 +72,12 @@ def test_a_folder_whose_name_has_a_sign_is_one(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     assert named_folders(["guidance=3"]) == {"guidance=3": "guidance=3"}
     assert named_folders(["g=3"]) == {"g": "3"}
+
+
+def test_a_training_set_of_several_folders_needs_a_name() -> None:
+    with pytest.raises(PlanError, match=r"NAME=data/real,data/syn \(syn=data/real,data/syn continues"):
+        variants_of_sets(["data/real", "data/real,data/syn"])
+    assert [one.name for one in variants_of_sets(["data/real", "both=data/real,data/syn"])] == [
+        "real",
+        "both",
+    ]
