@@ -118,13 +118,16 @@ def named_folders(entries: Sequence[str]) -> dict[str, str]:
 
 
 def variants_of_sets(train: Sequence[str]) -> tuple[Variant, ...]:
-    """One variant for each ``NAME=DIR,DIR...`` or ``DIR``, in which all pairs count as real. Raises PlanError."""
+    """One variant for each ``NAME=DIR,DIR...`` or ``DIR``, in which all pairs count as real.
+
+    Raises PlanError for several folders without a name.
+    """
     for entry in train:
         if "=" not in entry and "," in entry and not Path(entry).exists():
             last = Path(entry).name
             raise PlanError(
-                f"{entry!r}: several folders need a name: NAME={entry} ({last}={entry} continues runs that were "
-                "begun without one)"
+                f"{entry!r}: several folders need a name: NAME={entry} ({last}={entry} continues runs that "
+                "were begun without one)"
             )
     return tuple(
         Variant(name, real=tuple(Path(part) for part in folders.split(",")))
