@@ -278,6 +278,17 @@ def test_a_judge_is_not_tested_on_what_it_was_trained_on(
     assert "is also in --segmenter-train" in run(real, synthetic, tmp_path / "out", *flags).refusal
 
 
+def test_a_judge_is_not_trained_on_masks_without_foreground(
+    real: Path, synthetic: Path, extractor: Path, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels"
+    shutil.copytree(real, labels)
+    for mask in (labels / "masks").iterdir():
+        Image.new("L", Image.open(mask).size).save(mask)
+    flags = ("--features", extractor, "--segmenter-train", labels)
+    assert "All masks are empty" in run(real / "images", synthetic, tmp_path / "out", *flags).refusal
+
+
 def test_adherence_needs_masks(real: Path, synthetic: Path, extractor: Path, tmp_path: Path) -> None:
     flags = ("--features", extractor, "--segmenter-train", real)
     assert "holds no masks" in run(real, synthetic / "images", tmp_path / "out", *flags).refusal
