@@ -308,7 +308,7 @@ class TrainSiamese(io.ComfyNode):
         return _outputs(cls, model, finished, path)
 
 
-def _find_pairs(pairs: str, prompt: str, tell: Tell) -> list[Pair]:
+def _find_pairs(pairs: str, prompt: str, tell: Tell = lambda note: None) -> list[Pair]:
     """The pairs in the folder; ``tell`` is called with what in it is not read.
 
     Raises UserError for files outside the folders that a graph may read.

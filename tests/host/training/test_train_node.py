@@ -87,6 +87,16 @@ def test_a_training_shows_itself_and_the_graph_samples_from_it(host: Host) -> No
     assert torch.equal(latent(host, "from_the_training"), latent(host, "from_the_file"))
 
 
+def test_what_is_not_read_is_told_and_a_graph_whose_pairs_stay_is_not_trained_again(host: Host) -> None:
+    shutil.copytree(PAIRS, host.input_dir / "kept_pairs")
+    (host.input_dir / "kept_pairs" / "images" / "more.webp").write_bytes(b"")
+    prompt = graphs.training(name="kept_pairs", pairs="kept_pairs", steps=1)
+    host.run(prompt, timeout=600)
+    assert "not read in" in host.text_on("30") and "1 WebP file (more.webp)" in host.text_on("30")
+    messages = dict(host.run(prompt)["status"]["messages"])
+    assert "30" in messages["execution_cached"]["nodes"]
+
+
 def test_a_cancelled_training_runs_nothing_after_it_and_resumes_to_the_bit(
     host: Host, unbroken: Path
 ) -> None:
