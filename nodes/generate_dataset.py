@@ -41,7 +41,7 @@ from .host.own_sampling import chosen_guidance, chosen_side, own_sampling_of, si
 from .host.refusals import refusing
 from .host.schema import searchable
 from .host.sheets import preview
-from .load_masks import EXAMPLES, mask_folder, unread_beside
+from .load_masks import EXAMPLES, mask_folder, unread_in
 from .random_masks import TRANSFORM, RandomTransform
 from .sampler import Sampling, check_size, stranger_warnings
 from .sampling.background import chosen_frames
@@ -216,7 +216,7 @@ class GenerateDataset(io.ComfyNode):
         warnings = [
             *stranger_warnings(model, control_net),
             *size_warnings(model, height, width),
-            *(unread_beside(files) if place.is_dir() else ()),
+            *unread_in(place, files),
             *source.notes,
             *(frames.notes if frames else ()),
         ]

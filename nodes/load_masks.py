@@ -137,7 +137,8 @@ class LoadMasks(io.ComfyNode):
     ) -> io.NodeOutput:
         if model is not None:
             height, width = chosen_side(model, height), chosen_side(model, width)
-        files = discover_masks(mask_folder(folder))
+        place = mask_folder(folder)
+        files = discover_masks(place)
         total = len(files)
         if start >= total or start + count > total:
             wanted = f"number {start}" if start >= total else f"{count} from number {start}"
@@ -163,15 +164,17 @@ class LoadMasks(io.ComfyNode):
                 )
             progress.update(1)
         survey.refuse_implausible(needs_foreground=False)
-        warnings = [*unread_beside(files), *survey.notes()]
+        warnings = [*unread_in(place, files), *survey.notes()]
         warn(warnings)
         show(f"{len(masks)} of {total} masks, {_size(masks[0].shape)} pixels", warnings)
         names = "\n".join(path.stem for path in chosen)
         return io.NodeOutput(mask_batch(masks), names, total)
 
 
-def unread_beside(files: Sequence[Path]) -> list[str]:
-    """What lies in the folder of the mask ``files`` and may be meant as a mask, but is not read."""
+def unread_in(place: Path, files: Sequence[Path]) -> list[str]:
+    """What lies beside the mask ``files`` found at ``place`` and may be meant as one, but is not read."""
+    if not place.is_dir():
+        return []  # one mask file was given, and those beside it are not meant
     folder = files[0].parent
     return [f"not read in '{folder.name}': {phrase}" for phrase in left_out(folder)]
 

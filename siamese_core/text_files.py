@@ -21,6 +21,11 @@ class TextError(UserError):
     """A file is not text; the message names the file and the fix."""
 
 
+def csv_delimiter(text: str) -> str:
+    """The delimiter in the first line of a CSV, which spreadsheets take from their locale."""
+    return max(",;\t", key=text.partition("\n")[0].count)
+
+
 def read_text(path: Path) -> str:
     """The text of ``path``, in UTF-8 or, with a byte order mark, UTF-16 or UTF-32.
 

@@ -51,12 +51,11 @@ from siamese_core.learning.checkpoints import TrainedState
 from siamese_core.learning.step_loop import LoopSettings, Report
 from siamese_core.learning.training_run import TrainingRun
 from siamese_core.masks.folder_contents import left_out
-from siamese_core.masks.mask_files import list_images
 from siamese_core.masks.resizing import resize_image
 from siamese_core.method.ddim import to_uint8
 from siamese_core.pairs.captions import read_captions
 from siamese_core.pairs.image_files import ImageSurvey, read_image
-from siamese_core.pairs.pair_files import find_pairs, without_masks
+from siamese_core.pairs.pair_files import find_pairs, images_without_masks
 from siamese_core.resume_check import IMAGE_PROMPTS_KEY, INIT_WEIGHTS_KEY
 from siamese_core.settings import COUNT, SEED, SIDE, Range, option, recorded
 from siamese_core.stop_requests import Interrupted
@@ -300,7 +299,7 @@ def _find_images(source: Path, prompt: str) -> tuple[list[Path], list[str]]:
     folder = next((source / name for name in ("images", "image") if (source / name).is_dir()), source)
     if not folder.is_dir():
         raise OptionError(f"{folder}: no such folder of images")
-    paths = without_masks(list_images(folder), note)
+    paths = images_without_masks(folder, note)
     if not paths:
         others = "".join(f", but {phrase}" for phrase in left_out(folder))
         raise OptionError(f"{folder}: no image files (png, jpg, bmp, tif) in it{others}")

@@ -346,20 +346,25 @@ def _check_siblings(source: Path, sets: Sets, settings: PrepareSettings, *, offi
     """
     if settings.copies > 1 and not sets.get("train"):
         raise PrepareError(f"{source}: no training pairs for --copies; give --split 1:0:0, or leave it out")
-    for siblings, origin, mend in (
-        ("copies", original_of, "split the original data, then copy its training set"),
-        ("tiles", image_of_tile, "split the whole images, with --crop in the same command"),
-    ):
-        divided = _divided(sets, origin)
-        if divided is None:
-            continue
+    if divided := _divided(sets, original_of):
         original, first, second = divided
-        if official and siblings == "tiles":
-            note(f"{source}: by its own split, tiles of '{original}' are in {first} and in {second}")
-            continue
         raise PrepareError(
-            f"{source}: {siblings} of '{original}' would be in {first} and in {second}; {mend}"
+            f"{source}: copies of '{original}' would be in {first} and in {second}; split the original data, "
+            "then copy its training set"
         )
+    if divided := _divided(sets, _tiled_image):
+        image, first, second = divided
+        if not official:
+            raise PrepareError(
+                f"{source}: tiles of '{image}' would be in {first} and in {second}; split the whole images, "
+                "with --crop in the same command, or make train/ and test/ yourself"
+            )
+        note(f"{source}: by its own split, tiles of '{image}' are in {first} and in {second}")
+
+
+def _tiled_image(stem: str) -> str | None:
+    """The stem of the image that ``stem`` is a tile, or a copy of a tile, of."""
+    return image_of_tile(original_of(stem) or stem)
 
 
 def _divided(sets: Sets, origin: Callable[[str], str | None]) -> tuple[str, str, str] | None:

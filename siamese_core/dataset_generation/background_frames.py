@@ -18,9 +18,8 @@ from ..masks.folder_contents import nothing_read
 from ..masks.foreground_rule import ForegroundRule
 from ..masks.mask_files import MASK_FOLDERS, first_subfolder, list_images, read_mask
 from ..masks.resizing import ResizeMode, Size, resize_image
-from ..pairs.captions import stem_key
 from ..pairs.image_files import ImageSurvey, read_image
-from ..pairs.pair_files import IMAGE_FOLDERS, PROMPT_FILE, files_by_stem, mask_stem, masks_among
+from ..pairs.pair_files import IMAGE_FOLDERS, PROMPT_FILE, images_by_stem, mask_stem, masks_among
 from ..pairs.prompt_file import names_in_prompt_file
 from ..seeds import stream_seed
 
@@ -133,15 +132,15 @@ def find_frames(
     if not source.is_dir():
         raise FrameError(f"The folder of frames '{source}' does not exist; check the path.")
     folder = frame_folder(source)
-    frames = list_images(folder)
-    if not frames:
+    by_stem = images_by_stem(folder)
+    if not by_stem:
         raise FrameError(nothing_read(folder, "frames", "is empty"))
-    by_stem = files_by_stem(folder, [(stem_key(path.stem), path) for path in frames])
-    for mask, frame in masks_among(frames).items():
+    for mask, frame in masks_among(by_stem).items():
         raise FrameError(
             f"'{mask}' looks like the mask of the frame '{frame.name}', and would be taken for a frame "
             "itself; move it to a folder of its own."
         )
+    frames = list(by_stem.values())
     places = [folder, folder.parent] if folder.name in IMAGE_FOLDERS else [folder]
     masks: dict[Path, Path] = {}
     for place in filter(may_read, places):

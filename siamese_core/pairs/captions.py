@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..json_lines import parse_json
-from ..text_files import read_text
+from ..text_files import csv_delimiter, read_text
 
 CAPTION_KEYS = ("prompt", "text", "caption")
 """Names of columns that hold prompts; Hugging Face's image folders use "text"."""
@@ -93,9 +93,7 @@ def _json_lines(
 
 def _csv(path: Path) -> Iterator[tuple[Any, Mapping[str, Any]]]:
     text = read_text(path)
-    # Spreadsheets save with the delimiter of their locale.
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    for row in csv.DictReader(io.StringIO(text), delimiter=delimiter):
+    for row in csv.DictReader(io.StringIO(text), delimiter=csv_delimiter(text)):
         yield row.get("file_name"), row
 
 
@@ -104,7 +102,7 @@ def _coco(path: Path) -> Iterator[tuple[Any, Mapping[str, Any]]]:
     if not isinstance(content, dict):
         return
     images = list(_objects(content.get("images")))
-    names = {str(image.get("id")): image.get("file_name") for image in images}
+    names = {str(image["id"]): image.get("file_name") for image in images if "id" in image}
     # Of several prompts of an image the last one yielded counts: its own, else the first of its captions.
     for annotation in reversed(list(_objects(content.get("annotations")))):
         yield names.get(str(annotation.get("image_id"))), annotation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,12 +127,13 @@ class ImageSurvey:
     def notes(self) -> list[str]:
         """Notes for the user, one line per observation. Raises PairError like :func:`read_image`."""
         turned = [self._turned_told(self._turned, "; masks have to be drawn on the upright image")]
-        return [line for line in (*turned, *self._scaled_told(), self._scaled_unlike()) if line]
+        whites = self._whites()
+        return [line for line in (*turned, *self._scaled_told(whites), _unlike(whites)) if line]
 
     def changes(self) -> list[str]:
         """Phrases on images that the first versions, which rotated TIFF only, read differently."""
         others = [path for path in self._turned if path.suffix.lower() not in (".tif", ".tiff")]
-        return [line for line in (self._turned_told(others), *self._scaled_told()) if line]
+        return [line for line in (self._turned_told(others), *self._scaled_told(self._whites())) if line]
 
     def _turned_told(self, turned: list[Path], more: str = "") -> str:
         if not turned:
@@ -143,24 +145,24 @@ class ImageSurvey:
         with as_pair_errors():
             return {folder: folder_white(folder) for folder in self._deep}
 
-    def _scaled_unlike(self) -> str:
-        whites = self._whites()
-        if len({*whites.values()}) < 2:
-            return ""
-        told = ", ".join(f"{white} in '{folder}'" for folder, white in whites.items())
-        return (
-            f"white is {told}: the same value becomes brighter where white is lower; if the folders belong "
-            "together, scale their images to 8 bits alike before"
-        )
-
-    def _scaled_told(self) -> list[str]:
-        whites = self._whites()
+    def _scaled_told(self, whites: Mapping[Path, int]) -> list[str]:
         return [
             f"{len(self._deep[folder])} of {self._count} images have up to {white.bit_length()} bits (first: "
             f"{self._deep[folder][0].name}): {white} is white in all of '{folder.name}'"
             for folder, white in whites.items()
             if white not in (255, 65535)
         ]
+
+
+def _unlike(whites: Mapping[Path, int]) -> str:
+    """A note on folders with different ``whites``, or "" if there is one white at most."""
+    if len({*whites.values()}) < 2:
+        return ""
+    told = ", ".join(f"{white} in '{folder}'" for folder, white in whites.items())
+    return (
+        f"white is {told}: the same value becomes brighter where white is lower; if the folders belong "
+        "together, scale their images to 8 bits alike before"
+    )
 
 
 def _eight_bit_grey(image: DecodedImage) -> Image.Image:

@@ -101,8 +101,8 @@ def pairs_of_folders(
     image, when a file has no partner and when stems repeat.
     """
     left = [f"'{folder}': {phrase}" for folder in (images, masks) for phrase in left_out(folder)]
-    image_by_stem = files_by_stem(images, [(stem_key(path.stem), path) for path in list_images(images)])
-    mask_by_stem = files_by_stem(
+    image_by_stem = _files_by_stem(images, [(stem_key(path.stem), path) for path in list_images(images)])
+    mask_by_stem = _files_by_stem(
         masks, [(mask_stem(path, image_by_stem), path) for path in list_images(masks)]
     )
     without_mask = [stem for stem in image_by_stem if stem not in mask_by_stem]
@@ -171,32 +171,39 @@ def mask_stem(mask: Path, image_by_stem: Mapping[str, Path]) -> str:
     return stem
 
 
-def masks_among(images: Sequence[Path]) -> dict[Path, Path]:
-    """The files of ``images`` that are named as the mask of another one, each with that image.
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """The image files directly in ``folder`` by :func:`stem_key`, in natural order.
+
+    Raises PairError when two of them have the same stem, since one may be the other's mask.
+    """
+    images = [(stem_key(path.stem), path) for path in list_images(folder)]
+    return _files_by_stem(folder, images) if images else {}
+
+
+def masks_among(images: Mapping[str, Path]) -> dict[Path, Path]:
+    """The files of ``images`` (by stem) that are named as the mask of another one, each with that image.
 
     Some published sets keep both in one folder: ``a_mask.png``, ``a_mask_1.png`` or ``a_superpixels.png``
     beside ``a.png``.
     """
-    by_stem = {stem_key(path.stem): path for path in images}
-    named = ((path, _NAMED_AS_MASK.fullmatch(stem_key(path.stem))) for path in images)
-    return {path: by_stem[name[1]] for path, name in named if name is not None and name[1] in by_stem}
+    named = ((path, _NAMED_AS_MASK.fullmatch(stem)) for stem, path in images.items())
+    return {path: images[name[1]] for path, name in named if name is not None and name[1] in images}
 
 
-def without_masks(images: Sequence[Path], tell: Tell) -> list[Path]:
-    """``images``, all in one folder, without those of :func:`masks_among`; a note on these goes to ``tell``.
+def images_without_masks(folder: Path, tell: Tell) -> list[Path]:
+    """The image files directly in ``folder`` but those of :func:`masks_among`, of which ``tell`` gets a note.
 
-    Raises PairError when two images have the same stem, since one of them may be the other's mask.
+    Raises PairError like :func:`images_by_stem`.
     """
-    if images:
-        files_by_stem(images[0].parent, [(stem_key(path.stem), path) for path in images])
+    images = images_by_stem(folder)
     masks = masks_among(images)
     if masks:
         mask, image = next(iter(masks.items()))
         tell(
-            f"not read in '{mask.parent}': {counted(len(masks), 'file')} named as the mask of another, such "
+            f"not read in '{folder}': {counted(len(masks), 'file')} named as the mask of another, such "
             f"as '{mask.name}' beside '{image.name}'; rename what is an image of its own"
         )
-    return [path for path in images if path not in masks]
+    return [path for path in images.values() if path not in masks]
 
 
 def pairs_fingerprint(pairs: Sequence[Pair]) -> str:
@@ -261,11 +268,7 @@ def _other_place(source: Path) -> str:
     return f"it holds {', and '.join(found)}" if found else "add one or the other"
 
 
-def files_by_stem(folder: Path, files: Sequence[tuple[str, Path]]) -> dict[str, Path]:
-    """The ``files`` (stem, path) in ``folder`` by their stems.
-
-    Raises PairError when there are none, and when two of them have the same stem.
-    """
+def _files_by_stem(folder: Path, files: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     if not files:
         raise PairError(nothing_read(folder, "images", "is empty"))
     by_stem: dict[str, Path] = {}

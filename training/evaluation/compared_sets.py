@@ -105,7 +105,7 @@ def find_sets(
         for text in check.notes:
             note(f"{folder}: {text}")
             told.append(f"{name}: {text}.")
-    pairs = [_checked_pairs(folder, rule) if folder else [] for folder in (train, test)]
+    pairs = [_judges_pairs(folder, compared.real, rule) if folder else [] for folder in (train, test)]
     if shared := same_image([pair.image for pair in pairs[0]], [pair.image for pair in pairs[1]]):
         raise OptionError(
             f"{shared[1]}: this image of --real-test is also in --segmenter-train, as {shared[0]}; the "
@@ -121,9 +121,11 @@ def find_sets(
     return Found(compared, RealSets(real, *pairs), found, notes)
 
 
-def _checked_pairs(folder: Path, rule: ForegroundRule) -> list[Pair]:
+def _judges_pairs(folder: Path, real: Path, rule: ForegroundRule) -> list[Pair]:
+    """The pairs in ``folder``, checked unless they are those of ``real``, which are checked already."""
     pairs = find_pairs(folder, default_prompt="", tell=note)
-    checked(pairs, rule, place=folder)
+    if folder.resolve() != real.resolve():
+        checked(pairs, rule, place=folder)
     return pairs
 
 

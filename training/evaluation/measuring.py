@@ -88,8 +88,8 @@ class Measured:
 def prepared(images: ImageSet, real: ImageSet, results: Results) -> Measured:
     """A :class:`Measured` without measurements, in which ``images`` are matched with real ones by mask."""
     matching = _matching(real, images)
-    matches = {} if isinstance(matching, str) else dict(matching.pairs)
-    by_mask = groups_by_mask(images, [matches.get(own) for own in range(len(images))])
+    unmatched = [None] * len(images)
+    by_mask = groups_by_mask(images, unmatched) if isinstance(matching, str) else matching.groups
     return Measured(images, results, matching, same_mask(by_mask, len(images)))
 
 

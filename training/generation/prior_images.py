@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from siamese_core.masks.folder_contents import Tell
-from siamese_core.masks.mask_files import list_images
-from siamese_core.pairs.pair_files import PairError, files_by_stem, find_pairs
+from siamese_core.pairs.captions import stem_key
+from siamese_core.pairs.pair_files import PairError, find_pairs, images_by_stem
 from siamese_core.weights.recorded_sampling import recorded_hint_weights
 
 from ..command_line.options import OptionError
@@ -45,15 +45,14 @@ def prior_images(
 
 
 def _of_stems(folder: Path, masks: Sequence[Path]) -> list[Path]:
-    images = list_images(folder)
-    by_stem = files_by_stem(folder, [(path.stem, path) for path in images]) if images else {}
-    missing = [path.name for path in masks if path.stem not in by_stem]
+    by_stem = images_by_stem(folder)
+    missing = [path.name for path in masks if stem_key(path.stem) not in by_stem]
     if missing:
         raise OptionError(
             f"{folder}: no image with the stem of {missing[0]} ({len(missing)} of {len(masks)} masks have "
             "none); leave out --images to sample with the masks alone"
         )
-    return [by_stem[path.stem] for path in masks]
+    return [by_stem[stem_key(path.stem)] for path in masks]
 
 
 def _of_pairs(source: Path, masks: Sequence[Path]) -> list[Path]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from siamese_core.errors import UserError
 
-_TILE = re.compile(r"(.+)_y\d+_x\d+(?:_copy\d+)?")
+_TILE = re.compile(r"(.+)_y\d+_x\d+")
 
 
 class TileError(UserError):
@@ -36,7 +36,7 @@ def tiles(
 
 
 def image_of_tile(stem: str) -> str | None:
-    """The stem of the image that ``stem`` is a tile, or a copy of a tile, of; None for another name."""
+    """The stem of the image that ``stem`` is a tile of; None if it is not named like one."""
     match = _TILE.fullmatch(stem)
     return match and match[1]
 

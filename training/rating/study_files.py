@@ -14,6 +14,7 @@ import numpy as np
 
 from siamese_core.errors import UserError
 from siamese_core.files import write_text_atomic
+from siamese_core.text_files import csv_delimiter
 
 from .scores import HIGHEST, LOWEST, Ratings
 
@@ -22,7 +23,6 @@ REAL = "real"
 
 _LONGEST_NAME = 40
 _SHOWN_ITEMS = 5
-_DELIMITERS = ",;\t"  # a spreadsheet may have saved the file again with the delimiter of its locale
 
 
 class RatingError(UserError):
@@ -176,9 +176,8 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise RatingError(f"{path}: is not UTF-8 text; give the file as the page saved it") from error
     except OSError as error:
         raise RatingError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    header_line = text.partition("\n")[0]
-    delimiter = max(_DELIMITERS, key=header_line.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    # A spreadsheet may have saved the page's file again.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=csv_delimiter(text))
     header = [name.strip() for name in next(reader, [])]
     lacking = [name for name in COLUMNS if name not in header]
     if lacking:

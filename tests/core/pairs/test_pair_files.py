@@ -12,7 +12,7 @@ from siamese_core.pairs.pair_files import (
     Pair,
     PairError,
     find_pairs,
-    without_masks,
+    images_without_masks,
 )
 from tests.support.datasets.pair_files import save_image, save_mask
 
@@ -228,10 +228,12 @@ def test_a_prompt_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 # Images
 
 
-def test_masks_among_images_are_told_by_their_names() -> None:
+def test_masks_among_images_are_told_by_their_names(tmp_path: Path) -> None:
     names = ["a (1).png", "a (1)_mask.png", "a (1)_mask_1.png", "b.jpg", "b_superpixels.png", "c_mask.png"]
     notes: list[str] = []
-    kept = without_masks([Path("flat", name) for name in names], notes.append)
+    for name in names:
+        (tmp_path / name).touch()
+    kept = images_without_masks(tmp_path, notes.append)
     assert [path.name for path in kept] == ["a (1).png", "b.jpg", "c_mask.png"]
     assert len(notes) == 1
     assert "3 files named as the mask of another, such as 'a (1)_mask.png' beside 'a (1).png'" in notes[0]

@@ -162,11 +162,17 @@ LISTS: dict[str, Callable[[Path], object]] = {
     "annotations.json with captions": lambda data: (data / "annotations.json").write_text(
         json.dumps(
             {
-                "images": [{"id": 7 + k, "file_name": f"{stem}.png"} for k, stem in enumerate(STEMS)],
+                "images": [
+                    *({"id": 7 + k, "file_name": f"{stem}.png"} for k, stem in enumerate(STEMS)),
+                    {"file_name": "s0.png"},
+                ],
                 "annotations": [
-                    {"image_id": 7 + k, "caption": text}
-                    for k, stem in enumerate(STEMS)
-                    for text in (f"a {stem}", "another caption")
+                    {"caption": "of no image"},
+                    *(
+                        {"image_id": 7 + k, "caption": text}
+                        for k, stem in enumerate(STEMS)
+                        for text in (f"a {stem}", "another caption")
+                    ),
                 ],
             }
         )

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from siamese_core.json_lines import json_objects, text_in
 from siamese_core.masks.folder_contents import IMAGE_EXTENSIONS, Tell, left_out, nothing_read
 from siamese_core.masks.foreground_rule import ForegroundRule
-from siamese_core.masks.mask_files import MASK_FOLDERS, first_subfolder, list_images
+from siamese_core.masks.mask_files import MASK_FOLDERS, first_subfolder
 from siamese_core.masks.plausibility import MaskSurvey
 from siamese_core.pairs.image_files import ImageSurvey, read_image
 from siamese_core.pairs.manifest import MANIFEST
@@ -23,8 +24,8 @@ from siamese_core.pairs.pair_files import (
     PROMPT_FILE,
     Pair,
     find_pairs,
+    images_without_masks,
     load_pair,
-    without_masks,
 )
 
 _VARIANT = re.compile(r"(.+)_\d+")
@@ -42,6 +43,14 @@ class ImageSet:
     def stems(self) -> list[str]:
         return [path.stem for path in self.images]
 
+    @cached_property
+    def recorded_masks(self) -> dict[str, str | None]:
+        """The mask's stem by pair stem, None for a transformed mask; {} without masks or a manifest.
+
+        Raises PairError for a manifest that cannot be read.
+        """
+        return {} if self.pairs is None else _masks_in_manifest(self.root)
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -58,7 +67,7 @@ def find_images(source: Path, tell: Tell = lambda note: None) -> ImageSet:
         and first_subfolder(source, MASK_FOLDERS) is None
     ):
         folder = first_subfolder(source, IMAGE_FOLDERS) or source
-        images = tuple(without_masks(list_images(folder), tell))
+        images = tuple(images_without_masks(folder, tell))
         if not images:
             raise PairError(nothing_read(folder, "images", "holds no images"))
         for phrase in left_out(folder):
@@ -126,8 +135,7 @@ def match_by_mask(synthetic: ImageSet, real: ImageSet) -> list[int | None]:
     for i, pair in enumerate(_pairs(real)):
         index.setdefault(pair.mask.stem, i)
         index.setdefault(pair.stem, i)
-    recorded = _masks_in_manifest(synthetic.root)
-    return [_index_of(pair.stem, recorded, index) for pair in _pairs(synthetic)]
+    return [_index_of(pair.stem, synthetic.recorded_masks, index) for pair in _pairs(synthetic)]
 
 
 def groups_by_mask(synthetic: ImageSet, matches: Sequence[int | None]) -> list[list[int]]:
@@ -136,10 +144,9 @@ def groups_by_mask(synthetic: ImageSet, matches: Sequence[int | None]) -> list[l
     The mask is that of the real image they match or else, if they match none, the one that their manifest
     records.
     """
-    recorded = _masks_in_manifest(synthetic.root)
     groups: dict[int | str, list[int]] = {}
     for i, (stem, match) in enumerate(zip(synthetic.stems, matches, strict=True)):
-        mask = recorded.get(stem) if match is None else match
+        mask = synthetic.recorded_masks.get(stem) if match is None else match
         if mask is not None:
             groups.setdefault(mask, []).append(i)
     return [group for group in groups.values() if len(group) > 1]
@@ -162,7 +169,6 @@ def _index_of(stem: str, recorded: dict[str, str | None], index: dict[str, int])
 
 
 def _masks_in_manifest(root: Path) -> dict[str, str | None]:
-    """The mask's stem by pair stem, None for a transformed mask; {} without a manifest."""
     path = root / MANIFEST
     if not path.is_file():
         return {}
