@@ -28,7 +28,7 @@ SMALL: dict[str, str] = {
     "--vae-widths 32 32 32 32 --vae-batch-size 2 --vae-crop 32 --unet-batch-size 2",
     "train": f"--steps 2 --resolution {SIDE} --batch-size 2 --sample-every 0",
     "generate": "--steps 2 --batch-size 2",
-    "segment": f"--steps 2 --batch-size 2 --resolution {SIDE} --seeds 2 --network small-unet",
+    "segment": f"--steps 2 --batch-size 2 --resolution {SIDE} --seeds 2",
     "evaluate": f"--bootstrap 100 --segmenter-steps 2 --segmenter-resolution {SIDE}",
     "select": f"--steps 2 --batch-size 2 --resolution {SIDE} --neighbours 1 --min-dice 0 --max-distance 1000",
 }
@@ -91,6 +91,8 @@ def run(block: Block, words: list[str]) -> None:
     module, arguments = words[2], words[3:]
     name = module.removeprefix("training.") if module != "training" else arguments.pop(0)
     small = SMALL.get(name, "").split()
+    if name == "segment" and "--network" not in arguments:
+        small += ["--network", "small-unet"]
     if "--then-real" in arguments:
         small += ["--then-real", "1"]  # of two --steps
     command = importlib.import_module(f"training.{name.replace('-', '_')}").main

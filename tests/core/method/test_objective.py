@@ -185,8 +185,9 @@ def test_loss_and_gradients_equal_those_of_one_large_graph(
         assert difference <= 1e-5 * float(grad.norm()) + 1e-8 * largest, name
 
 
-def test_several_samples_of_a_pair_give_what_as_many_pairs_would(networks: SiameseNetworks) -> None:
-    several = make_batch((10, 900, 200, 400))
+def test_several_samples_of_a_pair_give_what_as_many_pairs_would() -> None:
+    networks = small_networks(DENSE, torch.float64)
+    several = make_batch((10, 900, 200, 400), dtype=torch.float64)
     several = replace(several, mask_hint=several.mask_hint[:2], image_hint=several.image_hint[:2])
     repeated = {
         name: getattr(several, name).repeat_interleave(2, dim=0) for name in ("mask_hint", "image_hint")

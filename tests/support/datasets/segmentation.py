@@ -23,14 +23,16 @@ def write_sets(root: Path) -> Path:
 
 
 def compare(data: Path, output: Path, *more: object) -> Outcome:
-    """Run the command on the four sets in two steps; later flags win."""
+    """Run the command on the four sets in two steps; later flags win, but networks and sets add up."""
     sets = ("--real", data / "real", "--synthetic", data / "synthetic", "--test", data / "near", data / "far")
-    return run_here(segment.main, *sets, *short(output), *more)
+    return run_here(segment.main, *sets, *short(output, *more))
 
 
-def short(output: Path) -> tuple[object, ...]:
+def short(output: Path, *more: object) -> tuple[object, ...]:
+    """Settings of seconds, then ``more``; of a small U-Net unless ``more`` names networks."""
+    network = () if "--network" in more else ("--network", "small-unet")
     numbers = ("--steps", 2, "--batch-size", 2, "--resolution", SIDE, "--seeds", 2, "--threads", 1)
-    return ("--network", "small-unet", "--output", output, *numbers)
+    return (*network, "--output", output, *numbers, *more)
 
 
 def compared(data: Path, output: Path, *more: object) -> dict[str, Any]:
