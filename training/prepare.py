@@ -190,7 +190,10 @@ def with_modes(sets: Sets, settings: PrepareSettings) -> Sets:
         images = (read_image(pair.image) for pair in progress)
         modes = modes_by_colour(images, settings.mode_count, settings.seed)
     else:
-        modes = modes_by_name([pair.stem for pair in pairs])
+        images_of_pairs = [_image(pair.stem) for pair in pairs]
+        names = [*dict.fromkeys(images_of_pairs)]
+        mode_of = dict(zip(names, modes_by_name(names), strict=True))
+        modes = [mode_of[name] for name in images_of_pairs]
     told = iter(modes)
     return {
         name: [replace(pair, prompt=f"{pair.prompt}, {next(told)}") for pair in part]
@@ -365,6 +368,11 @@ def _check_siblings(source: Path, sets: Sets, settings: PrepareSettings, *, offi
 def _tiled_image(stem: str) -> str | None:
     """The stem of the image that ``stem`` is a tile, or a copy of a tile, of."""
     return image_of_tile(original_of(stem) or stem)
+
+
+def _image(stem: str) -> str:
+    """The stem of the image that ``stem`` is, or is a tile or a copy of."""
+    return _tiled_image(stem) or original_of(stem) or stem
 
 
 def _divided(sets: Sets, origin: Callable[[str], str | None]) -> tuple[str, str, str] | None:

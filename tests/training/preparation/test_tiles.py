@@ -91,6 +91,22 @@ def test_the_kind_of_image_ends_its_prompt(
             assert pair.prompt == f"cells, {dark if pair.stem.startswith('dark') else pale}"
 
 
+def test_position_and_copy_are_no_part_of_the_kind_that_a_name_tells(source: Path) -> None:
+    """A set cut into tiles and copied, as an earlier run wrote it, is prepared again for its kinds."""
+    copied = run(source, "--crop", 32, "--keep-empty", "--split", "1:0:0", "--copies", 2)
+    assert copied.status == 0, copied.errors
+    first = source.parent / "sets"
+    first.rename(source.parent / "copied")
+    outcome = run(source.parent / "copied", "--split", "1:0:0", "--prompt", "cells", "--modes", "name")
+    assert outcome.status == 0, outcome.errors
+    pairs = find_pairs(first / "train")
+    assert any("_copy" in pair.stem for pair in pairs) and all("_y" in pair.stem for pair in pairs)
+    assert {(pair.stem.partition("_")[0], pair.prompt) for pair in pairs} == {
+        ("dark", "cells, dark"),
+        ("pale", "cells, pale"),
+    }
+
+
 @pytest.mark.parametrize(
     ("flags", "refusal"),
     [
