@@ -25,7 +25,7 @@ from ..siamese_core.pairs.pair_files import Pair, find_pairs
 from ..siamese_core.weights.model_file import ModelFile, load_model, save_model
 from ..siamese_core.weights.recorded_sampling import own_sampling
 from .host.control import build_control
-from .host.file_state import FileState, files_fingerprint
+from .host.file_state import FileState, files_fingerprint, never_equal
 from .host.folders import ROOTS_VARIABLE, input_path, output_path
 from .host.host_models import FILE, OWN_SAMPLING, apply_decoder
 from .host.notices import show, warn
@@ -160,8 +160,8 @@ class TrainSiamese(io.ComfyNode):
                     "if_exists",
                     options=list(get_args(IfExists)),
                     default="resume",
-                    tooltip="If a run with that name exists: resume it, replace it with a new one, or "
-                    "refuse.",
+                    tooltip="If a run with that name exists: resume it, replace it with a new one unless its "
+                    "settings and data are the same, or refuse.",
                 ),
                 io.Combo.Input(
                     "files",
@@ -220,9 +220,13 @@ class TrainSiamese(io.ComfyNode):
         return searchable(schema, ("train", "fine-tune", "controlnet"), rare)
 
     @classmethod
-    def fingerprint_inputs(cls, pairs: str | None = None, prompt: str | None = None, **_: object) -> str:
+    def fingerprint_inputs(
+        cls, pairs: str | None = None, prompt: str | None = None, **_: object
+    ) -> str | float:
+        if pairs is None:  # it comes from another node; the host does not pass linked values here
+            return never_equal()
         try:
-            found = _find_pairs(pairs or "", prompt or "")
+            found = _find_pairs(pairs, prompt or "")
             files = files_fingerprint(path for pair in found for path in (pair.image, pair.mask))
         except (UserError, OSError) as error:
             return f"unreadable: {error}"

@@ -90,6 +90,9 @@ def check_name(name: str) -> str:
 def find_place(folder: Path, record: Mapping[str, Any], if_exists: IfExists) -> RunPlace:
     """Decide, without changing ``folder``, whether to start, resume or replace a run there.
 
+    With "new", a run of the same ``record`` is resumed, too: training it again would give the same model, and
+    a graph that was stopped is queued again as it is.
+
     Raises RunFolderError or ResumeError when ``folder`` holds something that may be neither resumed nor
     replaced.
     """
@@ -101,12 +104,12 @@ def find_place(folder: Path, record: Mapping[str, Any], if_exists: IfExists) -> 
         raise RunFolderError(
             f"'{folder}' holds a training already; give another name, or set if_exists to resume or new."
         )
-    if if_exists == "new":
-        return RunPlace(folder, resume=False, replaced=_ids_in(folder))
     facts = {key: value for key, value in found.items() if key != "run_id"}
     try:
         check_record(folder, facts, record, what="training")
     except ResumeError as error:
+        if if_exists == "new":
+            return RunPlace(folder, resume=False, replaced=_ids_in(folder))
         if not error.differences:
             raise
         raise RunFolderError(_other_settings(folder.name, error.differences)) from error

@@ -91,3 +91,15 @@ def test_an_equal_record_is_resumed(part: Callable[[str], ModuleType], tmp_path:
     run_folder = part("nodes.training.run_folder")
     (tmp_path / "run.json").write_text(json.dumps({"run_id": "1", **BEGUN}), "utf-8")
     assert run_folder.find_place(tmp_path, BEGUN, "resume").resume
+
+
+def test_a_new_training_replaces_another_one_but_resumes_an_equal_one(
+    part: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    """A graph that was stopped is queued again as it is, with if_exists still set to new."""
+    run_folder = part("nodes.training.run_folder")
+    (tmp_path / "run.json").write_text(json.dumps({"run_id": "1", **BEGUN}), "utf-8")
+    again = run_folder.find_place(tmp_path, BEGUN, "new")
+    assert (again.resume, again.replaced) == (True, ())
+    other = run_folder.find_place(tmp_path, {**BEGUN, "steps": 200}, "new")
+    assert (other.resume, other.replaced) == (False, ("1",))

@@ -212,6 +212,9 @@ class TestRefusals:
 
         host.run(graphs.training(name="taken", steps=2, if_exists="new"), timeout=600)
         assert run.read_text("utf-8") != before
+        other = run.read_text("utf-8")
+        host.run(graphs.training(name="taken", steps=2, if_exists="new", preview_cfg=2.0), timeout=600)
+        assert run.read_text("utf-8") == other
         assert load_model(host.models_dir / "controlnet" / "taken.safetensors").training["step"] == 2
 
 
