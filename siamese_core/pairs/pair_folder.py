@@ -65,14 +65,13 @@ def add_pairs(
             continue
         mine.add(stem.casefold())
         chosen.append(replace(pair, record=replace(pair.record, stem=stem)))
-    stems = [pair.record.stem for pair in chosen]
-    if if_exists == "overwrite":
-        writer.forget(stems)
     for pair in chosen:
         if on_pair is not None:
             on_pair()
+        if if_exists == "overwrite":  # one by one: what a stop leaves as it was stays listed
+            writer.forget([pair.record.stem])
         writer.write(pair.record, pair.image, pair.mask, text)
-    return stems
+    return [pair.record.stem for pair in chosen]
 
 
 def _refuse_strangers(root: Path, stems: Collection[str]) -> None:

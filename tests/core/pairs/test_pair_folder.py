@@ -85,6 +85,26 @@ def test_stopping_between_two_pairs_keeps_the_finished_ones(tmp_path: Path) -> N
     assert len(find_pairs(tmp_path)) == 1
 
 
+def test_stopping_while_overwriting_keeps_the_old_pairs_listed(tmp_path: Path) -> None:
+    names = ("a", "b", "c")
+    add_pairs(tmp_path, [new_pair(name, 1) for name in names])
+    calls = iter([None, None, KeyboardInterrupt()])
+
+    def on_pair() -> None:
+        if error := next(calls):
+            raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        add_pairs(tmp_path, [new_pair(name, 2) for name in names], "overwrite", on_pair=on_pair)
+    assert values(tmp_path) == {"a": 2, "b": 2, "c": 1}
+    assert sorted(listed(tmp_path)) == ["a", "b", "c"]
+    assert len(find_pairs(tmp_path)) == 3
+
+    add_pairs(tmp_path, [new_pair(name, 3) for name in names], "overwrite")
+    assert values(tmp_path) == {"a": 3, "b": 3, "c": 3}
+    assert sorted(listed(tmp_path)) == ["a", "b", "c"]
+
+
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="is a file"):
