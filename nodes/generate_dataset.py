@@ -43,8 +43,9 @@ from .host.schema import searchable
 from .host.sheets import preview
 from .load_masks import EXAMPLES, mask_folder, unread_in
 from .random_masks import TRANSFORM, RandomTransform
-from .sampler import Sampling, check_size, stranger_warnings
+from .sampler import Sampling, check_size, network_warnings
 from .sampling.background import chosen_frames
+from .sampling.conditioning import require_common
 from .sampling_inputs import background_inputs, foreground_inputs, network_inputs, sampling_inputs
 
 
@@ -214,7 +215,7 @@ class GenerateDataset(io.ComfyNode):
         source = MaskSource(files, use, per_mask, transform.seed if transform else seed, _on_mask)
         frames = chosen_frames(background, background_folder)
         warnings = [
-            *stranger_warnings(model, control_net),
+            *network_warnings(model, control_net),
             *size_warnings(model, height, width),
             *unread_in(place, files),
             *source.notes,
@@ -225,13 +226,16 @@ class GenerateDataset(io.ComfyNode):
         sampling = Sampling(
             model, control_net, positive, negative, vae, steps, guidance, sampler_name, scheduler, strength
         )
-        sampling.noise_levels(sampler_name)  # refuses before the folder holds a dataset of such settings
+        # Refused before the folder holds a dataset of such settings.
+        sampling.noise_levels(sampler_name)
+        require_common((positive, negative))
         store = open_store(str(root), Shard().name)
-        begun_before = "nodes_before" in settings_of(store)
+        begun = settings_of(store)
+        begun_before = "nodes_before" in begun
         if not begun_before:
             prompt = prompt or prompt_behind(cls.hidden, "positive")
         facts = facts_of(sampling, use)
-        nodes = made_by(cls.hidden, known=[facts["checkpoint"]])
+        nodes = made_by(cls.hidden, [facts["checkpoint"]], begun.get("nodes"))
         generator = DatasetGenerator(
             source, sampling, seed, prompt, facts, graph_text(cls.hidden), nodes, frames, blend
         )

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from ..siamese_core import shipped
 from ..siamese_core.errors import UserError
 from ..siamese_core.masks.folder_contents import left_out
-from ..siamese_core.masks.foreground_rule import ForegroundRule
+from ..siamese_core.masks.foreground_rule import PLAIN_MASKS, ForegroundRule
 from ..siamese_core.masks.image_decoding import MaskError
 from ..siamese_core.masks.mask_files import discover_masks
 from ..siamese_core.masks.plausibility import MaskSurvey
 from ..siamese_core.masks.resizing import ResizeMode, resize_mask
-from ..siamese_core.pairs.written_masks import read_mask_by_origin
+from ..siamese_core.pairs.written_masks import is_written_mask, read_mask_by_origin
 from .host.file_state import files_fingerprint, never_equal
 from .host.folders import ROOTS_VARIABLE, input_path, is_nameless
 from .host.mask_tensors import mask_batch
@@ -112,11 +112,23 @@ class LoadMasks(io.ComfyNode):
         return searchable(schema, ("load mask", "folder", "directory", "batch"), rare=("threshold", "label"))
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str | None = None, **_: object) -> str | float:
+    def fingerprint_inputs(
+        cls,
+        folder: str | None = None,
+        threshold: int | None = None,
+        invert: bool | None = None,
+        label: int | None = None,
+        **_: object,
+    ) -> str | float:
         if folder is None:  # it comes from another node; the host does not pass linked values here
             return never_equal()
         try:
-            return files_fingerprint(discover_masks(mask_folder(folder)))
+            files = discover_masks(mask_folder(folder))
+            found = files_fingerprint(files)
+            if (threshold, label or None, bool(invert)) == (PLAIN_MASKS.threshold, None, False):
+                return found
+            # Lists beside the masks tell which of them are read in this way.
+            return f"{found} {[is_written_mask(file) for file in files]}"
         except (UserError, OSError) as error:
             return f"unreadable: {error}"
 

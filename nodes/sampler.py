@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -23,12 +23,13 @@ from ..siamese_core.seeds import sample_seed, starting_noise
 from .host.control import ControlError, empty_mask_warnings, refuse_dummy
 from .host.file_state import files_fingerprint, never_equal
 from .host.host_models import RUN_ID
-from .host.mask_tensors import binary_masks
+from .host.mask_tensors import NOT_FINITE, binary_masks
 from .host.notices import show, warn
 from .host.own_sampling import chosen_guidance, hints_in_words, own_sampling_of, size_warnings
 from .host.refusals import refusing
 from .host.schema import searchable
 from .sampling.background import Background, chosen_frames, frames_at, without_noise_of_its_own
+from .sampling.conditioning import of_samples, with_control
 from .sampling.step_noise import seeded_sampler
 from .sampling_inputs import background_inputs, network_inputs, sampling_inputs
 
@@ -81,7 +82,8 @@ class MaskDiffusionSampler(io.ComfyNode):
         if not background_folder.strip():
             return ""
         try:
-            return files_fingerprint(frames_at(background_folder))
+            frames = frames_at(background_folder)
+            return files_fingerprint(path for pair in frames.items() for path in pair if path is not None)
         except (UserError, OSError) as error:
             return f"unreadable: {error}"
 
@@ -111,7 +113,7 @@ class MaskDiffusionSampler(io.ComfyNode):
         height, width = masks.shape[-2:]
         frames = chosen_frames(background, background_folder)
         warnings = [
-            *stranger_warnings(model, control_net),
+            *network_warnings(model, control_net),
             *size_warnings(model, height, width),
             *empty_mask_warnings(masks),
             *(frames.notes if frames else ()),
@@ -132,7 +134,9 @@ class MaskDiffusionSampler(io.ComfyNode):
                 chosen = [frame_of_pair(frames, seed, index, (height, width)) for index in indices]
                 behind = Background.of(chosen, chunk, blend)
             seeds = [sample_seed(seed, index) for index in indices]
-            samples, pixels = sampling.sample(chunk, seeds, progress.next_chunk(), behind)
+            own_positive, own_negative = of_samples((positive, negative), indices, len(masks))
+            own = replace(sampling, positive=own_positive, negative=own_negative)
+            samples, pixels = own.sample(chunk, seeds, progress.next_chunk(), behind)
             latents.append(samples)
             images.append(pixels)
         show(f"{len(masks)} images, {width} x {height} pixels, cfg {guidance:g}", warnings)
@@ -163,7 +167,8 @@ class Sampling:
     ) -> tuple[Tensor, Tensor]:
         """Sample one batch for bool ``masks`` (B, H, W).
 
-        Returns latents (B, 4, H/8, W/8) and an IMAGE (B, H, W, 3) in [0, 1].
+        Returns latents (B, 4, H/8, W/8) and an IMAGE (B, H, W, 3) in [0, 1]. Raises ControlError for
+        conditioning that is limited to an area, and for images that are not finite.
         """
         hint = masks[:, None].expand(-1, 3, -1, -1).float()
         controlled = with_control(self.positive, self.negative, self.control_net, hint, self.strength)
@@ -190,6 +195,8 @@ class Sampling:
             seed=seeds[0] >> 1,  # some samplers of the host add 1, and no sample depends on it
         )
         images = self.vae.decode(samples)
+        if not (samples.isfinite().all() and images.isfinite().all()):
+            raise ControlError(NOT_FINITE)
         return samples, images if background is None else background.around(images)
 
     def noise_levels(self, sampler_name: str) -> Tensor:
@@ -207,27 +214,6 @@ class Sampling:
                 "another scheduler"
             )
         return sigmas
-
-
-def with_control(
-    positive: Any, negative: Any, control_net: Any, hint: Tensor, strength: float
-) -> tuple[Any, Any]:
-    """Add the control of ``hint`` (B, 3, H, W) in [0, 1] to both conditionings, keeping existing controls."""
-    twins: dict[Any, Any] = {}
-
-    def controlled(conditioning: Any) -> list[Any]:
-        entries = []
-        for embedding, options in conditioning:
-            previous = options.get("control")
-            if previous not in twins:
-                twin = control_net.copy().set_cond_hint(hint, strength)
-                twin.tells_of_empty = False
-                twins[previous] = twin.set_previous_controlnet(previous)
-            options = {**options, "control": twins[previous], "control_apply_to_uncond": False}
-            entries.append([embedding, options])
-        return entries
-
-    return controlled(positive), controlled(negative)
 
 
 class _Progress:
@@ -264,8 +250,8 @@ def check_size(masks: Tensor, own: int) -> None:
         )
 
 
-def stranger_warnings(model: Any, control_net: Any) -> list[str]:
-    """A warning if decoder and ControlNet come from different training runs.
+def network_warnings(model: Any, control_net: Any) -> list[str]:
+    """Warnings if decoder and ControlNet are not of one training run, or the control may be switched off.
 
     Raises ControlError when there is no ControlNet, and for a baseline that needs images as hints.
     """
@@ -282,9 +268,20 @@ def stranger_warnings(model: Any, control_net: Any) -> list[str]:
             "mask_and_image_prior."
         )
     decoder, control = model.get_attachment(RUN_ID), getattr(control_net, "run_id", "")
-    if not (decoder and control and decoder != control):
-        return []
-    return [
-        f"MODEL and CONTROL_NET come from different training runs ({decoder[:8]} and {control[:8]}): take "
-        "both from one file"
-    ]
+    warnings = []
+    if decoder and control and decoder != control:
+        warnings.append(
+            f"MODEL and CONTROL_NET come from different training runs ({decoder[:8]} and {control[:8]}): "
+            "take both from one file"
+        )
+    elif control and not decoder and control_net.has_decoder:
+        warnings.append(
+            "MODEL may lack the decoder that was trained with this CONTROL_NET: take MODEL from the same node"
+        )
+    patches = model.model_options["transformer_options"].get("patches", {})
+    if any(patches.get(name) for name in ("input_block_patch", "input_block_patch_after_skip")):
+        warnings.append(
+            "MODEL is patched in its input blocks: a patch that changes their size, as Kohya Deep Shrink, "
+            "switches the control off"
+        )
+    return warnings

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import comfy.cldm.cldm
@@ -22,7 +24,16 @@ from ...siamese_core.weights.model_file import ModelFile
 from .notices import warn
 
 _HINT_BLOCKS = {"dense": dense_hint_block, "sparse": sparse_hint_block}
+_SHAPES = ("model_channels", "channel_mult", "num_res_blocks", "context_dim")
+"""Entries of the host's UNet configuration in which a ControlNet equals every model that it fits."""
 _DUMMY_SIDE = 64  # side of the black mask that Load Image returns for a file without alpha
+
+
+AREA_REFUSED = (
+    "The conditioning is limited to an area (Conditioning Set Area, or Set Mask with 'mask bounds'), into "
+    "which the host would squeeze the whole mask; take that node out, or use Conditioning (Set Mask) with "
+    "'default'."
+)
 
 
 class ControlError(UserError):
@@ -73,20 +84,35 @@ class DHIControlNet(comfy.cldm.cldm.ControlNet):
 class SiameseControl(comfy.controlnet.ControlNet):
     """CONTROL_NET that refuses hints which the host would silently crop, repeat or drop.
 
-    ``run_id`` is the training run of the weights. ``tells_of_empty``: warn about masks without foreground on
-    the sampling node; nodes that warn themselves switch it off.
+    ``run_id`` is the training run of the weights, and ``has_decoder`` tells that it trained a decoder, too.
+    ``shape`` are those entries of the host's UNet configuration that a model must share. ``tells_of_empty``:
+    warn about masks without foreground on the sampling node; nodes that warn themselves switch it off.
     """
 
     run_id = ""
+    has_decoder = False
+    shape: Mapping[str, Any] = MappingProxyType({})
     tells_of_empty = True
+    _latent_size: tuple[int, ...] | None = None
+
+    def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
+        """Begin a sampling. Raises ControlError if the control does not fit the host's ``model``."""
+        check_shape(self.shape, model.model_config.unet_config)
+        # The host leaves the hint of a cancelled sampling here, which would then count as checked.
+        self.cond_hint = self._latent_size = None
+        super().pre_run(model, percent_to_timestep_function)
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: Any, batched_number: int, transformer_options: Any
     ) -> Any:
-        if self.cond_hint is None and self.cond_hint_original is not None:
+        size = tuple(x_noisy.shape[-2:])
+        if self._latent_size is None:
             check_hint(self.cond_hint_original, x_noisy, batched_number)
             if self.tells_of_empty and (warnings := empty_mask_warnings(self.cond_hint_original > 0.5)):
                 warn(warnings)
+        elif size != self._latent_size:
+            raise ControlError(AREA_REFUSED)
+        self._latent_size = size
         return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
 
     def copy(self) -> SiameseControl:
@@ -98,7 +124,7 @@ class SiameseControl(comfy.controlnet.ControlNet):
         )
         twin.control_model = self.control_model
         twin.control_model_wrapped = self.control_model_wrapped
-        twin.run_id = self.run_id
+        twin.run_id, twin.has_decoder, twin.shape = self.run_id, self.has_decoder, self.shape
         self.copy_to(twin)
         return twin
 
@@ -107,6 +133,7 @@ def build_control(model: ModelFile) -> SiameseControl:
     """Build the CONTROL_NET of a ``model`` file that contains a ControlNet."""
     weights = model.parts["control"]
     config = comfy.model_detection.detect_unet_config(weights, "")
+    shape = {name: config.get(name) for name in _SHAPES}
     for key in ("out_channels", "transformer_depth_output"):
         config.pop(key, None)
     management = comfy.model_management
@@ -124,7 +151,7 @@ def build_control(model: ModelFile) -> SiameseControl:
     network = DHIControlNet(model.architecture.hint_block, **config)
     network.load_state_dict(weights, strict=True)
     control = SiameseControl(network, load_device=load_device, manual_cast_dtype=cast)
-    control.run_id = model.run_id
+    control.run_id, control.has_decoder, control.shape = model.run_id, "unet" in model.parts, shape
     return control
 
 
@@ -133,6 +160,26 @@ def head_counts(unet: UNetArchitecture) -> dict[str, int]:
     if unet.head_channels:
         return {"num_heads": -1, "num_head_channels": unet.head_channels}
     return {"num_heads": unet.num_heads, "num_head_channels": -1}
+
+
+def check_shape(shape: Mapping[str, Any], unet_config: Mapping[str, Any]) -> None:
+    """Raise ControlError unless a network of ``shape`` fits a model of the host's ``unet_config``.
+
+    The host itself only logs that a control "could not be applied", and images do not follow their masks.
+    """
+    differing = [name for name, value in shape.items() if _plain(unet_config.get(name)) != _plain(value)]
+    if differing:
+        told = ", ".join(
+            f"{name} {_plain(shape[name])}, the model {_plain(unet_config.get(name))}" for name in differing
+        )
+        raise ControlError(
+            f"The ControlNet was trained on another kind of model than MODEL (the ControlNet has {told}); "
+            "take both from one file, or MODEL from the base that it was trained on."
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
 
 
 def check_hint(hint: Tensor, x_noisy: Tensor, batched_number: int) -> None:

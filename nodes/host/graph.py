@@ -74,17 +74,23 @@ def prompt_behind(hidden: Any, name: str) -> str:
     return texts[0] if len(texts) == 1 and isinstance(texts[0], str) else ""
 
 
-def made_by(hidden: Any, known: Collection[str] = ()) -> dict[str, Any] | None:
-    """Everything that a node's networks depend on: widgets, links (:func:`sources`) and model file digests.
+def made_by(
+    hidden: Any, known: Collection[str] = (), begun: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """Everything that a node's networks depend on: widgets, links (:func:`sources`) and digests of files.
 
-    LoRAs, merges and patches are nodes and therefore included. Digests in ``known`` are left out. None when
-    :func:`sources` returns None.
+    LoRAs, merges and patches are nodes and therefore included. Files are those of models, and of ComfyUI's
+    input folder. Digests in ``known`` are left out, and those of input files that ``begun``, the result of an
+    earlier version for a dataset to resume, lacks. None when :func:`sources` returns None.
     """
     found = sources(hidden, NETWORKS)
     if found is None:
         return None
-    contents = _file_contents(found)
-    return {**found, **{name: digest for name, digest in contents.items() if digest not in known}}
+    contents = {name: digest for name, digest in _model_contents(found).items() if digest not in known}
+    inputs = _input_contents(found)
+    if begun is not None:
+        inputs = {name: digest for name, digest in inputs.items() if name in begun}
+    return {**found, **contents, **inputs}
 
 
 def nodes_before(hidden: Any) -> str:
@@ -148,7 +154,18 @@ class _Walk:
         return self.labels[number]
 
 
-def _file_contents(values: Mapping[str, Any]) -> dict[str, str]:
+def _input_contents(values: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of every file named in ``values`` as Load Image does: below ComfyUI's input folder."""
+    found = {}
+    for text in sorted({value for value in values.values() if isinstance(value, str)}):
+        if folder_paths.exists_annotated_filepath(text):
+            path = Path(folder_paths.get_annotated_filepath(text))
+            if path.is_file():
+                found[f"content of input/{text}"] = FileState.of(path).digest()
+    return found
+
+
+def _model_contents(values: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 of every model file named in ``values``, with keys ``content of FOLDER/NAME``."""
     names = {value for value in values.values() if isinstance(value, str) and _is_model_name(value)}
     found = {}

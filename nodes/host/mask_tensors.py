@@ -9,6 +9,11 @@ from torch import Tensor
 
 from ...siamese_core.errors import UserError
 
+NOT_FINITE = (
+    "An image holds values that are not finite numbers, as when half precision overflows; start ComfyUI with "
+    "--fp32-vae, or with --force-fp32 if that is not enough."
+)
+
 
 def binary_masks(mask: Tensor) -> Tensor:
     """A MASK, ``[B, H, W]`` or ``[H, W]``, as bool ``[B, H, W]`` on the CPU: True above 0.5.
@@ -35,8 +40,17 @@ def mask_batch(masks: list[NDArray[np.bool_]]) -> Tensor:
 
 
 def image_arrays(image: Tensor) -> list[NDArray[np.uint8]]:
-    """An IMAGE as a list of (H, W, 3) uint8 arrays, clamped and rounded; an alpha channel is dropped."""
-    pixels = (image[..., :3].float().clamp(0, 1) * 255).round()
+    """An IMAGE (B, H, W, C) as a list of (H, W, 3) uint8 arrays, clamped and rounded.
+
+    C is 3, 4 (the alpha channel is dropped) or 1 (grey). Raises UserError for others, and for values that are
+    not finite.
+    """
+    if image.shape[-1] not in (1, 3, 4):
+        raise UserError(f"An image of {image.shape[-1]} channels cannot be used; 1, 3 or 4 are possible.")
+    if not image.isfinite().all():
+        raise UserError(NOT_FINITE)
+    colours = image.expand(-1, -1, -1, 3) if image.shape[-1] == 1 else image[..., :3]
+    pixels = (colours.float().clamp(0, 1) * 255).round()
     return list(pixels.to(torch.uint8).cpu().numpy())
 
 

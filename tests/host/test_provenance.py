@@ -75,6 +75,23 @@ def test_the_record_names_a_lora_and_its_content(host: Host) -> None:
     assert "'model' was output 0 of LoraLoaderModelOnly and is now output 0 of SiameseLoadCheckpoint" in told
 
 
+def test_the_record_names_the_content_of_a_picture_in_the_conditioning(host: Host) -> None:
+    def hinted(shade: str) -> graphs.Graph:
+        Image.new("RGB", (128, 128), shade).save(host.input_dir / "layout.png")
+        picture = graphs.node("LoadImage", image="layout.png")
+        hint = graphs.node(
+            "ControlNetApply", conditioning=("2", 0), control_net=("1", 3), image=("9", 0), strength=0.5
+        )
+        return {**graph("hinted", positive=("8", 0)), "8": hint, "9": picture}
+
+    host.run(hinted("white"))
+    old = digest(host.input_dir / "layout.png")
+    for line in manifest(host.output_dir / "hinted"):
+        assert line["sampler"]["nodes"]["content of input/layout.png"] == old
+    told = refusal(host, hinted("grey"))
+    assert f"the content of input/layout.png was {old[:8]}... and is now" in told
+
+
 def test_what_does_not_change_the_images_may_change(host: Host) -> None:
     first = drawn("same_images", per_mask=1)
     host.run(first)
