@@ -11,6 +11,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
+
 from .errors import UserError
 
 _DIGITS = re.compile(r"(\d+)", re.ASCII)
@@ -20,6 +22,10 @@ _LONGEST_NAME = 255  # bytes
 _LONGEST_STEM = 120  # characters
 _STEM_BYTES = 240  # which leaves room for a number and a suffix
 _BLOCK_BYTES = 1 << 20
+
+
+class InUseError(UserError):
+    """Another process is writing what is to be written; the message says where."""
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
@@ -86,22 +92,44 @@ def whole_folder(target: Path, replace: bool = True) -> Iterator[Path]:
     """Yield an empty sibling of the folder ``target`` that replaces it when the block succeeds.
 
     When the block raises, the sibling is removed and ``target`` is unchanged. A sibling left by a killed
-    process is removed on entry. Raises OSError like :func:`replace_folder` and, unless ``replace``, when
-    ``target`` is not empty at the end of the block.
+    process is removed on entry. Raises InUseError when another process is in such a block for ``target``,
+    and OSError like :func:`replace_folder` and, unless ``replace``, when ``target`` is not empty at the end
+    of the block.
     """
     if not replace:
         target = Path(os.path.realpath(target))  # rmdir does not work on a link
     temporary = target.with_name(f".tmp-{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if not replace and target.exists():
-            target.rmdir()
-        replace_folder(temporary, target)
-    except BaseException:
+    with _alone(target):
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            if not replace and target.exists():
+                target.rmdir()
+            replace_folder(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Hold a lock beside ``target`` that only one process has. Raises InUseError when another one has it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.with_name(f".tmp-{target.name}.lock")
+    lock = filelock.FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise InUseError(
+            f"{target}: another process is writing it; wait for that one, or give another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            path.unlink()
+        lock.release()
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:

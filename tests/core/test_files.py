@@ -10,6 +10,7 @@ import pytest
 
 from siamese_core.errors import UserError
 from siamese_core.files import (
+    InUseError,
     atomic_path,
     contained_path,
     file_digest,
@@ -170,6 +171,17 @@ def test_a_whole_folder_replaces_the_old_one_only_when_it_is_finished(tmp_path: 
     with whole_folder(target) as folder:
         (folder / "new").write_text("new")
     assert [path.name for path in tmp_path.rglob("*")] == ["set", "new"]
+
+
+def test_a_whole_folder_that_another_process_is_writing_is_left_to_it(tmp_path: Path) -> None:
+    target = tmp_path / "set"
+    with whole_folder(target, replace=False) as folder:
+        (folder / "first").write_text("first")
+        told = pytest.raises(InUseError, match="set: another process is writing it")
+        with told, whole_folder(target, replace=False):
+            raise AssertionError("not reached")
+        (folder / "second").write_text("second")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["first", "second", "set"]
 
 
 @pytest.mark.parametrize("name", ["x" * 256, "a/" + "é" * 200])
