@@ -27,9 +27,11 @@ import torch
 
 from siamese_core.diffusers_backend.base_model import local_base
 from siamese_core.diffusers_backend.diffusers_export import write_folder
+from siamese_core.diffusers_backend.training_start import base_digests
 from siamese_core.diffusers_backend.whole_model import on_base, unet_described
+from siamese_core.overlap import require_apart
 from siamese_core.settings import Range, check_range
-from siamese_core.weights.diffusers_folder import read_model
+from siamese_core.weights.diffusers_folder import FOLDERS, STEM, read_model
 from siamese_core.weights.ignored_keys import explain_dropped
 from siamese_core.weights.key_layouts import decoder_keys, merge_parts
 from siamese_core.weights.model_file import (
@@ -42,11 +44,14 @@ from siamese_core.weights.model_file import (
 )
 from siamese_core.weights.schedule_buffers import position_ids, schedule_buffers
 
+from .command_line.notes import note
 from .command_line.options import OptionError, command_parser, run_command
 
 TARGETS = ("adapter", "full", "diffusers", "cldm")
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _FOLDER_MARKS = ("model_index.json", "config.json")
+_FOLDER_ENTRIES = {*_FOLDER_MARKS, *FOLDERS.values(), "tokenizer", "scheduler", f"{STEM}.safetensors"}
+"""What --to diffusers writes into a folder."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,11 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.base is not None:
         base = read_model(local_base(args.base), num_heads=args.heads, prediction=args.prediction)
         print(f"{args.base}: {KIND_NAMES[base.kind]}, {_described(base)}")
+        _note_other_base(model, base_digests(local_base(args.base))["base"])
         model = on_base(model, base)
     dtype = _DTYPES.get(args.dtype)
     written = write(args.output, model, args.to, dtype)
     print(f"written: {args.output} ({_contents(written)})")
     return 0
+
+
+def _note_other_base(model: ModelFile, digest: str) -> None:
+    own = model.training.get("base")
+    if isinstance(own, str) and own != digest:
+        note(
+            f"--base is another file than the one that the model was trained on (SHA-256 {digest[:8]}..., "
+            f"not {own[:8]}...): right only if it holds the same weights in another format"
+        )
 
 
 def write(path: Path, model: ModelFile, target: str, dtype: torch.dtype | None) -> ModelFile:
@@ -117,6 +132,12 @@ def _check_output(args: argparse.Namespace) -> None:
         return
     if not output.is_dir() or not any((output / name).exists() for name in _FOLDER_MARKS):
         raise OptionError(f"{output}: is no model folder, and is not replaced; give another name")
+    require_apart([output], [path for path in (args.source, args.base) if path is not None and path.exists()])
+    if others := sorted(path.name for path in output.iterdir() if path.name not in _FOLDER_ENTRIES):
+        raise OptionError(
+            f"{output}: holds {', '.join(map(repr, others[:3]))}, which --overwrite would remove; move "
+            "that away, or give another name"
+        )
 
 
 def _described(model: ModelFile) -> str:

@@ -21,10 +21,11 @@ from siamese_core.architecture import (
     UNetArchitecture,
     VAEArchitecture,
 )
+from siamese_core.files import file_digest
 from siamese_core.method.noise_schedule import alphas_cumprod
 from siamese_core.weights.key_layouts import to_diffusers, to_ldm
 from siamese_core.weights.key_names import entries
-from siamese_core.weights.model_file import load_model
+from siamese_core.weights.model_file import load_model, save_model
 from siamese_core.weights.schedule_buffers import schedule_buffers
 from siamese_core.weights.tensor_files import read_metadata
 from tests.support.commands import Outcome, run_here
@@ -311,6 +312,28 @@ def test_nothing_is_overwritten_unless_asked_for(full: Path, tmp_path: Path) -> 
     assert read_tree(other) == {"thesis.txt": b"mine"}
     converted(full, taken, "adapter", "--overwrite")
     assert load_model(taken).kind == "adapter"
+
+
+def test_a_folder_is_replaced_only_if_nothing_else_is_lost(full: Path, tmp_path: Path) -> None:
+    folder = converted(full, tmp_path / "sd", "diffusers")
+    converted(full, folder, "diffusers", "--overwrite")
+    inside = folder / "model.safetensors"
+    inside.write_bytes(full.read_bytes())
+    refusal = run(inside, folder, "--to", "diffusers", "--overwrite").refusal
+    assert "the output would be written there" in refusal
+    refusal = run(full, folder, "--to", "diffusers", "--overwrite").refusal
+    assert "holds 'model.safetensors', which --overwrite would remove" in refusal
+    assert inside.read_bytes() == full.read_bytes()
+
+
+def test_another_base_of_the_same_shape_is_told(full: Path, tmp_path: Path) -> None:
+    model = load_model(full)
+    own = replace(model, kind="full", training={**model.training, "base": file_digest(full)})
+    save_model(tmp_path / "own.safetensors", own)
+    adapter = converted(tmp_path / "own.safetensors", tmp_path / "adapter.safetensors", "adapter")
+    for base, told in ((full, False), (tmp_path / "own.safetensors", True)):
+        outcome = run(adapter, tmp_path / f"{told}.safetensors", "--to", "full", "--base", base)
+        assert ("another file than the one that the model was trained on" in outcome.output) is told
 
 
 def test_an_output_that_is_no_safetensors_file_is_refused(full: Path, tmp_path: Path) -> None:
