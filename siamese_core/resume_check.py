@@ -19,7 +19,14 @@ BASE_PARTS_KEY = "base_parts"
 """Key of a record: digest of a diffusers folder's weight files other than the UNet's first."""
 IMAGE_PROMPTS_KEY, INIT_WEIGHTS_KEY = "image_prompts", "init_weights"
 """Keys of a base's record: digests of its images' prompts, and of a diffusers folder that it began from."""
-_ADDED_LATER = {BASE_PARTS_KEY, IMAGE_PROMPTS_KEY, INIT_WEIGHTS_KEY}
+BASE_DIGESTS_KEY, PAIR_PROMPTS_KEY, TEST_ORDER_KEY = "base_digests", "pair_prompts", "test_order"
+"""Keys of an ablation's record: digests of its base and of its pairs' prompts, and its test sets in order."""
+PAIR_ORDER_KEY = "pair_order"
+"""Key of a segmentation run's record: a digest of the pairs that it trains on, in their order."""
+_ADDED_LATER = {
+    *(BASE_PARTS_KEY, IMAGE_PROMPTS_KEY, INIT_WEIGHTS_KEY, PAIR_ORDER_KEY),
+    *(BASE_DIGESTS_KEY, PAIR_PROMPTS_KEY, TEST_ORDER_KEY),
+}
 """Keys that earlier versions did not write. Not compared with a record without them."""
 
 

@@ -28,10 +28,13 @@ from numpy.typing import NDArray
 
 from siamese_core.contact_sheet import grid, outlined
 from siamese_core.diffusers_backend.base_model import load_base, local_base
+from siamese_core.diffusers_backend.training_start import base_digests
 from siamese_core.files import write_bytes_atomic, write_text_atomic
-from siamese_core.pairs.pair_files import find_pairs, load_pair, pairs_fingerprint
+from siamese_core.masks.resizing import resize_image
+from siamese_core.pairs.image_files import read_image
+from siamese_core.pairs.pair_files import find_pairs, load_pair, pairs_fingerprint, prompts_digest
 from siamese_core.pairs.pair_writer import png_bytes
-from siamese_core.resume_check import check_record
+from siamese_core.resume_check import BASE_DIGESTS_KEY, PAIR_PROMPTS_KEY, TEST_ORDER_KEY, check_record
 from siamese_core.weights.key_layouts import to_ldm
 from siamese_core.weights.model_file import load_model
 
@@ -121,6 +124,9 @@ def _prepare(args: argparse.Namespace, plan: AblationPlan, tests: Mapping[str, s
             for name, folder in tests.items()
         },
         "base": str(args.base),
+        BASE_DIGESTS_KEY: base_digests(local_base(args.base)),
+        PAIR_PROMPTS_KEY: prompts_digest(pairs),
+        TEST_ORDER_KEY: list(tests),
     }
     file: Path = args.output / "plan.json"
     if not args.resume:
@@ -128,7 +134,7 @@ def _prepare(args: argparse.Namespace, plan: AblationPlan, tests: Mapping[str, s
     elif args.output.exists() and any(args.output.iterdir()):
         if not file.exists():
             raise OptionError(f"{args.output}: holds no ablation (no plan.json); give another --output")
-        check_record(file, _read_json(file), record)
+        check_record(file, _read_json(file), record, what="ablation")
         return
     args.output.mkdir(parents=True, exist_ok=True)
     write_text_atomic(file, json.dumps(record, indent=1) + "\n")
@@ -206,9 +212,9 @@ def _sheet(real: Path, folders: Sequence[Path]) -> NDArray[np.uint8] | None:
     for stem in (common[place] for place in evenly_chosen(len(common), count)):
         generated = [load_pair(pairs[stem], size=None) for pairs in generated_of]
         mask = generated[0].mask
-        original = load_pair(original_of[stem], size=mask.shape)
+        original = resize_image(read_image(original_of[stem].image), mask.shape)
         rows.append(
-            [mask.astype(np.uint8) * 255, original.image, *(outlined(one.image, mask) for one in generated)]
+            [mask.astype(np.uint8) * 255, original, *(outlined(one.image, mask) for one in generated)]
         )
     return grid(rows) if rows else None
 

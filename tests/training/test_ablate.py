@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -181,6 +182,35 @@ def test_another_plan_in_the_same_folder_is_refused_with_the_difference(
     message = run(other, pairs, test_pairs, single_base, finished, "--resume").refusal
 
     assert "generate.steps was 2 and is now 4" in message
+
+
+def test_other_weights_in_the_bases_place_are_refused(
+    finished: Path, plan: Path, pairs: Path, test_pairs: Path, single_base: Path, tmp_path: Path
+) -> None:
+    output = shutil.copytree(finished, tmp_path / "out")
+    record = json.loads((output / "plan.json").read_text("utf-8"))
+    assert record["test_order"] == ["held-out"] and record["pair_prompts"]
+    record["base_digests"]["base"] = "a" * 64
+    (output / "plan.json").write_text(json.dumps(record), "utf-8")
+    refusal = run(plan, pairs, test_pairs, single_base, output, "--resume").refusal
+    assert "the ablation belongs to another run: base_digests.base was" in refusal
+
+    for name in ("base_digests", "test_order", "pair_prompts"):  # as begun by an earlier version
+        del record[name]
+    (output / "plan.json").write_text(json.dumps(record), "utf-8")
+    assert run(plan, pairs, test_pairs, single_base, output, "--resume").status == 0
+
+
+def test_label_maps_are_shown_beside_the_variants(
+    finished: Path, pairs: Path, plan: Path, tmp_path: Path
+) -> None:
+    labelled = shutil.copytree(pairs, tmp_path / "labelled")
+    for path in (labelled / "masks").iterdir():
+        values = (np.asarray(Image.open(path)) > 127) * np.uint8(2)
+        values[0, :3] = 1, 5, 7
+        Image.fromarray(values).save(path)
+    shown = ablate._sheet(labelled, [finished / "Siamese" / "pairs"])
+    assert np.array_equal(shown, ablate._sheet(pairs, [finished / "Siamese" / "pairs"]))
 
 
 def test_a_folder_with_files_is_never_written_into_unasked(

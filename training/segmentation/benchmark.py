@@ -16,7 +16,7 @@ from siamese_core.contact_sheet import grid, outlined
 from siamese_core.files import atomic_path, file_digest, portable_stem, write_text_atomic
 from siamese_core.masks.resizing import resize_image, resize_mask
 from siamese_core.pairs.pair_files import Pair
-from siamese_core.resume_check import READ_DIFFERENTLY, check_record
+from siamese_core.resume_check import PAIR_ORDER_KEY, READ_DIFFERENTLY, check_record
 from siamese_core.settings import COUNT, COUNT_OR_NONE, RATE, SEED, WEIGHT, Range, option, recorded
 
 from ..command_line.mask_options import MaskOptions
@@ -27,7 +27,7 @@ from .networks.interface import SegmentationNetwork
 from .networks.registry import NETWORKS, build_network, weights_by_network
 from .plan import Experiment, Plan, PlanError
 from .scores import dice_scores, iou_scores
-from .training_sets import Folders, HeldOutSet, Sets
+from .training_sets import Folders, HeldOutSet, Sets, order_digest
 
 _GIGABYTE = 10**9
 _CASE_SIDE = 160  # largest side of a tile in a picture of cases, in px
@@ -179,6 +179,7 @@ class Benchmark:
                     "synthetic": variant.synthetic,
                     **recorded(variant.mixing),
                     "training_data": variant.fingerprints,
+                    PAIR_ORDER_KEY: order_digest(variant.pairs),
                     "test_data": {test: held_out.fingerprint for test, held_out in sets.tests.items()},
                 }
                 file = folder / portable_stem(name) / f"seed-{seed}.json"

@@ -15,6 +15,7 @@ from siamese_core.files import portable_stem
 from siamese_core.settings import check_range
 
 from .mixing import Mixing
+from .scores import ALL_IMAGES
 
 PLAN_KEYS = {"title", "note", "networks", "experiment", "variant", "test"}
 
@@ -221,6 +222,8 @@ def check_plan(plan: Plan, known_networks: Sequence[str]) -> None:
         if not experiment.variants:
             raise PlanError("no training set is named; give --train or --real")
         check_names([variant.name for variant in experiment.variants], "variants")
+        if ALL_IMAGES in experiment.tests:
+            raise PlanError(f"a test set is called {ALL_IMAGES!r}, as all sets together are; rename it")
         for folder in experiment.tests.values():
             _require_folder(folder, "")
         for variant in experiment.variants:

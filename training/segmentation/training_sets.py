@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from siamese_core.files import file_digest
 from siamese_core.masks.foreground_rule import ForegroundRule
+from siamese_core.pairs.image_files import ImageSurvey
 from siamese_core.pairs.pair_files import Pair, find_pairs, pairs_fingerprint
 
 from ..command_line.notes import note
@@ -94,6 +96,10 @@ class Folders:
             name: HeldOutSet(self.pairs(folder), self.fingerprint(folder))
             for name, folder in experiment.tests.items()
         }
+        self._tell_unlike_whites(
+            [*experiment.tests.values()]
+            + [folder for variant in experiment.variants for folder in (*variant.real, *variant.synthetic)]
+        )
         variants = {variant.name: self._training_set(variant) for variant in experiment.variants}
         trained_on = {pair.image.resolve() for one in variants.values() for pair in one.pairs}
         for name, test in tests.items():
@@ -103,6 +109,15 @@ class Folders:
                     "divide the data with training.prepare"
                 )
         return Sets(tests, variants)
+
+    def _tell_unlike_whites(self, folders: Sequence[Path]) -> None:
+        """Print a note on images of more than 8 bits that are scaled in one folder unlike in another."""
+        survey = ImageSurvey()
+        for folder in dict.fromkeys(folders):
+            for pair in self.pairs(folder):
+                survey.add(pair.image)
+        if told := survey.unlike_whites():
+            note(told)
 
     def _wanted(self, variant: Variant) -> int:
         """The number of synthetic pairs that ``variant`` uses. Raises PlanError when there are too few."""
@@ -120,6 +135,11 @@ class Folders:
         folders = (*variant.real, *variant.synthetic)
         fingerprints = tuple(self.fingerprint(folder) for folder in folders)
         return VariantSet((*real, *taken), len(real), len(taken), fingerprints, variant.mixing)
+
+
+def order_digest(pairs: Sequence[Pair]) -> str:
+    """SHA-256 of the stems of ``pairs`` in their order, which decides on the batches that they come in."""
+    return hashlib.sha256("\n".join(pair.stem for pair in pairs).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def same_image(first: Iterable[Path], second: Sequence[Path]) -> tuple[Path, Path] | None:
