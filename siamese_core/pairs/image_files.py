@@ -130,6 +130,10 @@ class ImageSurvey:
         whites = self._whites()
         return [line for line in (*turned, *self._scaled_told(whites), _unlike(whites)) if line]
 
+    def unlike_whites(self) -> str:
+        """A note on folders whose images are scaled unlike, or "". Raises PairError like :meth:`notes`."""
+        return _unlike(self._whites())
+
     def changes(self) -> list[str]:
         """Phrases on images that the first versions, which rotated TIFF only, read differently."""
         others = [path for path in self._turned if path.suffix.lower() not in (".tif", ".tiff")]

@@ -26,6 +26,7 @@ from ..masks.mask_reading import MaskReading
 from ..masks.resizing import ResizeMode, Size, resize_image, resize_mask
 from .captions import read_captions, stem_key
 from .image_files import read_image
+from .manifest import MANIFEST, RUN_FOLDER
 from .pair import Pair as Pair
 from .pair import PairError as PairError
 from .pair import as_pair_errors
@@ -77,6 +78,11 @@ def find_pairs(
         raise PairError(f"The folder or prompt file '{source}' does not exist; check the path.")
     if (source / PROMPT_FILE).is_file():
         return _listed_pairs(source / PROMPT_FILE, default_prompt, tell)
+    if (source / RUN_FOLDER).is_dir() and not (source / MANIFEST).exists():
+        tell(
+            f"{source}: a dataset that is not finished, so far without prompts and records; finish it with "
+            "the same command and --resume, or list the finished pairs with training.merge --partial"
+        )
     images, masks = first_subfolder(source, IMAGE_FOLDERS), first_subfolder(source, MASK_FOLDERS)
     if images is None or masks is None:
         raise PairError(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import contained_path, file_digest, whole_folder
-from ..json_lines import json_objects
+from ..json_lines import json_objects, text_in
 from ..masks.folder_contents import Tell
 from ..masks.foreground_rule import PLAIN_MASKS, ForegroundRule
 from ..masks.mask_files import MASK_FOLDERS, first_subfolder
@@ -20,6 +20,7 @@ from ..masks.plausibility import MaskSurvey
 from ..overlap import places_of, require_apart
 from .export_formats import FinishedPair, PairFormat, StoredFile
 from .export_formats.layout import FileContent, json_line, stored_file
+from .image_files import ImageSurvey
 from .manifest import MANIFEST, Manifest, PairRecord, record_of
 from .pair_files import IMAGE_FOLDERS, PROMPT_FILE, Pair, find_pairs, load_pair
 
@@ -78,14 +79,15 @@ def export_pairs(
 
     ``output``, which must be missing or empty, appears complete or not at all. ``chunk`` pairs at a time are
     in memory; layouts with shared files put them into one. ``default_prompt`` is used for pairs without a
-    prompt in ``source`` or its manifest. Returns notes for the user on the masks.
+    prompt in ``source`` or its manifest. Returns notes for the user on masks, images, and images that are not
+    those of their line in the manifest, whose records are left out.
 
     Raises PairError for a pair that cannot be read, ExportError for colliding names and disk errors, and
     OverlapError when ``output`` overlaps the folders of ``source``.
     """
     require_apart([output], places_of(file for pair in source.pairs for file in (pair.image, pair.mask)))
-    survey = MaskSurvey(rule)
-    loaded = _finished_pairs(source, rule, default_prompt, survey)
+    seen = _Seen(MaskSurvey(rule), ImageSurvey(), [])
+    loaded = _finished_pairs(source, rule, default_prompt, seen)
     try:
         with whole_folder(output, replace=False) as folder, (folder / MANIFEST).open("wb") as lines:
             writer = _Writer(folder)
@@ -105,7 +107,25 @@ def export_pairs(
         raise ExportError(
             f"{output}: not written ({error}); make room on the disk, grant access, or give another folder"
         ) from error
-    return survey.notes()
+    return seen.notes()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was noticed about the files of a source; ``replaced`` are images that are not the listed ones."""
+
+    masks: MaskSurvey
+    images: ImageSurvey
+    replaced: list[Path]
+
+    def notes(self) -> list[str]:
+        notes = [*self.masks.notes(), *self.images.notes()]
+        if self.replaced:
+            notes.append(
+                f"{counted(len(self.replaced), 'image')} (first: {self.replaced[0].name}) replaced since "
+                f"{MANIFEST} was written: the records there are of others and left out"
+            )
+        return notes
 
 
 class _Writer:
@@ -141,19 +161,33 @@ def _can_be_found(folder: Path) -> bool:
 
 
 def _finished_pairs(
-    source: Source, rule: ForegroundRule, default_prompt: str, survey: MaskSurvey
+    source: Source, rule: ForegroundRule, default_prompt: str, seen: _Seen
 ) -> Iterator[tuple[Mapping[str, Any], FinishedPair]]:
-    """Load each pair, with its line of the source's manifest ({} without one); add its mask to ``survey``."""
+    """Load each pair, with its line of the source's manifest ({} without one); add its files to ``seen``."""
     keeps_indices = source.keeps_indices
     for index, pair in enumerate(source.pairs):
         loaded = load_pair(pair, size=None, rule=rule)
-        survey.add(pair.mask, loaded.reading)
+        seen.masks.add(pair.mask, loaded.reading)
+        seen.images.add(pair.image)
         line = (source.manifest.line(pair.stem) if source.manifest else None) or {}
+        if line and _is_replaced(pair.image, line):
+            seen.replaced.append(pair.image)
+            line = {}
         record = record_of(line, f"the line of '{pair.stem}'") if line else _unknown(pair, index)
         record = replace(record, prompt=pair.prompt or record.prompt or default_prompt)
         if not keeps_indices:
             record = replace(record, index=index)
         yield line, FinishedPair(record, loaded.image, loaded.mask, _png_text(pair.image))
+
+
+def _is_replaced(image: Path, line: Mapping[str, Any]) -> bool:
+    """Whether ``image`` has another content than the file of its name in its pair's ``line``, if any."""
+    files = line.get("files")
+    for file in files if isinstance(files, list) else ():
+        name = text_in(file, "name") if isinstance(file, dict) else None
+        if name is not None and PurePosixPath(name).name == image.name:
+            return bool(file.get("sha256") != file_digest(image))
+    return False
 
 
 def _unknown(pair: Pair, index: int) -> PairRecord:

@@ -69,7 +69,15 @@ def is_written_mask(path: Path) -> bool:
     That is the case if its dataset's ``manifest.jsonl`` lists it, its image's PNG holds the record of a
     generated pair, or training.prepare's report and prompt file name it.
     """
-    path = path.resolve()
+    return any(map(_is_written, _places(path)))
+
+
+def _places(path: Path) -> set[Path]:
+    """Where ``path`` lies and where it leads: a link, as in git-annex, may be listed as either."""
+    return {path.parent.resolve() / path.name, path.resolve()}
+
+
+def _is_written(path: Path) -> bool:
     # The dataset's root is the first one for masks/a.png, the second for TrainDataset/masks/a.png.
     roots = path.parents[1:3]
     return (
@@ -89,13 +97,16 @@ def _is_in_manifest(mask: Path, root: Path) -> bool:
 def _was_prepared(mask: Path, folder: Path) -> bool:
     """Whether training.prepare has written ``mask`` into ``folder``."""
     prompts = folder / "prompt.json"
+    return prompts.is_file() and is_prepared(folder) and mask in _named_masks(prompts, *_state(prompts))
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether training.prepare has written ``folder`` as one of its sets, by the report above it."""
     above = next((place for place in folder.parents[:2] if (place / PREPARATION_REPORT).is_file()), None)
-    if above is None or not prompts.is_file():
+    if above is None:
         return False
     report = above / PREPARATION_REPORT
-    if folder.relative_to(above).as_posix() not in _prepared_sets(report, *_state(report)):
-        return False
-    return mask in _named_masks(prompts, *_state(prompts))
+    return folder.relative_to(above).as_posix() in _prepared_sets(report, *_state(report))
 
 
 def _carries_record(image: Path) -> bool:
@@ -140,4 +151,5 @@ def _prepared_sets(report: Path, *state: int) -> frozenset[str]:
 
 @lru_cache(maxsize=16)
 def _named_masks(prompts: Path, *state: int) -> frozenset[Path]:
-    return frozenset(pair.mask.resolve() for _, pair in read_prompt_file(prompts))
+    masks = [pair.mask for _, pair in read_prompt_file(prompts)]
+    return frozenset(place for mask in masks for place in _places(mask))

@@ -136,6 +136,33 @@ def test_what_was_interpreted_is_told(tmp_path: Path) -> None:
     )
 
 
+def test_images_that_are_not_read_as_they_are_stored_are_told(tmp_path: Path) -> None:
+    source = plain(tmp_path / "source")
+    image = next((source / "images").iterdir())
+    Image.fromarray(np.full(Image.open(image).size[::-1], 3000, np.uint16)).save(image)
+    outcome = run(source, tmp_path / "out", "nnunet")
+    assert "images have up to 12 bits" in outcome.output and "4095 is white" in outcome.output
+
+
+def test_a_picture_put_in_the_place_of_another_one_has_no_record(generated: Path, tmp_path: Path) -> None:
+    first, *others = find_pairs(generated)
+    pixels = np.asarray(Image.open(first.image))
+    Image.fromarray(255 - pixels).save(first.image)
+    outcome = run(generated, tmp_path / "out", "coco")
+    assert f"1 image (first: {first.image.name}) replaced since manifest.jsonl was written" in outcome.output
+    lines = {line.value["stem"]: line.value for line in json_objects(tmp_path / "out" / "manifest.jsonl")}
+    assert (lines[first.stem]["checkpoint_digest"], lines[first.stem]["seed"]) == ("", None)
+    assert all(lines[pair.stem]["checkpoint_digest"] for pair in others)
+
+
+def test_an_unfinished_dataset_is_told(generated: Path, tmp_path: Path) -> None:
+    for name in ("manifest.jsonl", "prompt.json"):
+        (generated / name).unlink()
+    (generated / ".run").mkdir(exist_ok=True)
+    outcome = run(generated, tmp_path / "out", "coco")
+    assert "a dataset that is not finished" in outcome.output and "training.merge --partial" in outcome.output
+
+
 def test_tars_hold_as_many_pairs_as_asked(generated: Path, tmp_path: Path) -> None:
     exported(generated, tmp_path / "out", "webdataset", "--pairs-per-tar", 7)
     counts = []

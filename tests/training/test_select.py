@@ -96,13 +96,14 @@ def selected(
 ) -> tuple[Path, Outcome]:
     output = tmp_path_factory.mktemp("selected") / "out"
     flags = ("--segmenter", judge, "--extractor", extractor, "--min-dice", 0.5, "--max-distance", 2.5)
-    outcome = run(synthetic, real, output, *flags)
+    outcome = run(synthetic, real, output, *flags, "--steps", 3)
     assert outcome.status == 0, outcome.errors
     return output, outcome
 
 
 def test_pairs_that_fail_a_threshold_are_left_out_with_the_reason(selected: tuple[Path, Outcome]) -> None:
     output, outcome = selected
+    assert "--steps not used: --segmenter gives a network that is trained already" in outcome.output
     reasons = rejected(output)
     assert {UNFAITHFUL, STRANGE} <= set(reasons)
     assert "agreement: Dice 0." in reasons[UNFAITHFUL]["reason"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import sys
 import types
 import typing
@@ -140,6 +141,10 @@ def field_names(settings: type, prefix: str = "") -> set[str]:
 
 def run_command(main: Callable[[], int]) -> None:
     """Run a command's ``main`` and exit; errors that the user can fix are one line on stderr and status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # A file name that the console's or a log's encoding lacks is shown escaped.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main()
     except (UserError, OSError) as error:

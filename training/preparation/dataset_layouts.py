@@ -12,6 +12,7 @@ from siamese_core.errors import UserError
 from siamese_core.masks.folder_contents import Tell, tell_unread
 from siamese_core.masks.mask_files import MASK_FOLDERS, first_subfolder
 from siamese_core.pairs.pair_files import IMAGE_FOLDERS, PROMPT_FILE, Pair, find_pairs, pairs_of_folders
+from siamese_core.pairs.written_masks import is_prepared
 
 LayoutName = Literal["pranet", "isic2018", "isic2016", "cvc-clinicdb", "kvasir-seg", "plain"]
 
@@ -152,7 +153,9 @@ def _is_plain(source: Path) -> bool:
 
 def _read_plain(source: Path, prompt: str, tell: Tell) -> dict[str, list[Pair]]:
     if _holds_pairs(source):
-        return _split_by_stem(find_pairs(source, default_prompt=prompt, tell=tell), tell)
+        pairs = find_pairs(source, default_prompt=prompt, tell=tell)
+        # A set that was divided is no dataset to divide by what its names may have begun with before.
+        return {_WHOLE: pairs} if is_prepared(source.resolve()) else _split_by_stem(pairs, tell)
     return _read_split(_split_folders(source), prompt, tell)
 
 

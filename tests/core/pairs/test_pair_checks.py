@@ -12,6 +12,7 @@ from PIL import Image
 from siamese_core.pairs.image_files import folder_white, read_image
 from siamese_core.pairs.pair import PairError
 from siamese_core.pairs.pair_checks import check_pairs
+from siamese_core.pairs.pair_copies import copy_pairs
 from siamese_core.pairs.pair_files import find_pairs, load_pair
 from siamese_core.resume_check import READ_DIFFERENTLY, ResumeError, check_record
 
@@ -77,6 +78,16 @@ def test_the_highest_value_of_the_folder_is_white_in_all_of_its_images(tmp_path:
         "2 of 2 images have up to 12 bits (first: bright.png): 4095 is white in all of 'images'"
     ]
     assert check.changes == check.notes
+
+
+def test_copies_of_a_part_are_as_bright_as_in_the_whole(tmp_path: Path) -> None:
+    for name, value in (("bright.png", 3000), ("dark.png", 750)):
+        pair_files(tmp_path / "all", Image.fromarray(np.full(MASK.shape, value, np.uint16)), name)
+    pairs = find_pairs(tmp_path / "all", default_prompt="")
+    (tmp_path / "part").mkdir()
+    copy_pairs(tmp_path / "part", [pair for pair in pairs if pair.stem == "dark"], None)
+    (copied,) = find_pairs(tmp_path / "part", default_prompt="")
+    assert np.array_equal(read_image(copied.image), read_image(tmp_path / "all/images/dark.png"))
 
 
 def test_folders_with_different_whites_are_told(tmp_path: Path) -> None:

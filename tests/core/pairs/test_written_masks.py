@@ -95,6 +95,17 @@ def test_a_link_to_a_written_mask_is_one(saved: Path, tmp_path: Path) -> None:
     assert np.array_equal(read_mask_by_origin(link, INVERTED).mask, FOREGROUND)
 
 
+def test_a_written_mask_that_has_become_a_link_is_one_still(saved: Path) -> None:
+    """As git-annex moves every file into its own store and leaves a link."""
+    store = saved / ".git" / "annex" / "objects"
+    store.mkdir(parents=True)
+    for part in ("images", "masks"):
+        file = saved / part / "a.png"
+        file.rename(store / f"SHA256E-{part}.png")
+        file.symlink_to(store / f"SHA256E-{part}.png")
+    assert np.array_equal(read_mask_by_origin(saved / "masks" / "a.png", INVERTED).mask, FOREGROUND)
+
+
 def test_a_prepared_mask_is_white_on_black_already(tmp_path: Path) -> None:
     for stem in "abc":
         save_image(tmp_path / "mine" / "images" / f"{stem}.png")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -300,3 +303,14 @@ def test_a_list_of_texts_given_twice_holds_both_and_numbers_given_twice_the_last
     add_flags(parser, Lists)
     words = ["--folders", "a", "--widths", "1", "2", "--folders", "b", "c", "--widths", "3"]
     assert build(Lists, parser.parse_args(words), {}) == Lists(("a", "b", "c"), (3,))
+
+
+def test_names_that_a_logs_encoding_lacks_are_escaped(tmp_path: Path) -> None:
+    code = (
+        "from training.command_line.options import run_command\n"
+        "from training.command_line.notes import note\n"
+        "run_command(lambda: note('\u540d.png'))"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (0, "note: \\u540d.png\n"), done.stderr

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from siamese_core.pairs.pair_files import PairError
+from tests.support.commands import run_here
 from tests.support.datasets.dataset_trees import cvc, isic2016, isic2018, kvasir, plain, plain_split, pranet
+from training import prepare
 from training.preparation.dataset_layouts import Dataset, DatasetError, read_dataset
 
 Tree = Callable[[Path], Path]
@@ -164,6 +166,20 @@ def test_folders_of_a_split_that_are_not_read_are_named(tmp_path: Path) -> None:
     plain_split(folder / "holdout")
     (note,) = told(folder, prompt="x")
     assert note == f"{folder}: the images in its other folders are not used (holdout, test)"
+
+
+def test_a_set_of_a_prepared_dataset_is_not_divided_by_its_names(tmp_path: Path) -> None:
+    """Sets of equal names, divided anew, are told apart by names that begin with their old set."""
+    data = plain_split(tmp_path / "data")
+    for folder in ("train", "test", "validation"):
+        for part in ("images", "masks"):
+            for number, path in enumerate(sorted((data / folder / part).iterdir())):
+                path.rename(path.with_stem(str(number)))
+    words = (data, "--output", tmp_path / "anew", "--split", "2:0:1", "--prompt", "x")
+    assert run_here(prepare.main, *words).status == 0
+    train = tmp_path / "anew" / "train"
+    assert {path.stem.partition("_")[0] for path in (train / "images").iterdir()} > {"train"}
+    assert list(read_dataset(train).sets) == ["all"]
 
 
 def test_stems_that_tell_a_split_in_part_are_told(tmp_path: Path) -> None:
