@@ -145,7 +145,7 @@ def test_images_that_are_not_read_as_they_are_stored_are_told(tmp_path: Path) ->
 
 
 def test_a_picture_put_in_the_place_of_another_one_has_no_record(generated: Path, tmp_path: Path) -> None:
-    first, *others = find_pairs(generated)
+    first, *others = find_pairs(generated, default_prompt="")
     pixels = np.asarray(Image.open(first.image))
     Image.fromarray(255 - pixels).save(first.image)
     outcome = run(generated, tmp_path / "out", "coco")

@@ -171,10 +171,6 @@ def test_folders_of_a_split_that_are_not_read_are_named(tmp_path: Path) -> None:
 def test_a_set_of_a_prepared_dataset_is_not_divided_by_its_names(tmp_path: Path) -> None:
     """Sets of equal names, divided anew, are told apart by names that begin with their old set."""
     data = plain_split(tmp_path / "data")
-    for folder in ("train", "test", "validation"):
-        for part in ("images", "masks"):
-            for number, path in enumerate(sorted((data / folder / part).iterdir())):
-                path.rename(path.with_stem(str(number)))
     words = (data, "--output", tmp_path / "anew", "--split", "2:0:1", "--prompt", "x")
     assert run_here(prepare.main, *words).status == 0
     train = tmp_path / "anew" / "train"
