@@ -228,7 +228,7 @@ class GenerateDataset(io.ComfyNode):
         )
         # Refused before the folder holds a dataset of such settings.
         sampling.noise_levels(sampler_name)
-        require_common((positive, negative))
+        require_common((positive, negative), height, width)
         store = open_store(str(root), Shard().name)
         begun = settings_of(store)
         begun_before = "nodes_before" in begun

@@ -20,7 +20,7 @@ from ..siamese_core.dataset_generation.background_frames import frame_of_pair
 from ..siamese_core.errors import UserError
 from ..siamese_core.method.background_blending import DEFAULT_BLEND
 from ..siamese_core.seeds import sample_seed, starting_noise
-from .host.control import ControlError, empty_mask_warnings, refuse_dummy
+from .host.control import ControlError, check_shape, empty_mask_warnings, refuse_dummy
 from .host.file_state import files_fingerprint, never_equal
 from .host.host_models import RUN_ID
 from .host.mask_tensors import NOT_FINITE, binary_masks
@@ -253,7 +253,8 @@ def check_size(masks: Tensor, own: int) -> None:
 def network_warnings(model: Any, control_net: Any) -> list[str]:
     """Warnings if decoder and ControlNet are not of one training run, or the control may be switched off.
 
-    Raises ControlError when there is no ControlNet, and for a baseline that needs images as hints.
+    Raises ControlError when there is no ControlNet, for one that does not fit the model, and for a baseline
+    that needs images as hints.
     """
     if control_net is None:
         raise ControlError(
@@ -267,6 +268,7 @@ def network_warnings(model: Any, control_net: Any) -> list[str]:
             f"alone; give it {hints_in_words(own)}, through Apply ControlNet nodes as in the template "
             "mask_and_image_prior."
         )
+    check_shape(getattr(control_net, "shape", {}), model.model.model_config.unet_config)
     decoder, control = model.get_attachment(RUN_ID), getattr(control_net, "run_id", "")
     warnings = []
     if decoder and control and decoder != control:

@@ -43,6 +43,10 @@ CONTINUES = "--resume continues from"
 
 # Generating a dataset
 
+FINISH_DATASET = (
+    "finish it with the same command and --resume, or list the finished pairs with training.merge --partial"
+)
+
 DATASET_BEGUN = "give another folder, --resume that one, or --overwrite it"
 OTHER_DATASET = "give the same settings as before, another folder, or --overwrite to begin anew"
 BESIDE_OTHERS = ", or --overwrite to write beside what is there, which stays"

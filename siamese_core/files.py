@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -22,6 +23,8 @@ _LONGEST_NAME = 255  # bytes
 _LONGEST_STEM = 120  # characters
 _STEM_BYTES = 240  # which leaves room for a number and a suffix
 _BLOCK_BYTES = 1 << 20
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+"""What some network file systems answer to a lock."""
 
 
 class InUseError(UserError):
@@ -114,7 +117,10 @@ def whole_folder(target: Path, replace: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Hold a lock beside ``target`` that only one process has. Raises InUseError when another one has it."""
+    """Hold a lock beside ``target`` that only one process has, where the file system knows locks.
+
+    Raises InUseError when another process has it.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     path = target.with_name(f".tmp-{target.name}.lock")
     lock = filelock.FileLock(path, blocking=False)
@@ -124,6 +130,9 @@ def _alone(target: Path) -> Iterator[None]:
         raise InUseError(
             f"{target}: another process is writing it; wait for that one, or give another folder"
         ) from error
+    except (OSError, NotImplementedError) as error:
+        if not isinstance(error, NotImplementedError) and error.errno not in _NO_LOCKS:
+            raise
     try:
         yield
     finally:

@@ -52,6 +52,7 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _FOLDER_MARKS = ("model_index.json", "config.json")
 _FOLDER_ENTRIES = {*_FOLDER_MARKS, *FOLDERS.values(), "tokenizer", "scheduler", f"{STEM}.safetensors"}
 """What --to diffusers writes into a folder."""
+_SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.base is not None:
         base = read_model(local_base(args.base), num_heads=args.heads, prediction=args.prediction)
         print(f"{args.base}: {KIND_NAMES[base.kind]}, {_described(base)}")
-        _note_other_base(model, base_digests(local_base(args.base))["base"])
+        _note_other_base(model, local_base(args.base))
         model = on_base(model, base)
     dtype = _DTYPES.get(args.dtype)
     written = write(args.output, model, args.to, dtype)
@@ -73,9 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _note_other_base(model: ModelFile, digest: str) -> None:
-    own = model.training.get("base")
-    if isinstance(own, str) and own != digest:
+def _note_other_base(model: ModelFile, base: Path) -> None:
+    """Print a note if ``base`` is not the file that the model's record names."""
+    own, is_from_base = model.training.get("base"), "init" not in model.training
+    # Train Siamese records a digest of tensors, and a run with --init that of the model it began from.
+    if model.training.get("command") != "train" or not is_from_base or not isinstance(own, str):
+        return
+    if own != (digest := base_digests(base)["base"]):
         note(
             f"--base is another file than the one that the model was trained on (SHA-256 {digest[:8]}..., "
             f"not {own[:8]}...): right only if it holds the same weights in another format"
@@ -133,7 +138,8 @@ def _check_output(args: argparse.Namespace) -> None:
     if not output.is_dir() or not any((output / name).exists() for name in _FOLDER_MARKS):
         raise OptionError(f"{output}: is no model folder, and is not replaced; give another name")
     require_apart([output], [path for path in (args.source, args.base) if path is not None and path.exists()])
-    if others := sorted(path.name for path in output.iterdir() if path.name not in _FOLDER_ENTRIES):
+    known = _FOLDER_ENTRIES | _SYSTEM_FILES
+    if others := sorted(path.name for path in output.iterdir() if path.name not in known):
         raise OptionError(
             f"{output}: holds {', '.join(map(repr, others[:3]))}, which --overwrite would remove; move "
             "that away, or give another name"

@@ -30,6 +30,7 @@ IN_GRAPH: Mapping[str, str] = {
     advice.OTHER_OUTPUT: "give another name",
     advice.STEPS: "steps",
     advice.CONTINUES: "queueing again continues from",
+    advice.FINISH_DATASET: "queue the graph that makes it again",
     advice.DATASET_BEGUN: "give another folder",
     advice.OTHER_DATASET: "give another folder",
     advice.BESIDE_OTHERS: "",

@@ -93,27 +93,42 @@ class SiameseControl(comfy.controlnet.ControlNet):
     has_decoder = False
     shape: Mapping[str, Any] = MappingProxyType({})
     tells_of_empty = True
-    _latent_size: tuple[int, ...] | None = None
+    _last: tuple[tuple[int, ...], Tensor] | None = None
+    """The latents' size and the timestep of the last call in a sampling."""
+    _left: weakref.ref[Tensor] | None = None
+    """The hint as the last call left it; others that are found in its place were put there on purpose."""
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         """Begin a sampling. Raises ControlError if the control does not fit the host's ``model``."""
         check_shape(self.shape, model.model_config.unet_config)
         # The host leaves the hint of a cancelled sampling here, which would then count as checked.
-        self.cond_hint = self._latent_size = None
+        if not self._has_foreign_hint():
+            self.cond_hint = None
+        self._last = None
         super().pre_run(model, percent_to_timestep_function)
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: Any, batched_number: int, transformer_options: Any
     ) -> Any:
-        size = tuple(x_noisy.shape[-2:])
-        if self._latent_size is None:
+        if self._has_foreign_hint():
+            return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
+        size, last = tuple(x_noisy.shape[-2:]), self._last
+        if last is None or last[0] != size:
+            # Samplers that enlarge the latents on the way do so between two timesteps.
+            if last is not None and float(last[1][0]) == float(t[0]):
+                raise ControlError(AREA_REFUSED)
             check_hint(self.cond_hint_original, x_noisy, batched_number)
-            if self.tells_of_empty and (warnings := empty_mask_warnings(self.cond_hint_original > 0.5)):
-                warn(warnings)
-        elif size != self._latent_size:
-            raise ControlError(AREA_REFUSED)
-        self._latent_size = size
-        return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
+        is_told = last is None and self.tells_of_empty
+        if is_told and (warnings := empty_mask_warnings(self.cond_hint_original > 0.5)):
+            warn(warnings)
+        self._last = size, t
+        found = super().get_control(x_noisy, t, cond, batched_number, transformer_options)
+        self._left = None if self.cond_hint is None else weakref.ref(self.cond_hint)
+        return found
+
+    def _has_foreign_hint(self) -> bool:
+        """Whether another node has set the hint of this sampling, as those that sample in tiles do."""
+        return self.cond_hint is not None and (self._left is None or self._left() is not self.cond_hint)
 
     def copy(self) -> SiameseControl:
         twin = SiameseControl(

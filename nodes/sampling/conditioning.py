@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from ...siamese_core.architecture import LATENT_STRIDE
 from ..host.control import AREA_REFUSED, ControlError
+
+_OF_SAMPLES = {
+    "mask": "masks of a region",
+    "concat_latent_image": "images to inpaint",
+    "concat_mask": "masks to inpaint",
+}
+"""Options of a conditioning that may hold a value for each sample, and what they are called in messages."""
 
 
 def of_samples(conditionings: Sequence[Any], samples: range, count: int) -> list[Any]:
@@ -20,8 +28,14 @@ def of_samples(conditionings: Sequence[Any], samples: range, count: int) -> list
     return [[cut.entry(embedding, options) for embedding, options in one] for one in conditionings]
 
 
-def require_common(conditionings: Sequence[Any]) -> None:
-    """Raise ControlError if ``conditionings`` hold values for single samples."""
+def require_common(conditionings: Sequence[Any], height: int, width: int) -> None:
+    """Raise ControlError unless ``conditionings`` are the same for all samples and for whole images.
+
+    ``height`` and ``width`` are those of the images in pixels.
+    """
+    for conditioning in conditionings:
+        for _, options in conditioning:
+            _refuse_area(options, height, width)
     try:
         of_samples(conditionings, range(1), 1)
     except ControlError as error:
@@ -41,11 +55,13 @@ class _Cut:
 
     def entry(self, embedding: Tensor, options: dict[str, Any]) -> list[Any]:
         options = dict(options)
-        if "mask" in options:
-            options["mask"] = self._rows(options["mask"], "masks of a region")
+        for name, told in _OF_SAMPLES.items():
+            if isinstance(values := options.get(name), Tensor):
+                # The host takes a mask (H, W) for one of all samples.
+                options[name] = self._rows(values[None] if values.ndim == 2 else values, told)
         if "control" in options:
             options["control"] = self._control(options["control"])
-        return [self._rows(embedding, "embeddings"), options]
+        return [embedding if embedding is None else self._rows(embedding, "embeddings"), options]
 
     def _rows(self, values: Tensor, told: str) -> Tensor:
         if len(values) == 1 or len(self._samples) == len(values) == self._count:
@@ -77,6 +93,19 @@ class _Cut:
         return twin
 
 
+def _refuse_area(options: Mapping[str, Any], height: int, width: int) -> None:
+    """Raise ControlError for the options of a conditioning that holds for a part of the image only."""
+    area = options.get("area") or (0, 0, 0, 0)
+    if area[0] == "percentage":
+        high, wide, *corner = area[1:]
+    else:
+        high, wide = area[0] * LATENT_STRIDE / height, area[1] * LATENT_STRIDE / width
+        corner = area[2:]
+    is_part = "area" in options and (high < 1 or wide < 1 or any(corner))
+    if is_part or options.get("set_area_to_bounds"):
+        raise ControlError(AREA_REFUSED)
+
+
 def with_control(
     positive: Any, negative: Any, control_net: Any, hint: Tensor, strength: float
 ) -> tuple[Any, Any]:
@@ -89,8 +118,7 @@ def with_control(
     def controlled(conditioning: Any) -> list[Any]:
         entries = []
         for embedding, options in conditioning:
-            if "area" in options or options.get("set_area_to_bounds"):
-                raise ControlError(AREA_REFUSED)
+            _refuse_area(options, *hint.shape[-2:])
             previous = options.get("control")
             if previous not in twins:
                 twin = control_net.copy().set_cond_hint(hint, strength)

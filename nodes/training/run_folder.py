@@ -60,11 +60,17 @@ class RunPlace:
     """The folder of a training run; ``resume``: it holds a run with the same record.
 
     ``replaced``: the ids of runs that this one replaces and whose model files it may overwrite.
+    ``may_replace``: a run to resume may be replaced if none of its checkpoints can be read.
     """
 
     folder: Path
     resume: bool
     replaced: tuple[str, ...] = ()
+    may_replace: bool = False
+
+    def anew(self) -> RunPlace:
+        """The place of a new run that replaces the one in the folder."""
+        return RunPlace(self.folder, resume=False, replaced=_ids_in(self.folder))
 
     def check_file(self, path: Path, run_id: str = "") -> None:
         """Raise RunFolderError when the model file ``path`` exists and belongs to another training run."""
@@ -109,11 +115,11 @@ def find_place(folder: Path, record: Mapping[str, Any], if_exists: IfExists) -> 
         check_record(folder, facts, record, what="training")
     except ResumeError as error:
         if if_exists == "new":
-            return RunPlace(folder, resume=False, replaced=_ids_in(folder))
+            return RunPlace(folder, resume=False).anew()
         if not error.differences:
             raise
         raise RunFolderError(_other_settings(folder.name, error.differences)) from error
-    return RunPlace(folder, resume=True)
+    return RunPlace(folder, resume=True, may_replace=if_exists == "new")
 
 
 def _in_widget_values(one: Difference) -> Difference:

@@ -32,6 +32,7 @@ from ...siamese_core.learning.training_set import TrainingSet
 from ...siamese_core.masks.foreground_rule import ForegroundRule
 from ...siamese_core.method.objective import ObjectiveSettings
 from ...siamese_core.pairs.pair_files import Pair, pairs_fingerprint, prompts_digest
+from ...siamese_core.resume_check import ResumeError
 from ...siamese_core.settings import recorded
 from ...siamese_core.weights.model_file import ModelFile
 from ..host.memory import is_out_of_memory
@@ -116,11 +117,31 @@ def train(
 ) -> FinishedTraining:
     """Train to the end in ``place``, from its newest checkpoint when ``place.resume`` is set.
 
-    ``notes`` are shown on the node all the while.
+    If none can be read, train anew where ``place.may_replace`` is set. ``notes`` are shown on the node all
+    the while.
 
     Inference mode must be off. Raises the host's interruption, with all completed steps saved, when the user
     asks for it; otherwise Diverged, TrainingMemoryError, ResumeError or PairError, which say what to do.
     """
+    try:
+        return _train(base, clip, vae, pairs, settings, place, record, notes)
+    except ResumeError as error:
+        if not place.may_replace:
+            raise
+        logging.warning("Siamese-Diffusion: %s; as if_exists is new, training begins anew", error)
+        return _train(base, clip, vae, pairs, settings, place.anew(), record, notes)
+
+
+def _train(
+    base: HostBase,
+    clip: Any,
+    vae: Any,
+    pairs: list[Pair],
+    settings: TrainingSettings,
+    place: RunPlace,
+    record: Mapping[str, Any],
+    notes: Sequence[str],
+) -> FinishedTraining:
     clear(place)
     networks = _networks(base, settings)
     with held(networks) as holding:

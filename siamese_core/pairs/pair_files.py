@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import advice
 from ..errors import counted
 from ..files import file_digest
 from ..masks.folder_contents import Tell, left_out, listed, nothing_read, tell_unread
@@ -80,8 +81,8 @@ def find_pairs(
         return _listed_pairs(source / PROMPT_FILE, default_prompt, tell)
     if (source / RUN_FOLDER).is_dir() and not (source / MANIFEST).exists():
         tell(
-            f"{source}: a dataset that is not finished, so far without prompts and records; finish it with "
-            "the same command and --resume, or list the finished pairs with training.merge --partial"
+            f"{source}: a dataset that is not finished, so far without prompts and records; "
+            f"{advice.FINISH_DATASET}"
         )
     images, masks = first_subfolder(source, IMAGE_FOLDERS), first_subfolder(source, MASK_FOLDERS)
     if images is None or masks is None:

@@ -22,6 +22,9 @@ IfExists = Literal["number", "skip", "overwrite"]
 Only files listed in ``manifest.jsonl`` are ever overwritten.
 """
 
+_BLOCK = 64
+"""Pairs to overwrite for which the lists are rewritten at once; a kill leaves as many unlisted at most."""
+
 
 @dataclass(frozen=True)
 class NewPair:
@@ -65,12 +68,17 @@ def add_pairs(
             continue
         mine.add(stem.casefold())
         chosen.append(replace(pair, record=replace(pair.record, stem=stem)))
-    for pair in chosen:
-        if on_pair is not None:
-            on_pair()
-        if if_exists == "overwrite":  # one by one: what a stop leaves as it was stays listed
-            writer.forget([pair.record.stem])
-        writer.write(pair.record, pair.image, pair.mask, text)
+    for start in range(0, len(chosen), _BLOCK):
+        block = chosen[start : start + _BLOCK]
+        dropped = writer.forget([pair.record.stem for pair in block]) if if_exists == "overwrite" else {}
+        try:
+            for pair in block:
+                if on_pair is not None:
+                    on_pair()
+                dropped.pop(pair.record.stem, None)
+                writer.write(pair.record, pair.image, pair.mask, text)
+        finally:  # what a stop leaves as it was stays listed
+            writer.list_again(dropped)
     return [pair.record.stem for pair in chosen]
 
 

@@ -24,6 +24,10 @@ from .manifest import MANIFEST, PairRecord
 PROMPTS = "prompt.json"
 
 
+ListedLines = tuple[bytes, bytes]
+"""The lines of a pair in the list of prompts and in the manifest; empty where it is not listed."""
+
+
 class WriteError(UserError):
     """Pairs cannot be written as asked; the message names the file and the fix."""
 
@@ -56,14 +60,21 @@ class PairWriter:
         """Whether an image or a mask with this stem exists."""
         return any(self._path(folder, stem).exists() for folder in ("images", "masks"))
 
-    def forget(self, stems: Collection[str]) -> None:
-        """Remove the pairs with these stems from both lists, but not their files.
+    def forget(self, stems: Collection[str]) -> dict[str, ListedLines]:
+        """Remove the pairs with these stems from both lists, but not their files; return their lines by stem.
 
         Raises JsonLinesError for a list that cannot be read.
         """
-        masks = {f"masks/{stem}.png" for stem in stems}
-        _drop_lines(self._manifest, lambda line: text_in(line, "stem") in stems)
-        _drop_lines(self._prompts, lambda line: text_in(line, "source") in masks)
+        stem_of = {f"masks/{stem}.png": stem for stem in stems}
+        lines = _drop_lines(self._manifest, lambda line: _one_of(stems, text_in(line, "stem")))
+        prompts = _drop_lines(self._prompts, lambda line: stem_of.get(text_in(line, "source") or ""))
+        return {stem: (prompts.get(stem, b""), lines.get(stem, b"")) for stem in {**prompts, **lines}}
+
+    def list_again(self, lines: Mapping[str, ListedLines]) -> None:
+        """Put pairs that were forgotten back on the lists."""
+        for path, at in ((self._prompts, 0), (self._manifest, 1)):
+            if text := b"".join(listed[at] for listed in lines.values()):
+                _append(path, text)
 
     def write(
         self,
@@ -114,14 +125,30 @@ def png_bytes(pixels: NDArray[np.uint8], text: Mapping[str, str] | None = None) 
     return buffer.getvalue()
 
 
-def _drop_lines(path: Path, dropped: Callable[[dict[str, Any]], bool]) -> None:
-    kept = [line.raw.rstrip(b"\r\n") + b"\n" for line in json_objects(path) if not dropped(line.value)]
-    write_bytes_atomic(path, b"".join(kept))
+def _one_of(stems: Collection[str], stem: str | None) -> str | None:
+    return stem if stem in stems else None
+
+
+def _drop_lines(path: Path, stem_of: Callable[[dict[str, Any]], str | None]) -> dict[str, bytes]:
+    """Drop the lines for which ``stem_of`` gives a stem, and return them by stem."""
+    kept, dropped = [], {}
+    for line in json_objects(path):
+        raw = line.raw.rstrip(b"\r\n") + b"\n"
+        if (stem := stem_of(line.value)) is None:
+            kept.append(raw)
+        else:
+            dropped[stem] = raw
+    if dropped:
+        write_bytes_atomic(path, b"".join(kept))
+    return dropped
 
 
 def _append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Append a line to a list and sync it; on an error, such as a full disk, the list is restored."""
-    line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8")
+    _append(path, (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append lines to a list and sync it; on an error, such as a full disk, the list is restored."""
     with path.open("a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         if end:

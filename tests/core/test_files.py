@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -182,6 +183,21 @@ def test_a_whole_folder_that_another_process_is_writing_is_left_to_it(tmp_path: 
             raise AssertionError("not reached")
         (folder / "second").write_text("second")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["first", "second", "set"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_whole_folder_needs_no_lock_where_there_are_none(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network file systems refuse locks."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with whole_folder(tmp_path / "set") as folder:
+        (folder / "new").write_text("new")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "set"]
 
 
 @pytest.mark.parametrize("name", ["x" * 256, "a/" + "é" * 200])

@@ -100,6 +100,7 @@ def test_a_new_training_replaces_another_one_but_resumes_an_equal_one(
     run_folder = part("nodes.training.run_folder")
     (tmp_path / "run.json").write_text(json.dumps({"run_id": "1", **BEGUN}), "utf-8")
     again = run_folder.find_place(tmp_path, BEGUN, "new")
-    assert (again.resume, again.replaced) == (True, ())
+    assert (again.resume, again.replaced, again.may_replace) == (True, (), True)
+    assert (again.anew().resume, again.anew().replaced) == (False, ("1",))
     other = run_folder.find_place(tmp_path, {**BEGUN, "steps": 200}, "new")
     assert (other.resume, other.replaced) == (False, ("1",))

@@ -328,12 +328,20 @@ def test_a_folder_is_replaced_only_if_nothing_else_is_lost(full: Path, tmp_path:
 
 def test_another_base_of_the_same_shape_is_told(full: Path, tmp_path: Path) -> None:
     model = load_model(full)
-    own = replace(model, kind="full", training={**model.training, "base": file_digest(full)})
+    own = replace(model, kind="full", training={"command": "train", "base": file_digest(full)})
     save_model(tmp_path / "own.safetensors", own)
     adapter = converted(tmp_path / "own.safetensors", tmp_path / "adapter.safetensors", "adapter")
     for base, told in ((full, False), (tmp_path / "own.safetensors", True)):
         outcome = run(adapter, tmp_path / f"{told}.safetensors", "--to", "full", "--base", base)
         assert ("another file than the one that the model was trained on" in outcome.output) is told
+
+    # Train Siamese records another digest of its base, and a run with --init that of a model.
+    for number, training in enumerate(({"command": "SiameseTrain"}, {"command": "train", "init": "x"})):
+        other, whole = (tmp_path / f"{name}-{number}.safetensors" for name in ("other", "whole"))
+        save_model(other, replace(model, training={**training, "base": "a" * 64}))
+        other = converted(other, tmp_path / f"{number}.safetensors", "adapter")
+        outcome = run(other, whole, "--to", "full", "--base", full)
+        assert "another file" not in outcome.output
 
 
 def test_an_output_that_is_no_safetensors_file_is_refused(full: Path, tmp_path: Path) -> None:

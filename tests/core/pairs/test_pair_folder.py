@@ -97,6 +97,7 @@ def test_stopping_while_overwriting_keeps_the_old_pairs_listed(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         add_pairs(tmp_path, [new_pair(name, 2) for name in names], "overwrite", on_pair=on_pair)
     assert values(tmp_path) == {"a": 2, "b": 2, "c": 1}
+    assert [found.prompt for found in find_pairs(tmp_path)] == 3 * ["a prompt"]
     assert sorted(listed(tmp_path)) == ["a", "b", "c"]
     assert len(find_pairs(tmp_path)) == 3
 

@@ -28,6 +28,9 @@ def test_conditioning_that_would_be_applied_in_another_way_is_refused(result: An
     told = result("refused_conditioning")
     for name in ("an area", "bounds", "an area beside the whole", "an area alone"):
         assert "limited to an area" in told[name], name
+    assert "limited to an area" in told["an area in a dataset"]
+    assert told["the whole area"] == told["a mask without a batch"] == ""
+    assert "3 images to inpaint for 2 masks" in told["three frames"]
     assert "3 masks of a region for 2 masks; give one, or as many as masks" in told["three regions"]
     assert "a dataset's pairs need the same for all" in told["regions in a dataset"]
     assert told["one for all in a dataset"] == ""
@@ -39,6 +42,10 @@ def test_masks_are_checked_again_after_a_cancelled_sampling(result: Any) -> None
     assert "2 masks for 1 latents" in told["one latent"]
     assert "another aspect" in told["wide latents"]
     assert told["fitting latents"] == ""
+
+
+def test_samplings_of_other_nodes_are_left_alone(result: Any) -> None:
+    assert result("other_nodes_samplings") == {"enlarging": "", "own hint kept": True}
 
 
 def test_networks_that_do_not_belong_together_are_told_or_refused(result: Any) -> None:

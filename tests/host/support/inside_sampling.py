@@ -101,14 +101,21 @@ def refused_conditioning() -> dict[str, str]:
     whole, negative = nodes.applied(nodes.control, nodes.masks[:1])
     limited = nodes.stock.ConditioningSetAreaPercentage().append(whole, 0.5, 0.5, 0, 0, 1.0)[0]
     common = part("nodes.sampling.conditioning").require_common
+    complete = nodes.stock.ConditioningSetAreaPercentage().append(nodes.positive, 1.0, 1.0, 0, 0, 1.0)[0]
+    flat = [[nodes.positive[0][0], {"mask": nodes.masks[0], "mask_strength": 1.0}]]
+    frames = [[nodes.positive[0][0], {"concat_latent_image": torch.zeros(3, 4, 8, 8)}]]
     return {
+        "the whole area": told(lambda: nodes.images(complete)),
+        "a mask without a batch": told(lambda: nodes.images(flat)),
+        "three frames": told(lambda: nodes.images(frames)),
+        "an area in a dataset": told(lambda: common([area], SIDE, SIDE)),
         "an area": told(lambda: nodes.images(area)),
         "bounds": told(lambda: nodes.images(bounds)),
         "an area beside the whole": told(lambda: _stock_sampling(nodes, whole + limited, negative, 1)),
         "an area alone": told(lambda: _stock_sampling(nodes, limited, negative, 1)),
         "three regions": told(lambda: nodes.images(regions)),
-        "regions in a dataset": told(lambda: common([regions, nodes.negative])),
-        "one for all in a dataset": told(lambda: common([whole, negative])),
+        "regions in a dataset": told(lambda: common([regions, nodes.negative], SIDE, SIDE)),
+        "one for all in a dataset": told(lambda: common([whole, negative], SIDE, SIDE)),
     }
 
 
@@ -146,6 +153,28 @@ def after_a_cancelled_sampling() -> dict[str, str]:
     cancel()
     found["fitting latents"] = told(lambda: _stock_sampling(nodes, positive, negative, 2))
     return found
+
+
+def other_nodes_samplings() -> dict[str, Any]:
+    """What is said to a sampler that enlarges the latents on the way, and if a node's own hint stays."""
+    from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
+    from comfy_extras.nodes_custom_sampler import SamplerCustom
+
+    nodes = Nodes()
+    positive, negative = nodes.applied(nodes.control, nodes.masks[:1])
+    chosen = SamplerLCMUpscale.execute(2.0, 2, "bislerp").result[0]
+    sigmas = torch.tensor([10.0, 5.0, 1.0, 0.0])
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+
+    def enlarging() -> None:
+        SamplerCustom.execute(nodes.model, True, 1, 3.0, positive, negative, chosen, sigmas, latent)
+
+    refusal = told(enlarging)
+    control = positive[0][1]["control"]
+    tile = torch.ones(1, 3, SIDE, SIDE)
+    control.cond_hint = tile
+    control.pre_run(nodes.model.model, lambda percent: percent)
+    return {"enlarging": refusal, "own hint kept": control.cond_hint is tile}
 
 
 def _stock_sampling(nodes: Nodes, positive: Any, negative: Any, count: int, width: int = SIDE) -> None:
