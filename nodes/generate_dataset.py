@@ -37,7 +37,13 @@ from .host.folders import ROOTS_VARIABLE, output_path
 from .host.graph import graph_text, made_by, nodes_before, prompt_behind
 from .host.memory import is_out_of_memory
 from .host.notices import show, warn
-from .host.own_sampling import chosen_guidance, chosen_side, own_sampling_of, size_warnings
+from .host.own_sampling import (
+    chosen_guidance,
+    chosen_side,
+    own_sampling_of,
+    resize_mode_warnings,
+    size_warnings,
+)
 from .host.refusals import refusing
 from .host.schema import searchable
 from .host.sheets import preview
@@ -217,6 +223,7 @@ class GenerateDataset(io.ComfyNode):
         warnings = [
             *network_warnings(model, control_net),
             *size_warnings(model, height, width),
+            *resize_mode_warnings(model, resize_mode),
             *unread_in(place, files),
             *source.notes,
             *(frames.notes if frames else ()),

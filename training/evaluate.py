@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device=Accelerator().device,
     )
     methods = {
-        name: prepared(images, found.real.images, Results(settings.bootstrap, settings.seed))
+        name: prepared(images, found.real.images, Results(settings.bootstrap, settings.seed), tools.rule)
         for name, images in found.synthetic.items()
     }
     timings: dict[str, float] = {}

@@ -25,7 +25,6 @@ it uses the images in it.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -81,13 +80,18 @@ from .command_line.options import (
     run_command,
 )
 from .command_line.prompt_notes import tell_cut, tell_guidance
-from .generation.defaults import default_guidance, default_precision, default_resolution
+from .generation.defaults import (
+    chosen_resize_mode,
+    default_guidance,
+    default_precision,
+    default_resolution,
+)
 from .generation.pair_sampling import PairJob, PairSampler, SamplerSettings
 from .generation.prior_images import prior_images
 from .generation.prompts import chosen_prompts
+from .generation.shares import parse_shard, tell_skipped
 
 _TRANSFORM = "mask_"
-_SHARD = re.compile(r"(\d+)/(\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,9 @@ class GenerateSettings(MaskOptions):
     resolution: int | None = option(
         None, "image side in pixels, a multiple of 64; default: the checkpoint's", SIDE
     )
-    resize_mode: ResizeMode = option("stretch", "how masks are resized to it")
+    resize_mode: ResizeMode | None = option(
+        None, "how masks are resized to it; default: as in training; a resumed dataset keeps its own"
+    )
     size: PairSize = option("model", "size of the written pair: the model's or the mask file's")
     images: Path | None = option(None, "folder of images with the masks' stems, for the image prior")
     image_weight: float = option(1.0, "weight w_i of the image prior's control", Range(0, 100))
@@ -160,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     accelerator = Accelerator()
-    shard = _shard(settings.shard).part(accelerator.process_index, accelerator.num_processes)
+    shard = parse_shard(settings.shard).part(accelerator.process_index, accelerator.num_processes)
     store = open_store(settings.output, shard.name)
     if args.overwrite and shard.count > 1:
         raise OptionError("--overwrite would remove what other shards have made; remove the folder yourself")
@@ -190,9 +196,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except CheckpointError as error:
         raise OptionError(f"{settings.checkpoint}: {error}") from error
-    masks = _read_masks(settings, transforms, files, resolution)
-    tell_cut(model.base.tokenizer, prompts.all | {settings.negative_prompt}, tell)
     begun = None if args.overwrite else begun_plan(store)
+    resize_mode = chosen_resize_mode(settings.resize_mode, settings.size, checkpoint, begun)
+    masks = _read_masks(settings, transforms, files, resolution, resize_mode)
+    tell_cut(model.base.tokenizer, prompts.all | {settings.negative_prompt}, tell)
     guidance = default_guidance(checkpoint, begun) if settings.guidance is None else settings.guidance
     tell_guidance(prompts.all, settings.negative_prompt, guidance, tell)
     if accelerator.device.type == "cpu":
@@ -201,10 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model.to(accelerator.device, precision)
     if settings.compile:
         model.compile()
-    hint_weights = (
-        recorded_hint_weights(checkpoint.training)[0],
-        settings.image_weight if image_paths else None,
-    )
+    image_weight = settings.image_weight if image_paths else None
+    hint_weights = recorded_hint_weights(checkpoint.training)[0], image_weight
     blend = background.blend if frames else None
     pair_sampler = PairSampler(
         model,
@@ -274,8 +279,9 @@ def _run(
                 run.list_unfinished()
             progress.close()
             flags = "--resume in place of --overwrite" if args.overwrite else "and --resume"
-            print(f"stopped: {run.listed} of {own} pairs are there; resume with the same command {flags}")
+            print(f"stopped: {run.made} of {own} pairs are there; resume with the same command {flags}")
             return 128 + stop.signal_number
+    tell_skipped(run.skipped, own, store.place, note)
     if complete:
         print(f"pairs written to {store.place}")
     else:
@@ -284,11 +290,15 @@ def _run(
 
 
 def _read_masks(
-    settings: GenerateSettings, transforms: TransformSettings | None, files: Sequence[Path], resolution: int
+    settings: GenerateSettings,
+    transforms: TransformSettings | None,
+    files: Sequence[Path],
+    resolution: int,
+    resize_mode: ResizeMode,
 ) -> MaskSource:
     use = MaskUse(
         size=(resolution, resolution),
-        resize_mode=settings.resize_mode,
+        resize_mode=resize_mode,
         written=settings.size,
         rule=settings.mask_rule,
         transforms=transforms,
@@ -321,7 +331,7 @@ def _sampler(
         guidance=guidance,
         negative_prompt=settings.negative_prompt,
         resolution=masks.use.size[0],
-        resize_mode=settings.resize_mode,
+        resize_mode=masks.use.resize_mode,
         size=settings.size,
         mask_weight=hint_weights[0],
         image_weight=hint_weights[1],
@@ -339,23 +349,10 @@ def _model(path: Path, checkpoint: ModelFile) -> SiameseModel:
         raise BaseError(f"{path}: {error}") from error
 
 
-def _shard(text: str) -> Shard:
-    match = _SHARD.fullmatch(text)
-    index, count = map(int, match.groups()) if match else (0, 0)
-    if not index < count:
-        raise OptionError(f"--shard must be number/count with numbers from 0, such as 0/4, not {text}")
-    return Shard(index, count)
-
-
 def _check_settings(settings: GenerateSettings, background: BackgroundOptions) -> None:
     for name in ("checkpoint", "masks", "output"):
         if getattr(settings, name) in (Path(), ""):
             raise OptionError(f"--{name} is needed")
-    if settings.size == "source" and settings.resize_mode != "stretch":
-        raise OptionError(
-            f"--size source cannot undo --resize-mode {settings.resize_mode}: image and mask would no longer "
-            "match; use --resize-mode stretch"
-        )
     if settings.random_masks and settings.images:
         raise OptionError("--images shows what the masks were drawn on; it does not go with --random-masks")
     if settings.images and background.backgrounds:

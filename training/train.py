@@ -285,6 +285,8 @@ def _encoded(
                 settings.mask_rule,
                 settings.prompt,
             )
+        if load_training_set(folder, key) is None:
+            raise OptionError(f"{folder}: the encoded pairs are not there as they were written; start again")
     return wait_for_training_set(folder, key)
 
 

@@ -88,3 +88,10 @@ def size_warnings(model: Any, height: int, width: int) -> list[str]:
         f"{width} x {height} pixels, but the model was trained at {own.resolution} x {own.resolution}: set "
         "width and height to 0"
     ]
+
+
+def resize_mode_warnings(model: Any, mode: str) -> list[str]:
+    """A warning if masks are resized by another ``mode`` than the recorded one of the model's training."""
+    own = own_sampling_of(model).resize_mode
+    told = f"masks are resized by {mode}, and in training by {own}: set resize_mode to that"
+    return [] if mode == own else [told]

@@ -8,7 +8,7 @@ complete.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -67,8 +67,8 @@ class SetRun(Generic[Job]):
     """One worker's run.
 
     ``on_pairs(pairs, known)`` is called with the new pairs of each batch, or with the number of pairs in a
-    chunk that existed already. Exceptions from it end the run; ``listed`` is the number of this worker's
-    pairs that are listed then.
+    chunk that existed already. Exceptions from it end the run; ``made`` is the number of this worker's pairs
+    that are listed then, and ``skipped`` has the reason of each that was left out.
     """
 
     store: DatasetStore
@@ -79,7 +79,12 @@ class SetRun(Generic[Job]):
 
     def __post_init__(self) -> None:
         self._compute_batch = self.plan.batch_size
-        self.listed = 0
+        self._listed = 0
+        self.skipped: list[str] = []
+
+    @property
+    def made(self) -> int:
+        return self._listed - len(self.skipped)
 
     @cached_property
     def lists(self) -> DatasetLists:
@@ -123,8 +128,9 @@ class SetRun(Generic[Job]):
     def _make_chunk(self, chunk: int) -> None:
         indices = self.plan.indices(chunk)
         lines = self.lists.whole_lines(chunk)
-        done = self.listed
-        self.listed += len(lines)
+        done = self._listed
+        self._listed += len(lines)
+        self._note_skipped(lines.values())
         self.on_pairs((), len(lines))
         waiting: list[FinishedPair] = []
         for first in range(indices.start, indices.stop, self.plan.batch_size):
@@ -134,6 +140,7 @@ class SetRun(Generic[Job]):
                 continue
             pairs, skipped = self._make_batch(batch)
             lines |= {line["index"]: line for line in skipped}
+            self._note_skipped(skipped)
             new = [pair for pair in pairs if pair.record.index in missing]
             waiting += new
             # Pairs that share a file are written with the last of them.
@@ -141,8 +148,11 @@ class SetRun(Generic[Job]):
                 lines |= {line["index"]: line for line in self._written(waiting)}
                 waiting.clear()
                 self.lists.write(chunk, [lines[index] for index in sorted(lines)])
-                self.listed = done + len(lines)
+                self._listed = done + len(lines)
             self.on_pairs(new, 0)
+
+    def _note_skipped(self, lines: Iterable[Line]) -> None:
+        self.skipped += [str(line["skipped"]) for line in lines if "skipped" in line]
 
     def _make_batch(self, batch: range) -> tuple[list[FinishedPair], list[Line]]:
         jobs: dict[int, Job] = {}

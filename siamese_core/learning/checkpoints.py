@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from .. import advice
 from ..files import replace_folder, write_text_atomic
@@ -93,6 +93,8 @@ class TrainedState:
                 network.load_state_dict(found)
             for part, state in states:
                 part.load_state_dict(state)
+            for optimizer in self.optimizers:
+                _lay_out_as_weights(optimizer)
 
         return apply
 
@@ -107,6 +109,20 @@ class TrainedState:
         if self.scaler is not None:
             parts.append((folder / "scaler.pt", self.scaler))
         return parts
+
+
+def _lay_out_as_weights(optimizer: Any) -> None:
+    """Give every state of a weight's shape the weight's strides.
+
+    A checkpoint keeps those of the device it was written on, channels last on a GPU, and torch's fused AdamW
+    on a CPU goes through weights and states as they lie in memory.
+    """
+    # Those of weights in 16 bits are made for contiguous copies of them.
+    for weight, states in getattr(optimizer, "state", {}).items():
+        for name, value in states.items():
+            is_alike = isinstance(value, Tensor) and value.shape == weight.shape
+            if is_alike and value.stride() != weight.stride():
+                states[name] = torch.empty_like(weight, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def _numbered(folder: Path, name: str, index: int, suffix: str) -> Path:
@@ -152,7 +168,9 @@ class CheckpointStore:
                 f"{target}: the checkpoint could not be written ({error}); make room on the disk or repair "
                 f"the folder: {rest}"
             ) from error
-        for old in self._finished()[: -self.keep]:
+        # A newer one, of a run that went on from an older one, is damaged: it counts for none that are kept.
+        finished = [path for path in self._finished() if path.name <= target.name]
+        for old in finished[: -self.keep]:
             shutil.rmtree(old)
 
     def restore(

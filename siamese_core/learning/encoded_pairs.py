@@ -113,7 +113,8 @@ class _Rows:
 def load_training_set(folder: Path, key: str) -> TrainingSet | None:
     """The encoded set in ``folder``, memory-mapped, or None when there is none made from ``key``.
 
-    A damaged set also gives None, because it can be made again.
+    A damaged set also gives None, because it can be made again. Raises OSError for one that cannot be mapped,
+    for want of address space, for instance.
     """
     try:
         if (folder / _KEY_FILE).read_text("utf-8") != key:
@@ -121,7 +122,7 @@ def load_training_set(folder: Path, key: str) -> TrainingSet | None:
         names = [field.name for field in fields(TrainingSet)]
         # Copy on write: nothing is written, but torch warns about tensors over read-only memory.
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in names}
-    except (OSError, ValueError, EOFError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, EOFError):
         return None
     return TrainingSet(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 

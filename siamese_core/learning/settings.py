@@ -74,7 +74,8 @@ class OptimiserSettings:
     weight_precision: Literal["fp32", "bf16"] = option(
         "fp32",
         "bf16 stores weights and gradients in half the memory, with stochastic rounding; needs "
-        "mixed precision bf16",
+        "mixed precision bf16. The encoder, which is not trained, is rounded too: an adapter belongs to the "
+        "base as bf16",
         added_later=True,
     )
 

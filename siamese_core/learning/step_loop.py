@@ -88,10 +88,10 @@ def run_steps(
                 saving = done % settings.save_every == 0 or done == settings.steps or stop > 0
                 if done % settings.log_every == 0 or saving:  # the log is never behind a checkpoint
                     flush()
-                after_step(done)
                 if saving:
                     checkpoints.save(state, done, engine)
                     saved = done
+                after_step(done)  # what fails here costs no steps
                 if stop and not (settings.is_last and done == settings.steps):
                     raise Interrupted(done, stop)
         except stopped_by:

@@ -222,6 +222,16 @@ def pairs_fingerprint(pairs: Sequence[Pair]) -> str:
     return hashlib.sha256(json.dumps(records).encode()).hexdigest()
 
 
+def pairs_of_masks(pairs: Sequence[Pair], masks: Sequence[Path]) -> list[Pair | None]:
+    """The pair of each of the ``masks``, or None.
+
+    A link is looked up where it lies before where it leads, since equal masks may be links to one file.
+    """
+    lying = {pair.mask.parent.resolve() / pair.mask.name: pair for pair in pairs}
+    leading = {pair.mask.resolve(): pair for pair in pairs}
+    return [lying.get(mask.parent.resolve() / mask.name) or leading.get(mask.resolve()) for mask in masks]
+
+
 def prompts_digest(pairs: Sequence[Pair]) -> str:
     """SHA-256 (hexadecimal) of the stems and prompts of ``pairs``, independent of their order."""
     lines = sorted(f"{pair.stem}\n{pair.prompt}" for pair in pairs)

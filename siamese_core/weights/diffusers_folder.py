@@ -43,6 +43,26 @@ _STEMS = {"text": "model"}
 STEM = "diffusion_pytorch_model"
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 _SHOWN = 300  # most characters of foreign text quoted in a message
+_ONLY: Mapping[str, Mapping[str, Any]] = {
+    "unet": {
+        "act_fn": "silu",
+        "norm_num_groups": 32,
+        "norm_eps": 1e-5,
+        "freq_shift": 0,
+        "flip_sin_to_cos": True,
+        "mid_block_scale_factor": 1,
+    },
+    "vae": {"act_fn": "silu", "norm_num_groups": 32},
+    "scheduler": {
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "num_train_timesteps": 1000,
+        "rescale_betas_zero_snr": False,
+    },
+}
+"""Entries of a configuration that change what a network computes, and their values in Stable Diffusion."""
+_ACTIVATIONS = ("quick_gelu", "gelu")
 _CONSISTENCY_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 
 
@@ -212,7 +232,18 @@ def _record(path: Path, part: str) -> tuple[dict[str, Any], str]:
     return training, metadata.get("siamese.run_id", "")
 
 
+def _require_usual(part: str, config: Mapping[str, Any]) -> None:
+    """Raise LayoutError for an entry that would make ``config`` another network or noise schedule."""
+    for name, usual in _ONLY[part].items():
+        if (found := config.get(name, usual)) != usual:
+            raise LayoutError(
+                f"its {part} has {name} {str(found)[:_SHOWN]}, and only {usual} is supported, as in Stable "
+                "Diffusion"
+            )
+
+
 def _unet_architecture(config: Mapping[str, Any]) -> UNetArchitecture:
+    _require_usual("unet", config)
     heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
     widths = tuple(config["block_out_channels"])
     head_channels = 0
@@ -239,6 +270,7 @@ def _unet_architecture(config: Mapping[str, Any]) -> UNetArchitecture:
 
 
 def _vae_architecture(path: Path, config: Mapping[str, Any]) -> VAEArchitecture:
+    _require_usual("vae", config)
     scale = config.get("scaling_factor", LATENT_SCALE)
     if abs(scale - LATENT_SCALE) > 1e-6:
         raise CheckpointError(f"{path}: the VAE's scaling factor is {scale}, not {LATENT_SCALE}")
@@ -250,6 +282,11 @@ def _vae_architecture(path: Path, config: Mapping[str, Any]) -> VAEArchitecture:
 
 
 def _text_architecture(config: Mapping[str, Any]) -> TextArchitecture:
+    if (activation := config.get("hidden_act", "quick_gelu")) not in _ACTIVATIONS:
+        raise LayoutError(
+            f"its text encoder has hidden_act {str(activation)[:_SHOWN]}; {' and '.join(_ACTIVATIONS)} are "
+            "supported"
+        )
     return TextArchitecture(
         hidden_size=config["hidden_size"],
         intermediate_size=config["intermediate_size"],
@@ -257,7 +294,7 @@ def _text_architecture(config: Mapping[str, Any]) -> TextArchitecture:
         num_heads=config["num_attention_heads"],
         vocab_size=config.get("vocab_size", 49408),
         max_tokens=config.get("max_position_embeddings", 77),
-        family="clip" if config.get("hidden_act", "quick_gelu") == "quick_gelu" else "open_clip",
+        family="clip" if activation == "quick_gelu" else "open_clip",
     )
 
 
@@ -267,7 +304,9 @@ def _hint_block(control: Mapping[str, Any]) -> HintBlock:
 
 def _prediction(path: Path) -> Prediction:
     scheduler = path / "scheduler" / "scheduler_config.json"
-    found = _read_json(scheduler).get("prediction_type", "epsilon") if scheduler.exists() else "epsilon"
+    config = _read_json(scheduler) if scheduler.exists() else {}
+    _require_usual("scheduler", config)
+    found = config.get("prediction_type", "epsilon")
     if found not in ("epsilon", "v_prediction"):
         raise CheckpointError(f"{path}: the base predicts {found!r}; 'epsilon' or 'v_prediction' is needed")
     return "v_prediction" if found == "v_prediction" else "epsilon"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from ..architecture import LATENT_STRIDE, Architecture, is_small
 from ..errors import CheckpointError
+from ..masks.resizing import ResizeMode
 from ..method.objective import ObjectiveSettings
 
 PAPER_RESOLUTION = 384
@@ -23,12 +24,14 @@ class OwnSampling:
     """A model's image side in pixels and guidance scale; ``recorded``: the side comes from its file.
 
     ``hint_weights``: weights of the mask's and the image's control, (1, 0) except for the paper's baselines.
+    ``resize_mode``: how pairs were resized in training.
     """
 
     resolution: int
     guidance: float
     recorded: bool
     hint_weights: tuple[float, float] = (1.0, 0.0)
+    resize_mode: ResizeMode = "stretch"
 
     @property
     def needs_image(self) -> bool:
@@ -52,7 +55,14 @@ def own_sampling(training: Mapping[str, Any], architecture: Architecture) -> Own
         if type(value) in (int, float) and 1 <= value <= _LARGEST_GUIDANCE:
             guidance = float(value)
     hint_weights = recorded_hint_weights(training)
-    return OwnSampling(side or PAPER_RESOLUTION, guidance, side is not None, hint_weights)
+    mode = recorded_resize_mode(training)
+    return OwnSampling(side or PAPER_RESOLUTION, guidance, side is not None, hint_weights, mode)
+
+
+def recorded_resize_mode(record: Mapping[str, Any]) -> ResizeMode:
+    """How the record of a training or a dataset says that masks are resized: "stretch" if it does not."""
+    modes: tuple[ResizeMode, ...] = get_args(ResizeMode)
+    return next((mode for mode in modes if mode == record.get("resize_mode")), "stretch")
 
 
 def usual_guidance(architecture: Architecture) -> float:

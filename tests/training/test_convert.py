@@ -319,29 +319,24 @@ def test_a_folder_is_replaced_only_if_nothing_else_is_lost(full: Path, tmp_path:
     converted(full, folder, "diffusers", "--overwrite")
     inside = folder / "model.safetensors"
     inside.write_bytes(full.read_bytes())
-    refusal = run(inside, folder, "--to", "diffusers", "--overwrite").refusal
-    assert "the output would be written there" in refusal
-    refusal = run(full, folder, "--to", "diffusers", "--overwrite").refusal
-    assert "holds 'model.safetensors', which --overwrite would remove" in refusal
+    told = [run(source, folder, "--to", "diffusers", "--overwrite").refusal for source in (inside, full)]
+    assert "the output would be written there" in told[0]
+    assert "holds 'model.safetensors', which --overwrite would remove" in told[1]
     assert inside.read_bytes() == full.read_bytes()
 
 
-def test_another_base_of_the_same_shape_is_told(full: Path, tmp_path: Path) -> None:
-    model = load_model(full)
-    own = replace(model, kind="full", training={"command": "train", "base": file_digest(full)})
-    save_model(tmp_path / "own.safetensors", own)
+@pytest.mark.parametrize(
+    ("own", "command", "init", "told"),
+    [(True, "train", {}, 0), (False, "train", {}, 1), (False, "train", {"init": 0}, 0), (False, "x", {}, 0)],
+)  # Train Siamese records another digest of its base, and a run with --init that of a model.
+def test_another_base_of_the_same_shape_is_told(
+    own: bool, command: str, init: dict[str, Any], told: int, full: Path, tmp_path: Path
+) -> None:
+    training = {"command": command, "base": file_digest(full) if own else "a" * 64, **init}
+    save_model(tmp_path / "own.safetensors", replace(load_model(full), training=training))
     adapter = converted(tmp_path / "own.safetensors", tmp_path / "adapter.safetensors", "adapter")
-    for base, told in ((full, False), (tmp_path / "own.safetensors", True)):
-        outcome = run(adapter, tmp_path / f"{told}.safetensors", "--to", "full", "--base", base)
-        assert ("another file than the one that the model was trained on" in outcome.output) is told
-
-    # Train Siamese records another digest of its base, and a run with --init that of a model.
-    for number, training in enumerate(({"command": "SiameseTrain"}, {"command": "train", "init": "x"})):
-        other, whole = (tmp_path / f"{name}-{number}.safetensors" for name in ("other", "whole"))
-        save_model(other, replace(model, training={**training, "base": "a" * 64}))
-        other = converted(other, tmp_path / f"{number}.safetensors", "adapter")
-        outcome = run(other, whole, "--to", "full", "--base", full)
-        assert "another file" not in outcome.output
+    outcome = run(adapter, tmp_path / "whole.safetensors", "--to", "full", "--base", full)
+    assert outcome.output.count("another file than the one that the model was trained on") == told
 
 
 def test_an_output_that_is_no_safetensors_file_is_refused(full: Path, tmp_path: Path) -> None:
@@ -401,7 +396,5 @@ def test_the_constants_are_those_of_the_schedule() -> None:
 
     assert torch.equal(buffers["alphas_cumprod"], alphas_cumprod())
     assert all(value.shape == (1000,) and value.dtype == torch.float32 for value in buffers.values())
-    assert torch.isfinite(torch.stack([*buffers.values()])).all()
-    assert buffers["posterior_variance"][0] == 0
-    assert float(buffers["betas"][0]) == pytest.approx(0.00085)
-    assert float(buffers["betas"][-1]) == pytest.approx(0.012)
+    assert torch.isfinite(torch.stack([*buffers.values()])).all() and buffers["posterior_variance"][0] == 0
+    assert [float(buffers["betas"][end]) for end in (0, -1)] == pytest.approx([0.00085, 0.012])

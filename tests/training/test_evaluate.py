@@ -15,6 +15,8 @@ from PIL import Image
 from torch import nn
 from torchvision.models import alexnet
 
+from siamese_core.files import file_digest
+from siamese_core.masks.foreground_rule import PLAIN_MASKS
 from tests.support.commands import Outcome, run_here
 from tests.support.phantoms.phantom import write_phantoms
 from training import evaluate
@@ -335,6 +337,26 @@ def test_a_manifest_says_which_mask_it_was_and_a_transformed_one_is_nobodys(
     assert match_by_mask(find_images(folder), find_images(real)) == expected
 
 
+def test_masks_of_one_name_that_are_others_match_no_image(
+    real: Path, synthetic: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(synthetic, tmp_path / "pairs")
+    stems = find_images(real).stems
+    records = []
+    for i, stem in enumerate(find_images(folder).stems):
+        digest = file_digest(real / "masks" / f"{stems[i]}.png") if i < 4 else "0" * 64
+        records.append({"stem": stem, "mask_file": f"{stems[i]}.png", "mask_digest": digest})
+    # Of the masks whose file is another one, the fifth is drawn alike and the others are not.
+    mask = np.asarray(Image.open(real / "masks" / f"{stems[4]}.png"))
+    for i, record in enumerate(records[4:]):
+        Image.fromarray(mask if i == 0 else 255 - mask).save(folder / "masks" / f"{record['stem']}.png")
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    notes: list[str] = []
+    matches = match_by_mask(find_images(folder), find_images(real), tell=notes.append)
+    assert matches == [0, 1, 2, 3, 4, *5 * [None]]
+    assert notes[0].startswith("5 masks of ")
+
+
 def test_images_of_one_mask_belong_together_whether_or_not_the_mask_is_among_the_real_ones(
     real: Path, synthetic: Path, tmp_path: Path
 ) -> None:
@@ -351,6 +373,6 @@ def test_images_of_one_mask_belong_together_whether_or_not_the_mask_is_among_the
     (folder / "manifest.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
     expected = [0, 0, 0, 3, 4, 3, 6, 6, 6, 9]
     for other in (real, real / "images"):
-        measured = prepared(find_images(folder), find_images(other), Results(100, 0))
+        measured = prepared(find_images(folder), find_images(other), Results(100, 0), PLAIN_MASKS)
         assert isinstance(measured.matching, str)
         assert measured.groups is not None and measured.groups.tolist() == expected

@@ -11,6 +11,7 @@ from torch import nn
 from siamese_core.masks.foreground_rule import ForegroundRule
 from siamese_core.pairs.pair_files import Pair
 
+from ..command_line.notes import note
 from ..command_line.stage_timing import timed
 from ..segmentation.judge import SegmenterSettings
 from ..statistics.intervals import Floats, Groups
@@ -85,9 +86,12 @@ class Measured:
         return {} if isinstance(self.matching, str) else dict(self.matching.pairs)
 
 
-def prepared(images: ImageSet, real: ImageSet, results: Results) -> Measured:
-    """A :class:`Measured` without measurements, in which ``images`` are matched with real ones by mask."""
-    matching = _matching(real, images)
+def prepared(images: ImageSet, real: ImageSet, results: Results, rule: ForegroundRule) -> Measured:
+    """A :class:`Measured` without measurements, in which ``images`` are matched with real ones by mask.
+
+    Masks are read with ``rule``.
+    """
+    matching = _matching(real, images, rule)
     unmatched = [None] * len(images)
     by_mask = groups_by_mask(images, unmatched) if isinstance(matching, str) else matching.groups
     return Measured(images, results, matching, same_mask(by_mask, len(images)))
@@ -185,12 +189,12 @@ def _measure_adherence(real: RealSets, sets: Mapping[str, Measured], tools: Inst
             )
 
 
-def _matching(real: ImageSet, synthetic: ImageSet) -> Matching | str:
+def _matching(real: ImageSet, synthetic: ImageSet, rule: ForegroundRule) -> Matching | str:
     """Images matched by mask, or the reason why that is impossible."""
     for images in (real, synthetic):
         if images.pairs is None:
             return f"{images.root} holds no masks to pair images by"
-    matches = match_by_mask(synthetic, real)
+    matches = match_by_mask(synthetic, real, rule, note)
     pairs = [(own, other) for own, other in enumerate(matches) if other is not None]
     if not pairs:
         return f"no synthetic image is called like a mask of {real.root}"

@@ -1,4 +1,4 @@
-"""Defaults of resolution, guidance scale and precision: those of a dataset being resumed, or the model's."""
+"""What is not given to generate: as in a dataset that is resumed, or else as the model has it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from pathlib import Path
 import torch
 
 from siamese_core.dataset_generation.finished_pairs import DatasetPlan
+from siamese_core.dataset_generation.mask_source import PairSize
 from siamese_core.diffusers_backend.siamese_model import DTYPES, Precision
 from siamese_core.masks.folder_contents import Tell
+from siamese_core.masks.resizing import ResizeMode
 from siamese_core.weights.model_file import ModelFile
-from siamese_core.weights.recorded_sampling import PAPER_RESOLUTION, own_sampling, recorded_side
+from siamese_core.weights.recorded_sampling import (
+    PAPER_RESOLUTION,
+    own_sampling,
+    recorded_resize_mode,
+    recorded_side,
+)
+
+from ..command_line.options import OptionError
 
 
 def default_resolution(path: Path, checkpoint: ModelFile, tell: Tell) -> int:
@@ -25,6 +34,22 @@ def default_resolution(path: Path, checkpoint: ModelFile, tell: Tell) -> int:
             f"{PAPER_RESOLUTION} px; --resolution gives another"
         )
     return recorded or PAPER_RESOLUTION
+
+
+def chosen_resize_mode(
+    given: ResizeMode | None, size: PairSize, checkpoint: ModelFile, begun: DatasetPlan | None
+) -> ResizeMode:
+    """``given``, else the resize mode of the dataset being resumed (``begun``) or of the model's training.
+
+    Raises OptionError if pairs of the masks' own ``size`` could not be had from it.
+    """
+    mode = given or recorded_resize_mode(begun.settings if begun else checkpoint.training)
+    if size == "source" and mode != "stretch":
+        raise OptionError(
+            f"--size source cannot undo --resize-mode {mode} (given, or as in training), and image and mask "
+            "would not match; use --resize-mode stretch"
+        )
+    return mode
 
 
 def default_guidance(checkpoint: ModelFile, begun: DatasetPlan | None) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from siamese_core.masks.folder_contents import Tell
 from siamese_core.pairs.captions import stem_key
-from siamese_core.pairs.pair_files import PairError, find_pairs, images_by_stem
+from siamese_core.pairs.pair_files import PairError, find_pairs, images_by_stem, pairs_of_masks
 from siamese_core.weights.recorded_sampling import recorded_hint_weights
 
 from ..command_line.options import OptionError
@@ -59,8 +59,8 @@ def _of_pairs(source: Path, masks: Sequence[Path]) -> list[Path]:
     """Images from a folder of pairs. Raises PairError if it is not one or a mask belongs to no pair."""
     if not source.is_dir():
         raise PairError(f"'{source}' is no folder of pairs")
-    by_mask = {pair.mask.resolve(): pair.image for pair in find_pairs(source, default_prompt="")}
-    alone = [path for path in masks if path.resolve() not in by_mask]
+    found = pairs_of_masks(find_pairs(source, default_prompt=""), masks)
+    alone = [path for path, pair in zip(masks, found, strict=True) if pair is None]
     if alone:
         raise PairError(f"'{alone[0]}' belongs to no pair ({len(alone)} of {len(masks)} masks)")
-    return [by_mask[path.resolve()] for path in masks]
+    return [pair.image for pair in found if pair is not None]

@@ -12,7 +12,7 @@ from typing import Any
 from siamese_core.masks.folder_contents import Tell
 from siamese_core.masks.mask_files import MASK_FOLDERS, first_subfolder
 from siamese_core.pairs.captions import read_captions, stem_key
-from siamese_core.pairs.pair_files import IMAGE_FOLDERS, MASK_SUFFIXES, PROMPT_FILE
+from siamese_core.pairs.pair_files import IMAGE_FOLDERS, MASK_SUFFIXES, PROMPT_FILE, pairs_of_masks
 from siamese_core.pairs.prompt_file import read_prompt_file
 from siamese_core.weights.training_record import draw_prompt, recorded_prompts
 
@@ -87,8 +87,8 @@ def own_prompts(source: Path, masks: Sequence[Path], tell: Tell) -> list[str | N
     if not source.is_dir():
         return [None] * len(masks)
     if (source / PROMPT_FILE).is_file():
-        listed = {pair.mask.resolve(): pair.prompt for _, pair in read_prompt_file(source / PROMPT_FILE)}
-        return [listed.get(path.resolve()) or None for path in masks]
+        pairs = [pair for _, pair in read_prompt_file(source / PROMPT_FILE)]
+        return [(found.prompt or None) if found else None for found in pairs_of_masks(pairs, masks)]
     images = first_subfolder(source, IMAGE_FOLDERS) or source
     names = [_image_stems(path) for path in masks]
     captions = read_captions(source, images, [images / f"{stem}.png" for stems in names for stem in stems])

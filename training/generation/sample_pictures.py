@@ -70,5 +70,7 @@ def sample_sheet(
             sampler=sampler,
             prediction=networks.prediction,
         )
-        images = to_uint8(base.vae.decode(latents / LATENT_SCALE).sample)
+        # One by one, since decoding needs more memory than a training step.
+        decoded = [base.vae.decode(one / LATENT_SCALE).sample for one in latents.split(1)]
+        images = to_uint8(torch.cat(decoded))
     return preview_sheet(data, chosen, images)

@@ -182,6 +182,28 @@ def test_a_base_that_predicts_the_image_is_refused(folder: Path) -> None:
         load_base(folder)
 
 
+SCHEDULER = "scheduler/scheduler_config.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "told"),
+    [
+        ("unet/config.json", {"norm_num_groups": 16}, "its unet has norm_num_groups 16, and only 32 is"),
+        ("unet/config.json", {"flip_sin_to_cos": False}, "its unet has flip_sin_to_cos False"),
+        ("vae/config.json", {"act_fn": "gelu"}, "its vae has act_fn gelu"),
+        ("text_encoder/config.json", {"hidden_act": "relu"}, "its text encoder has hidden_act relu"),
+        (SCHEDULER, {"beta_schedule": "linear"}, "its scheduler has beta_schedule linear"),
+        (SCHEDULER, {"rescale_betas_zero_snr": True}, "its scheduler has rescale_betas_zero_snr True"),
+    ],
+)
+def test_settings_that_make_another_network_of_the_same_weights_are_refused(
+    file: str, entry: dict[str, object], told: str, folder: Path
+) -> None:
+    edit_json(folder / file, entry)
+    with pytest.raises(CheckpointError, match=told):
+        load_base(folder)
+
+
 def test_a_folder_without_scheduler_is_taken_for_noise_prediction(folder: Path) -> None:
     shutil.rmtree(folder / "scheduler")
 

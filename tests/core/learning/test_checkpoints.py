@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,41 @@ def test_a_damaged_checkpoint_is_written_again(store: CheckpointStore) -> None:
     store.save(state(4), 4, SingleProcess())
 
     assert store.restore(state(1)) == 4
+
+
+def test_what_is_kept_does_not_count_a_damaged_newer_one(store: CheckpointStore) -> None:
+    cut("optimizer.bin")(store.latest())
+    one = replace(store, keep=1)
+    one.save(state(3), 3, SingleProcess())
+    found = state(1)
+    assert one.restore(found) == 3
+    assert values(found) == values(state(3))
+
+
+def test_moments_go_on_with_their_weights_whatever_layout_they_were_saved_in(tmp_path: Path) -> None:
+    """A GPU trains in channels last; a CPU's fused AdamW reads weights and moments as they lie in memory."""
+
+    def run(layout: torch.memory_format) -> tuple[nn.Module, TrainedState]:
+        torch.manual_seed(3)
+        network = nn.Conv2d(4, 6, 3).to(memory_format=layout)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=0.1, fused=True)
+        return network, TrainedState([network], [optimizer])
+
+    def train(network: nn.Module, trained: TrainedState, seed: int) -> None:
+        inputs = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(seed))
+        trained.optimizers[0].zero_grad()
+        network(inputs).square().mean().backward()
+        trained.optimizers[0].step()
+
+    store = CheckpointStore(tmp_path / "checkpoints", RECORD)
+    network, trained = run(torch.channels_last)
+    train(network, trained, 1)
+    store.save(trained, 1, SingleProcess())
+    train(network, trained, 2)
+    resumed, again = run(torch.contiguous_format)
+    store.restore(again)
+    train(resumed, again, 2)
+    torch.testing.assert_close(resumed.weight, network.weight)
 
 
 def test_damage_everywhere_is_said_and_changes_nothing(store: CheckpointStore) -> None:

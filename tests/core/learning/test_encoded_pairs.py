@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -112,3 +113,17 @@ def test_a_set_is_read_from_the_disk_when_it_is_used(tmp_path: Path, pairs: list
         pytest.skip("needs Linux's list of mapped files")
     assert "encoded/images.npy" in maps.read_text()
     assert "encoded/moments.npy" in maps.read_text()
+
+
+def test_a_set_that_cannot_be_mapped_is_no_missing_one(
+    tmp_path: Path, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be encoded again, or waited for, for ever."""
+    encode_pairs(tmp_path / "encoded", "key", BaseEncoder(small_base()), pairs, SIDE, default_prompt="d")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(OSError, match="Cannot allocate"):
+        load_training_set(tmp_path / "encoded", "key")

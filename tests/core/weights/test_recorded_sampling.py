@@ -20,6 +20,8 @@ from siamese_core.weights.recorded_sampling import (
     ("training", "architecture", "wanted"),
     [
         ({}, SD15, OwnSampling(384, 9.0, recorded=False)),
+        ({"resize_mode": "crop"}, SD15, OwnSampling(384, 9.0, recorded=False, resize_mode="crop")),
+        ({"resize_mode": ["crop"]}, SD15, OwnSampling(384, 9.0, recorded=False)),
         ({}, TINY, OwnSampling(384, 3.0, recorded=False)),
         ({"resolution": 128}, TINY, OwnSampling(128, 3.0, recorded=True)),
         ({"resolution": 512, "guidance": 7.5}, SD15, OwnSampling(512, 7.5, recorded=True)),

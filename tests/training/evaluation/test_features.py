@@ -194,6 +194,12 @@ def test_a_list_of_no_extractors_is_refused(names: str) -> None:
         load_extractors(names, WeightPlaces(), 64)
 
 
+@pytest.mark.parametrize("names", ["v1/encoder.pt,v2/encoder.pt", "pixels.pt"])
+def test_two_extractors_of_one_name_are_refused(names: str) -> None:
+    with pytest.raises(OptionError, match="would be the name of two"):
+        load_extractors(names, WeightPlaces(), 64)
+
+
 def test_without_weights_the_offline_extractor_serves_alone() -> None:
     assert [one.name for one in load_extractors(None, WeightPlaces(), 64)] == ["efficientnet-lite0"]
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from siamese_core.masks.foreground_rule import ForegroundRule
+from siamese_core.masks.foreground_rule import PLAIN_MASKS, ForegroundRule
 from tests.support.commands import Outcome, run_here
 from tests.support.folders import read_tree
 from tests.support.phantoms.phantom import write_phantoms
@@ -178,7 +178,7 @@ def shown(sets: Path, names: list[str]) -> dict[str, tuple[Measured, CasePicture
     found = {}
     for name in names:
         images = find_images(sets / name)
-        measured = prepared(images, real, Results(100, 0))
+        measured = prepared(images, real, Results(100, 0), PLAIN_MASKS)
         found[name] = measured, CasePictures(real, images, ForegroundRule())
     return found
 

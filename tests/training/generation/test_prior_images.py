@@ -137,3 +137,39 @@ def test_a_joint_model_is_trained_sampled_from_and_never_regenerated(
     flags = ("--pair", Path(next(iter(images))).stem, "--checkpoint", model, "--masks", pairs / "masks")
     refusal = run_here(regenerate.main, record, *flags, "--output", tmp_path / "none").refusal
     assert "generated with an image beside its mask, which no record holds" in refusal
+
+
+def test_masks_are_resized_as_in_training_unless_asked_otherwise(model_of: ModelOf, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    wide = Image.new("L", (128, 64))
+    wide.paste(255, (50, 18, 78, 46))
+    wide.save(masks / "a.png")
+
+    def extent(name: str, *flags: object) -> tuple[int, int]:
+        outcome = sample(model_of(resize_mode="crop"), masks, tmp_path / name, "--prompt", "x", *flags)
+        assert outcome.status == 0, outcome.errors
+        left, top, right, bottom = Image.open(tmp_path / name / "masks" / "a.png").getbbox()
+        return right - left, bottom - top
+
+    assert extent("own") == (28 * SIDE // 64, 28 * SIDE // 64)
+    assert extent("given", "--resize-mode", "stretch") == (14 * SIDE // 64, 28 * SIDE // 64)
+    cropping, flags = model_of(resize_mode="crop"), ("--prompt", "x", "--size", "source")
+    refusal = sample(cropping, masks, tmp_path / "x", *flags).refusal
+    assert "--size source cannot undo --resize-mode crop" in refusal
+    assert not (tmp_path / "x").exists()
+
+
+def test_masks_that_cannot_be_drawn_at_random_are_told(model_of: ModelOf, tmp_path: Path) -> None:
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for stem, side in (("dot", 2), ("large", 40)):
+        image = Image.new("L", (128, 128))
+        image.paste(255, (60, 60, 60 + side, 60 + side))
+        image.save(masks / f"{stem}.png")
+    flags = ("--prompt", "x", "--random-masks", "--per-mask", 2, "--mask-area", 0.02, 0.5)
+    outcome = sample(model_of(), masks, tmp_path / "some", *flags)
+    assert outcome.status == 0, outcome.errors
+    assert "2 of 4 pairs could not be made, the first because" in outcome.output
+    (masks / "large.png").unlink()
+    assert "2 of 2 pairs could not be made" in sample(model_of(), masks, tmp_path / "none", *flags).refusal

@@ -14,6 +14,7 @@ from siamese_core.weights.model_file import load_model, save_model
 from siamese_core.weights.training_record import draw_prompt
 from tests.support.commands import MODEL_PROMPT, Outcome, run_here
 from training import generate
+from training.generation import prior_images
 from training.generation.prompts import Prompts, chosen_prompts, own_prompts
 
 SHARES = {"bright nuclei": 0.5, "dark nuclei": 0.5}
@@ -45,6 +46,25 @@ def prompts_of(output: Path) -> list[str]:
     return [
         json.loads(line)["prompt"] for line in (output / "manifest.jsonl").read_text("utf-8").splitlines()
     ]
+
+
+def test_equal_masks_that_are_links_to_one_file_keep_their_own_prompts(masks: Path) -> None:
+    """As git-annex and DVC keep files of equal content once."""
+    store = masks / "store.png"
+    (masks / "masks" / "a.png").rename(store)
+    for stem in ("a", "c"):
+        (masks / "masks" / f"{stem}.png").unlink(missing_ok=True)
+        (masks / "masks" / f"{stem}.png").symlink_to(store)
+    (masks / "images").mkdir()
+    entries = []
+    for stem in ("a", "b", "c"):
+        Image.new("RGB", (64, 64)).save(masks / "images" / f"{stem}.png")
+        names = {"source": f"masks/{stem}.png", "target": f"images/{stem}.png", "prompt": f"prompt {stem}"}
+        entries.append(json.dumps(names) + "\n")
+    (masks / "prompt.json").write_text("".join(entries), "utf-8")
+    files = [masks / "masks" / f"{stem}.png" for stem in ("a", "b", "c")]
+    assert own_prompts(masks, files, print) == ["prompt a", "prompt b", "prompt c"]
+    assert [path.stem for path in prior_images._of_pairs(masks, files)] == ["a", "b", "c"]
 
 
 def test_bare_masks_get_prompts_drawn_from_those_the_model_was_trained_on(

@@ -5,6 +5,7 @@ An extractor's name is part of every metric's name, since figures of different e
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,13 @@ def load_extractors(names: str | None, places: WeightPlaces, torchscript_side: i
             f"{names!r} names no extractor; give {', '.join(makers)} or a TorchScript file, several with "
             "commas"
         )
+    called = [name if name in makers else Path(name).stem for name in wanted]
+    for name, times in Counter([PIXELS, *called]).items():
+        if times > 1:
+            raise OptionError(
+                f"{names!r}: extractors are called as their files, and {name!r} would be the name of two; "
+                "rename a file, or leave one out"
+            )
     return [
         makers[name]() if name in makers else torchscript(Path(name), torchscript_side) for name in wanted
     ]
@@ -186,9 +194,11 @@ def extract(
 
 
 def _checked_rows(output: object, images: int, name: str) -> NDArray[np.float32]:
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != images:
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != images or output.shape[1] < 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise WeightsError(f"{name}: gives {shape} for {images} images; one row of features each is needed")
+        raise WeightsError(
+            f"{name}: gives {shape} for {images} images; a row of two or more features each is needed"
+        )
     if not bool(torch.isfinite(output).all()):
         raise WeightsError(f"{name}: gives features that are not finite")
     return output.float().cpu().numpy()

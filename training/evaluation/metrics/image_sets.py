@@ -6,16 +6,19 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from tqdm import tqdm
 
+from siamese_core.errors import counted
+from siamese_core.files import file_digest
 from siamese_core.json_lines import json_objects, text_in
 from siamese_core.masks.folder_contents import IMAGE_EXTENSIONS, Tell, left_out, nothing_read
-from siamese_core.masks.foreground_rule import ForegroundRule
+from siamese_core.masks.foreground_rule import PLAIN_MASKS, ForegroundRule
 from siamese_core.masks.mask_files import MASK_FOLDERS, first_subfolder
 from siamese_core.masks.plausibility import MaskSurvey
+from siamese_core.masks.resizing import resize_mask
 from siamese_core.pairs.image_files import ImageSurvey, read_image
 from siamese_core.pairs.manifest import MANIFEST
 from siamese_core.pairs.pair import PairError, as_pair_errors
@@ -27,8 +30,11 @@ from siamese_core.pairs.pair_files import (
     images_without_masks,
     load_pair,
 )
+from siamese_core.pairs.written_masks import read_mask_by_origin
 
 _VARIANT = re.compile(r"(.+)_\d+")
+_LEAST_DICE = 0.7
+"""Dice from which on two masks of one name are the same, perhaps written at another size."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,14 @@ class ImageSet:
         Raises PairError for a manifest that cannot be read.
         """
         return {} if self.pairs is None else _masks_in_manifest(self.root)
+
+    @cached_property
+    def recorded_digests(self) -> dict[str, str]:
+        """SHA-256 of the source mask by pair stem, as far as a manifest tells."""
+        path = self.root / MANIFEST
+        lines = (line.value for line in json_objects(path)) if path.is_file() else ()
+        told = ((text_in(line, "stem"), text_in(line, "mask_digest")) for line in lines)
+        return {stem: digest for stem, digest in told if stem and digest}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -125,17 +139,44 @@ def check_images(images: ImageSet, rule: ForegroundRule, *, skip_corrupt: bool) 
     return CheckedImages(left, skipped, sizes, [*survey.notes(), *headers.notes()])
 
 
-def match_by_mask(synthetic: ImageSet, real: ImageSet) -> list[int | None]:
+def match_by_mask(
+    synthetic: ImageSet, real: ImageSet, rule: ForegroundRule = PLAIN_MASKS, tell: Tell = lambda note: None
+) -> list[int | None]:
     """For each synthetic image, the index of the real image with the same mask, or None.
 
     The mask is the one recorded in manifest.jsonl, or else the one with the pair's stem, with or without
-    ``_<variant>``. Transformed masks match no real image. Raises ValueError unless both sets have pairs.
+    ``_<variant>``. Transformed masks match no real image, and neither do masks of which only the name is the
+    same: their digest is another one than the manifest's, and they, read with ``rule``, hardly overlap.
+    ``tell`` is called with the number of those. Raises ValueError unless both sets have pairs.
     """
     index: dict[str, int] = {}
     for i, pair in enumerate(_pairs(real)):
         index.setdefault(pair.mask.stem, i)
         index.setdefault(pair.stem, i)
-    return [_index_of(pair.stem, synthetic.recorded_masks, index) for pair in _pairs(synthetic)]
+    digest_of = cache(file_digest)
+    matches, strangers = [], 0
+    for pair in _pairs(synthetic):
+        match = _index_of(pair.stem, synthetic.recorded_masks, index)
+        digest = synthetic.recorded_digests.get(pair.stem)
+        if match is not None and digest is not None:
+            mask = _pairs(real)[match].mask
+            if digest_of(mask) != digest and not _overlap(pair.mask, mask, rule):
+                match, strangers = None, strangers + 1
+        matches.append(match)
+    if strangers:
+        tell(
+            f"{counted(strangers, 'mask')} of {synthetic.root} called like other masks of {real.root}: their "
+            "images are not compared with the real ones of that name"
+        )
+    return matches
+
+
+def _overlap(first: Path, second: Path, rule: ForegroundRule) -> bool:
+    """Whether two masks, at the size of the first, are nearly the same."""
+    with as_pair_errors():
+        one, other = (read_mask_by_origin(path, rule).mask for path in (first, second))
+    other = resize_mask(other, one.shape)
+    return 2 * int((one & other).sum()) >= _LEAST_DICE * int(one.sum() + other.sum())
 
 
 def groups_by_mask(synthetic: ImageSet, matches: Sequence[int | None]) -> list[list[int]]:
