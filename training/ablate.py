@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output: Path = args.output
     _check(args, plan)
     base = local_base(args.base)  # download a model from the hub once, for all variants
-    _prepare(args, plan, tests)
+    _prepare(args, base, plan, tests)
     generated = [variant for variant in plan.variants if variant.paint]
     for variant in plan.variants:
         _train(args, base, plan, variant)
@@ -110,7 +110,7 @@ def _networks(plan: AblationPlan) -> tuple[list[str], dict[str, Any]]:
     return settings.pop("networks", ["small-unet"]), settings
 
 
-def _prepare(args: argparse.Namespace, plan: AblationPlan, tests: Mapping[str, str]) -> None:
+def _prepare(args: argparse.Namespace, base: Path, plan: AblationPlan, tests: Mapping[str, str]) -> None:
     """Create the output folder, or check that it belongs to the same ablation on the same data."""
     pairs = find_pairs(args.pairs, default_prompt="")
     record = {
@@ -124,7 +124,7 @@ def _prepare(args: argparse.Namespace, plan: AblationPlan, tests: Mapping[str, s
             for name, folder in tests.items()
         },
         "base": str(args.base),
-        BASE_DIGESTS_KEY: base_digests(local_base(args.base)),
+        BASE_DIGESTS_KEY: base_digests(base),
         PAIR_PROMPTS_KEY: prompts_digest(pairs),
         TEST_ORDER_KEY: list(tests),
     }

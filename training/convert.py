@@ -64,9 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in explain_dropped(model.ignored):
         print(f"  left out: {line}")
     if args.base is not None:
-        base = read_model(local_base(args.base), num_heads=args.heads, prediction=args.prediction)
+        place = local_base(args.base)
+        base = read_model(place, num_heads=args.heads, prediction=args.prediction)
         print(f"{args.base}: {KIND_NAMES[base.kind]}, {_described(base)}")
-        _note_other_base(model, local_base(args.base))
+        _note_other_base(model, place)
         model = on_base(model, base)
     dtype = _DTYPES.get(args.dtype)
     written = write(args.output, model, args.to, dtype)
