@@ -50,6 +50,10 @@ class ResumeError(UserError):
         self.differences = tuple(differences)
 
 
+class NoWholeCheckpoint(ResumeError):
+    """All checkpoints of a run are damaged; the message says how."""
+
+
 def check_record(
     path: Path | str,
     found: Mapping[str, Any],

@@ -281,7 +281,8 @@ def _run(
             flags = "--resume in place of --overwrite" if args.overwrite else "and --resume"
             print(f"stopped: {run.made} of {own} pairs are there; resume with the same command {flags}")
             return 128 + stop.signal_number
-    tell_skipped(run.skipped, own, store.place, note)
+    is_empty = complete and run.lists.state().pairs == 0
+    tell_skipped(run.skipped, own, store.place, note, is_empty=is_empty)
     if complete:
         print(f"pairs written to {store.place}")
     else:

@@ -115,16 +115,17 @@ class SiameseControl(comfy.controlnet.ControlNet):
         size, last = tuple(x_noisy.shape[-2:]), self._last
         if last is None or last[0] != size:
             # Samplers that enlarge the latents on the way do so between two timesteps.
-            if last is not None and float(last[1][0]) == float(t[0]):
+            if last is not None and (size < last[0] or float(last[1][0]) == float(t[0])):
                 raise ControlError(AREA_REFUSED)
             check_hint(self.cond_hint_original, x_noisy, batched_number)
         is_told = last is None and self.tells_of_empty
         if is_told and (warnings := empty_mask_warnings(self.cond_hint_original > 0.5)):
             warn(warnings)
         self._last = size, t
-        found = super().get_control(x_noisy, t, cond, batched_number, transformer_options)
-        self._left = None if self.cond_hint is None else weakref.ref(self.cond_hint)
-        return found
+        try:
+            return super().get_control(x_noisy, t, cond, batched_number, transformer_options)
+        finally:  # also if the network runs out of memory
+            self._left = None if self.cond_hint is None else weakref.ref(self.cond_hint)
 
     def _has_foreign_hint(self) -> bool:
         """Whether another node has set the hint of this sampling, as those that sample in tiles do."""

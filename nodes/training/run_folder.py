@@ -60,17 +60,13 @@ class RunPlace:
     """The folder of a training run; ``resume``: it holds a run with the same record.
 
     ``replaced``: the ids of runs that this one replaces and whose model files it may overwrite.
-    ``may_replace``: a run to resume may be replaced if none of its checkpoints can be read.
+    ``may_replace``: a run to resume may be put aside if none of its checkpoints can be read.
     """
 
     folder: Path
     resume: bool
     replaced: tuple[str, ...] = ()
     may_replace: bool = False
-
-    def anew(self) -> RunPlace:
-        """The place of a new run that replaces the one in the folder."""
-        return RunPlace(self.folder, resume=False, replaced=_ids_in(self.folder))
 
     def check_file(self, path: Path, run_id: str = "") -> None:
         """Raise RunFolderError when the model file ``path`` exists and belongs to another training run."""
@@ -115,7 +111,7 @@ def find_place(folder: Path, record: Mapping[str, Any], if_exists: IfExists) -> 
         check_record(folder, facts, record, what="training")
     except ResumeError as error:
         if if_exists == "new":
-            return RunPlace(folder, resume=False).anew()
+            return RunPlace(folder, resume=False, replaced=_ids_in(folder))
         if not error.differences:
             raise
         raise RunFolderError(_other_settings(folder.name, error.differences)) from error
@@ -157,6 +153,16 @@ def clear(place: RunPlace) -> None:
     place.folder.mkdir(parents=True, exist_ok=True)
     if place.replaced:
         write_text_atomic(place.folder / _REPLACED_FILE, json.dumps(place.replaced))
+
+
+def put_aside(place: RunPlace) -> RunPlace:
+    """Rename the folder of a run that cannot be resumed; the place of a new run that replaces it."""
+    ids, number = _ids_in(place.folder), 1
+    while (aside := place.folder.with_name(f"{place.folder.name}.unreadable-{number}")).exists():
+        number += 1
+    place.folder.rename(aside)
+    place.folder.mkdir()
+    return RunPlace(place.folder, resume=False, replaced=ids)
 
 
 def _read_run(folder: Path) -> dict[str, Any]:

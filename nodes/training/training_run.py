@@ -32,7 +32,7 @@ from ...siamese_core.learning.training_set import TrainingSet
 from ...siamese_core.masks.foreground_rule import ForegroundRule
 from ...siamese_core.method.objective import ObjectiveSettings
 from ...siamese_core.pairs.pair_files import Pair, pairs_fingerprint, prompts_digest
-from ...siamese_core.resume_check import ResumeError
+from ...siamese_core.resume_check import NoWholeCheckpoint
 from ...siamese_core.settings import recorded
 from ...siamese_core.weights.model_file import ModelFile
 from ..host.memory import is_out_of_memory
@@ -43,7 +43,7 @@ from .host_base import HostBase
 from .host_networks import HostNetworks, build_control, build_unet, fresh_control
 from .preview import Preview
 from .progress import TrainingProgress
-from .run_folder import RunPlace, clear
+from .run_folder import RunPlace, clear, put_aside
 
 _LOG_EVERY = 10
 _LOG_FILE = "log.jsonl"
@@ -125,11 +125,14 @@ def train(
     """
     try:
         return _train(base, clip, vae, pairs, settings, place, record, notes)
-    except ResumeError as error:
+    except NoWholeCheckpoint as error:
         if not place.may_replace:
             raise
-        logging.warning("Siamese-Diffusion: %s; as if_exists is new, training begins anew", error)
-        return _train(base, clip, vae, pairs, settings, place.anew(), record, notes)
+        told = str(error)
+    # Outside of the handler, whose traceback would keep the networks in memory.
+    anew = put_aside(place)
+    logging.warning("Siamese-Diffusion: %s. With if_exists new, it is put aside and begun anew", told)
+    return _train(base, clip, vae, pairs, settings, anew, record, notes)
 
 
 def _train(

@@ -8,7 +8,7 @@ complete.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -79,12 +79,12 @@ class SetRun(Generic[Job]):
 
     def __post_init__(self) -> None:
         self._compute_batch = self.plan.batch_size
-        self._listed = 0
-        self.skipped: list[str] = []
+        self.made = 0
+        self._skipped: dict[int, str] = {}
 
     @property
-    def made(self) -> int:
-        return self._listed - len(self.skipped)
+    def skipped(self) -> list[str]:
+        return [reason for _, reason in sorted(self._skipped.items())]
 
     @cached_property
     def lists(self) -> DatasetLists:
@@ -128,9 +128,8 @@ class SetRun(Generic[Job]):
     def _make_chunk(self, chunk: int) -> None:
         indices = self.plan.indices(chunk)
         lines = self.lists.whole_lines(chunk)
-        done = self._listed
-        self._listed += len(lines)
-        self._note_skipped(lines.values())
+        done = self.made
+        self.made = done + self._noted(lines)
         self.on_pairs((), len(lines))
         waiting: list[FinishedPair] = []
         for first in range(indices.start, indices.stop, self.plan.batch_size):
@@ -140,7 +139,6 @@ class SetRun(Generic[Job]):
                 continue
             pairs, skipped = self._make_batch(batch)
             lines |= {line["index"]: line for line in skipped}
-            self._note_skipped(skipped)
             new = [pair for pair in pairs if pair.record.index in missing]
             waiting += new
             # Pairs that share a file are written with the last of them.
@@ -148,11 +146,14 @@ class SetRun(Generic[Job]):
                 lines |= {line["index"]: line for line in self._written(waiting)}
                 waiting.clear()
                 self.lists.write(chunk, [lines[index] for index in sorted(lines)])
-                self._listed = done + len(lines)
+                self.made = done + self._noted(lines)
             self.on_pairs(new, 0)
 
-    def _note_skipped(self, lines: Iterable[Line]) -> None:
-        self.skipped += [str(line["skipped"]) for line in lines if "skipped" in line]
+    def _noted(self, lines: Mapping[int, Line]) -> int:
+        """The number of pairs in the listed ``lines`` of a chunk; keeps the reasons of those left out."""
+        skipped = {index: str(line["skipped"]) for index, line in lines.items() if "skipped" in line}
+        self._skipped |= skipped
+        return len(lines) - len(skipped)
 
     def _make_batch(self, batch: range) -> tuple[list[FinishedPair], list[Line]]:
         jobs: dict[int, Job] = {}

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .. import advice
 from ..files import replace_folder, write_text_atomic
-from ..resume_check import ResumeError, check_record
+from ..resume_check import NoWholeCheckpoint, ResumeError, check_record
 from .averaged_weights import AveragedWeights
 from .engine import Engine, is_main
 
@@ -168,9 +168,10 @@ class CheckpointStore:
                 f"{target}: the checkpoint could not be written ({error}); make room on the disk or repair "
                 f"the folder: {rest}"
             ) from error
-        # A newer one, of a run that went on from an older one, is damaged: it counts for none that are kept.
-        finished = [path for path in self._finished() if path.name <= target.name]
-        for old in finished[: -self.keep]:
+        # A newer one is damaged, or the run would have gone on from it: it counts for none that are kept.
+        finished = self._finished()
+        newer = [path for path in finished if path.name > target.name]
+        for old in [*finished[: len(finished) - len(newer)][: -self.keep], *newer]:
             shutil.rmtree(old)
 
     def restore(
@@ -181,8 +182,9 @@ class CheckpointStore:
     ) -> int:
         """Restore ``state`` from the newest intact checkpoint and return its step.
 
-        Damaged newer ones are reported through ``note``. Raises ResumeError when no checkpoint can be read,
-        and when the newest readable record differs from the run's in a key not in ``may_differ``.
+        Damaged newer ones are reported through ``note``. Raises NoWholeCheckpoint when none can be read, and
+        ResumeError when there is none and when the newest readable record differs from the run's in a key not
+        in ``may_differ``.
         """
         damaged = []
         for path in reversed(self._finished() or [self.latest()]):
@@ -199,7 +201,7 @@ class CheckpointStore:
             for text in damaged:
                 note(f"{text}; resuming from {path.name}")
             return int(path.name.removeprefix("step-"))
-        raise ResumeError(
+        raise NoWholeCheckpoint(
             f"{'; '.join(damaged)}: no whole checkpoint is left to resume from; copy one back, or "
             f"{advice.NEW_RUN}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Sequence
 from dataclasses import fields
@@ -25,6 +26,8 @@ from .training_set import TrainingSet
 _KEY_FILE = "made_from.json"
 _CHUNK = 8  # pairs, or prompts, encoded at a time
 _POLL_SECONDS = 1.0
+_UNMAPPABLE = {errno.ENOMEM, errno.ENODEV}
+"""Errors by which a set is there, but cannot be mapped into memory."""
 
 
 class PairEncoder(Protocol):
@@ -122,7 +125,11 @@ def load_training_set(folder: Path, key: str) -> TrainingSet | None:
         names = [field.name for field in fields(TrainingSet)]
         # Copy on write: nothing is written, but torch warns about tensors over read-only memory.
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in names}
-    except (FileNotFoundError, NotADirectoryError, ValueError, EOFError):
+    except OSError as error:  # others come and go on a network
+        if error.errno in _UNMAPPABLE:
+            raise
+        return None
+    except (ValueError, EOFError):
         return None
     return TrainingSet(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 

@@ -51,12 +51,16 @@ _ONLY: Mapping[str, Mapping[str, Any]] = {
         "freq_shift": 0,
         "flip_sin_to_cos": True,
         "mid_block_scale_factor": 1,
+        "downsample_padding": 1,
+        "center_input_sample": False,
+        "time_embedding_act_fn": None,
     },
     "vae": {"act_fn": "silu", "norm_num_groups": 32},
     "scheduler": {
         "beta_schedule": "scaled_linear",
         "beta_start": 0.00085,
         "beta_end": 0.012,
+        "trained_betas": None,
         "num_train_timesteps": 1000,
         "rescale_betas_zero_snr": False,
     },
@@ -111,6 +115,9 @@ def _architecture(path: Path, configs: Mapping[Any, Mapping[str, Any]]) -> Archi
             prediction=_prediction(path),
         )
         check_architecture(found)
+    if "control" in configs:
+        with _config_named(path, "control"):
+            _require_usual("control", configs["control"])
     if "vae" in configs:
         with _config_named(path, "vae"):
             found = replace(found, vae=_vae_architecture(path, configs["vae"]))
@@ -234,11 +241,12 @@ def _record(path: Path, part: str) -> tuple[dict[str, Any], str]:
 
 def _require_usual(part: str, config: Mapping[str, Any]) -> None:
     """Raise LayoutError for an entry that would make ``config`` another network or noise schedule."""
-    for name, usual in _ONLY[part].items():
-        if (found := config.get(name, usual)) != usual:
+    for name, usual in _ONLY["unet" if part == "control" else part].items():
+        found = config.get(name)
+        if found is not None and found != usual:
             raise LayoutError(
                 f"its {part} has {name} {str(found)[:_SHOWN]}, and only {usual} is supported, as in Stable "
-                "Diffusion"
+                "Diffusion; give another base"
             )
 
 

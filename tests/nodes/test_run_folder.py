@@ -101,6 +101,24 @@ def test_a_new_training_replaces_another_one_but_resumes_an_equal_one(
     (tmp_path / "run.json").write_text(json.dumps({"run_id": "1", **BEGUN}), "utf-8")
     again = run_folder.find_place(tmp_path, BEGUN, "new")
     assert (again.resume, again.replaced, again.may_replace) == (True, (), True)
-    assert (again.anew().resume, again.anew().replaced) == (False, ("1",))
     other = run_folder.find_place(tmp_path, {**BEGUN, "steps": 200}, "new")
     assert (other.resume, other.replaced) == (False, ("1",))
+
+
+def test_a_training_that_cannot_be_resumed_is_put_aside_and_not_removed(
+    part: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    run_folder = part("nodes.training.run_folder")
+    folder = tmp_path / "polyps"
+    for _ in range(2):
+        folder.mkdir(exist_ok=True)
+        (folder / "run.json").write_text(json.dumps({"run_id": "1", **BEGUN}), "utf-8")
+        (folder / "checkpoint").write_text("of days", "utf-8")
+        place = run_folder.put_aside(run_folder.find_place(folder, BEGUN, "new"))
+        assert (place.resume, {*place.replaced}) == (False, {"1"})
+        run_folder.clear(place)
+        assert not (folder / "run.json").exists()
+    assert {path.parent.name for path in tmp_path.rglob("checkpoint")} == {
+        "polyps.unreadable-1",
+        "polyps.unreadable-2",
+    }

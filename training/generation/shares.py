@@ -23,14 +23,14 @@ def parse_shard(text: str) -> Shard:
     return Shard(index, count)
 
 
-def tell_skipped(reasons: Sequence[str], own: int, place: str, tell: Tell) -> None:
+def tell_skipped(reasons: Sequence[str], own: int, place: str, tell: Tell, *, is_empty: bool) -> None:
     """Tell that pairs of the dataset at ``place`` were left out, for ``reasons``, of the ``own`` of a worker.
 
-    Raises DatasetError if all of them were.
+    Raises DatasetError for a dataset that ``is_empty`` for that.
     """
     if not reasons:
         return
     told = f"{len(reasons)} of {own} pairs could not be made, the first because {reasons[0]}"
-    if len(reasons) == own:
+    if is_empty:
         raise DatasetError(f"{place}: {told}")
     tell(f"{told}; skipped.jsonl lists them")

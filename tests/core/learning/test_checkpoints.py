@@ -129,6 +129,7 @@ def test_what_is_kept_does_not_count_a_damaged_newer_one(store: CheckpointStore)
     found = state(1)
     assert one.restore(found) == 3
     assert values(found) == values(state(3))
+    assert [path.name for path in one.folder.iterdir()] == ["step-00000003"]
 
 
 def test_moments_go_on_with_their_weights_whatever_layout_they_were_saved_in(tmp_path: Path) -> None:

@@ -171,5 +171,9 @@ def test_masks_that_cannot_be_drawn_at_random_are_told(model_of: ModelOf, tmp_pa
     outcome = sample(model_of(), masks, tmp_path / "some", *flags)
     assert outcome.status == 0, outcome.errors
     assert "2 of 4 pairs could not be made, the first because" in outcome.output
+    (tmp_path / "some" / "images" / "large_0.png").unlink()
+    again = sample(model_of(), masks, tmp_path / "some", *flags, "--resume")
+    assert "2 of 4 pairs could not be made, the first because" in again.output, again.errors
+    assert "2 of 4" in sample(model_of(), masks, tmp_path / "shards", *flags, "--shard", "0/1").output
     (masks / "large.png").unlink()
     assert "2 of 2 pairs could not be made" in sample(model_of(), masks, tmp_path / "none", *flags).refusal

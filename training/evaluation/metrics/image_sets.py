@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import get_args
 
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from siamese_core.masks.folder_contents import IMAGE_EXTENSIONS, Tell, left_out,
 from siamese_core.masks.foreground_rule import PLAIN_MASKS, ForegroundRule
 from siamese_core.masks.mask_files import MASK_FOLDERS, first_subfolder
 from siamese_core.masks.plausibility import MaskSurvey
-from siamese_core.masks.resizing import resize_mask
+from siamese_core.masks.resizing import ResizeMode, resize_mask
 from siamese_core.pairs.image_files import ImageSurvey, read_image
 from siamese_core.pairs.manifest import MANIFEST
 from siamese_core.pairs.pair import PairError, as_pair_errors
@@ -172,11 +173,11 @@ def match_by_mask(
 
 
 def _overlap(first: Path, second: Path, rule: ForegroundRule) -> bool:
-    """Whether two masks, at the size of the first, are nearly the same."""
+    """Whether two masks are nearly the same once the second is resized to the first, in whatever mode."""
     with as_pair_errors():
         one, other = (read_mask_by_origin(path, rule).mask for path in (first, second))
-    other = resize_mask(other, one.shape)
-    return 2 * int((one & other).sum()) >= _LEAST_DICE * int(one.sum() + other.sum())
+    resized = (resize_mask(other, one.shape, mode) for mode in get_args(ResizeMode))
+    return any(2 * int((one & at).sum()) >= _LEAST_DICE * int(one.sum() + at.sum()) for at in resized)
 
 
 def groups_by_mask(synthetic: ImageSet, matches: Sequence[int | None]) -> list[list[int]]:
