@@ -35,7 +35,7 @@ from .host.schema import searchable
 from .host.sheets import preview
 from .sampling_inputs import foreground_inputs
 from .training.host_base import HostBase, read_base
-from .training.run_folder import IfExists, RunPlace, check_name, find_place
+from .training.run_folder import IfExists, RunPlace, check_name, find_place, resumed_or_anew
 from .training.training_run import FinishedTraining, TrainingSettings, train
 
 Files = Literal["adapter", "adapter and whole model"]
@@ -304,7 +304,9 @@ class TrainSiamese(io.ComfyNode):
             paths = _model_paths(name, files)
             for path in paths.values():  # fail now, not after hours of training
                 place.check_file(path)
-            finished = train(base, clip, vae, found, settings, place, record, better)
+            finished = resumed_or_anew(
+                place, lambda at: train(base, clip, vae, found, settings, at, record, better)
+            )
             _write(paths, finished, base, place)
         path = paths["adapter"]
         place_told = f"models/{path.parent.name}"  # the full path would be too long for the node

@@ -130,8 +130,10 @@ def _alone(target: Path) -> Iterator[None]:
         raise InUseError(
             f"{target}: another process is writing it; wait for that one, or give another folder"
         ) from error
-    except (OSError, NotImplementedError) as error:
-        if not isinstance(error, NotImplementedError) and error.errno not in _NO_LOCKS:
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
             raise
     try:
         yield
@@ -139,6 +141,11 @@ def _alone(target: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # Windows removes no open file
             path.unlink()
         lock.release()
+
+
+def resolved_place(path: Path) -> Path:
+    """Where ``path`` itself lies: the links of its folder are followed, and not its own if it is a link."""
+    return path.parent.resolve() / path.name
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:

@@ -281,7 +281,7 @@ def _run(
             flags = "--resume in place of --overwrite" if args.overwrite else "and --resume"
             print(f"stopped: {run.made} of {own} pairs are there; resume with the same command {flags}")
             return 128 + stop.signal_number
-    is_empty = complete and run.lists.state().pairs == 0
+    is_empty = complete and run.made == 0 and run.lists.state().pairs == 0
     tell_skipped(run.skipped, own, store.place, note, is_empty=is_empty)
     if complete:
         print(f"pairs written to {store.place}")

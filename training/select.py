@@ -123,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{settings.real}: {len(real)} real pairs are too few for --neighbours {settings.neighbours}; "
             "add pairs, or lower it"
         )
-    _note_unused(settings)
+    if settings.segmenter is not None:
+        _note_unused(settings)
     device = Accelerator().device
     judgement = _judged(settings, pairs, real, device)
     reasons = rejections(judgement, settings.min_dice, settings.max_distance)
@@ -226,8 +227,8 @@ def _distributions(judgement: Judgement) -> dict[str, dict[str, float]]:
 
 
 def _note_unused(settings: SelectSettings) -> None:
-    """Print a note on settings of a network's training if there is a trained one."""
-    names = [name for name in ("network", "pretrained", "steps") if settings.segmenter is not None]
+    """Print a note on given settings of a network's training, which a trained one does not need."""
+    names = ("network", "pretrained", "steps")
     given = [f"--{name}" for name in names if getattr(settings, name) != getattr(SelectSettings, name)]
     if given:
         note(f"{' and '.join(given)} not used: --segmenter gives a network that is trained already")

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import filelock
 
 from ...siamese_core.errors import UserError
 from ...siamese_core.files import portable_stem, write_text_atomic
 from ...siamese_core.learning.recipes import Recipe
-from ...siamese_core.resume_check import Difference, ResumeError, check_record
+from ...siamese_core.resume_check import Difference, NoWholeCheckpoint, ResumeError, check_record
 from ...siamese_core.weights.model_file import CheckpointError
 from ...siamese_core.weights.tensor_files import read_metadata
 from ..host.differences import told_change, told_changes, without_followers
 
+T = TypeVar("T")
 IfExists = Literal["resume", "new", "refuse"]
 
 _RUN_FILE, _LOCK_FILE, _REPLACED_FILE = "run.json", "run.lock", "replaced_runs.json"
@@ -153,6 +155,20 @@ def clear(place: RunPlace) -> None:
     place.folder.mkdir(parents=True, exist_ok=True)
     if place.replaced:
         write_text_atomic(place.folder / _REPLACED_FILE, json.dumps(place.replaced))
+
+
+def resumed_or_anew(place: RunPlace, train: Callable[[RunPlace], T]) -> T:
+    """The result of ``train`` in ``place``; from the start if it may be, where no checkpoint can be read."""
+    try:
+        return train(place)
+    except NoWholeCheckpoint as error:
+        if not place.may_replace:
+            raise
+        told = str(error)
+    # Outside of the handler, whose traceback would keep the networks in memory.
+    anew = put_aside(place)
+    logging.warning("Siamese-Diffusion: %s. With if_exists new, it is put aside and begun anew", told)
+    return train(anew)
 
 
 def put_aside(place: RunPlace) -> RunPlace:

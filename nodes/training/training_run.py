@@ -32,7 +32,6 @@ from ...siamese_core.learning.training_set import TrainingSet
 from ...siamese_core.masks.foreground_rule import ForegroundRule
 from ...siamese_core.method.objective import ObjectiveSettings
 from ...siamese_core.pairs.pair_files import Pair, pairs_fingerprint, prompts_digest
-from ...siamese_core.resume_check import NoWholeCheckpoint
 from ...siamese_core.settings import recorded
 from ...siamese_core.weights.model_file import ModelFile
 from ..host.memory import is_out_of_memory
@@ -43,7 +42,7 @@ from .host_base import HostBase
 from .host_networks import HostNetworks, build_control, build_unet, fresh_control
 from .preview import Preview
 from .progress import TrainingProgress
-from .run_folder import RunPlace, clear, put_aside
+from .run_folder import RunPlace, clear
 
 _LOG_EVERY = 10
 _LOG_FILE = "log.jsonl"
@@ -117,34 +116,11 @@ def train(
 ) -> FinishedTraining:
     """Train to the end in ``place``, from its newest checkpoint when ``place.resume`` is set.
 
-    If none can be read, train anew where ``place.may_replace`` is set. ``notes`` are shown on the node all
-    the while.
+    ``notes`` are shown on the node all the while.
 
     Inference mode must be off. Raises the host's interruption, with all completed steps saved, when the user
     asks for it; otherwise Diverged, TrainingMemoryError, ResumeError or PairError, which say what to do.
     """
-    try:
-        return _train(base, clip, vae, pairs, settings, place, record, notes)
-    except NoWholeCheckpoint as error:
-        if not place.may_replace:
-            raise
-        told = str(error)
-    # Outside of the handler, whose traceback would keep the networks in memory.
-    anew = put_aside(place)
-    logging.warning("Siamese-Diffusion: %s. With if_exists new, it is put aside and begun anew", told)
-    return _train(base, clip, vae, pairs, settings, anew, record, notes)
-
-
-def _train(
-    base: HostBase,
-    clip: Any,
-    vae: Any,
-    pairs: list[Pair],
-    settings: TrainingSettings,
-    place: RunPlace,
-    record: Mapping[str, Any],
-    notes: Sequence[str],
-) -> FinishedTraining:
     clear(place)
     networks = _networks(base, settings)
     with held(networks) as holding:

@@ -170,9 +170,10 @@ class CheckpointStore:
             ) from error
         # A newer one is damaged, or the run would have gone on from it: it counts for none that are kept.
         finished = self._finished()
-        newer = [path for path in finished if path.name > target.name]
-        for old in [*finished[: len(finished) - len(newer)][: -self.keep], *newer]:
-            shutil.rmtree(old)
+        kept = [path for path in finished if path.name <= target.name][-self.keep :]
+        for old in finished:
+            if old not in kept:
+                shutil.rmtree(old)
 
     def restore(
         self,

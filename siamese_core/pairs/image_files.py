@@ -127,17 +127,13 @@ class ImageSurvey:
     def notes(self) -> list[str]:
         """Notes for the user, one line per observation. Raises PairError like :func:`read_image`."""
         turned = [self._turned_told(self._turned, "; masks have to be drawn on the upright image")]
-        whites = self._whites()
-        return [line for line in (*turned, *self._scaled_told(whites), _unlike(whites)) if line]
-
-    def unlike_whites(self) -> str:
-        """A note on folders whose images are scaled unlike, or "". Raises PairError like :meth:`notes`."""
-        return _unlike(self._whites())
+        whites = self.whites()
+        return [line for line in (*turned, *self._scaled_told(whites), unlike_whites(whites)) if line]
 
     def changes(self) -> list[str]:
         """Phrases on images that the first versions, which rotated TIFF only, read differently."""
         others = [path for path in self._turned if path.suffix.lower() not in (".tif", ".tiff")]
-        return [line for line in (self._turned_told(others), *self._scaled_told(self._whites())) if line]
+        return [line for line in (self._turned_told(others), *self._scaled_told(self.whites())) if line]
 
     def _turned_told(self, turned: list[Path], more: str = "") -> str:
         if not turned:
@@ -145,7 +141,8 @@ class ImageSurvey:
         told = f"{len(turned)} of {self._count} images turned upright by their EXIF orientation"
         return f"{told} (first: {turned[0].name}){more}"
 
-    def _whites(self) -> dict[Path, int]:
+    def whites(self) -> dict[Path, int]:
+        """White in each folder with images of more than 8 bits. Raises PairError like :func:`read_image`."""
         with as_pair_errors():
             return {folder: folder_white(folder) for folder in self._deep}
 
@@ -158,7 +155,7 @@ class ImageSurvey:
         ]
 
 
-def _unlike(whites: Mapping[Path, int]) -> str:
+def unlike_whites(whites: Mapping[Path, int]) -> str:
     """A note on folders with different ``whites``, or "" if there is one white at most."""
     if len({*whites.values()}) < 2:
         return ""

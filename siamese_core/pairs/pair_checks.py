@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -23,11 +24,12 @@ class PairCheck:
     """The result: ``notes`` for the user, one line per observation, and ``changes`` for the run's record.
 
     ``changes`` describes files that earlier versions read differently, so that runs begun with those versions
-    are not resumed. It is empty for plain files.
+    are not resumed. It is empty for plain files. ``whites`` are those of folders of more than 8 bits.
     """
 
     notes: list[str]
     changes: list[str]
+    whites: Mapping[Path, int]
 
 
 def check_pairs(
@@ -53,7 +55,8 @@ def check_pairs(
             on_pair()
         survey.refuse_implausible()
     _refuse_copies(pairs, rule)
-    return PairCheck([*survey.notes(), *images.notes()], [*survey.changes, *images.changes()])
+    changes = [*survey.changes, *images.changes()]
+    return PairCheck([*survey.notes(), *images.notes()], changes, images.whites())
 
 
 def _refuse_copies(pairs: Sequence[Pair], rule: ForegroundRule) -> None:

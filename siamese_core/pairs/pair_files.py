@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .. import advice
 from ..errors import counted
-from ..files import file_digest
+from ..files import file_digest, resolved_place
 from ..masks.folder_contents import Tell, left_out, listed, nothing_read, tell_unread
 from ..masks.foreground_rule import PLAIN_MASKS, ForegroundRule
 from ..masks.image_decoding import image_header
@@ -227,9 +227,9 @@ def pairs_of_masks(pairs: Sequence[Pair], masks: Sequence[Path]) -> list[Pair | 
 
     A link is looked up where it lies before where it leads, since equal masks may be links to one file.
     """
-    lying = {pair.mask.parent.resolve() / pair.mask.name: pair for pair in pairs}
+    lying = {resolved_place(pair.mask): pair for pair in pairs}
     leading = {pair.mask.resolve(): pair for pair in pairs}
-    return [lying.get(mask.parent.resolve() / mask.name) or leading.get(mask.resolve()) for mask in masks]
+    return [lying.get(resolved_place(mask)) or leading.get(mask.resolve()) for mask in masks]
 
 
 def prompts_digest(pairs: Sequence[Pair]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from ..masks.resizing import mask_to_uint8
 from .manifest import MANIFEST, PairRecord
 
 PROMPTS = "prompt.json"
-
 
 ListedLines = tuple[bytes, bytes]
 """The lines of a pair in the list of prompts and in the manifest; empty where it is not listed."""
@@ -65,9 +64,8 @@ class PairWriter:
 
         Raises JsonLinesError for a list that cannot be read.
         """
-        stem_of = {f"masks/{stem}.png": stem for stem in stems}
-        lines = _drop_lines(self._manifest, lambda line: _one_of(stems, text_in(line, "stem")))
-        prompts = _drop_lines(self._prompts, lambda line: stem_of.get(text_in(line, "source") or ""))
+        lines = _drop_lines(self._manifest, "stem", {stem: stem for stem in stems})
+        prompts = _drop_lines(self._prompts, "source", {f"masks/{stem}.png": stem for stem in stems})
         return {stem: (prompts.get(stem, b""), lines.get(stem, b"")) for stem in {**prompts, **lines}}
 
     def list_again(self, lines: Mapping[str, ListedLines]) -> None:
@@ -125,16 +123,12 @@ def png_bytes(pixels: NDArray[np.uint8], text: Mapping[str, str] | None = None) 
     return buffer.getvalue()
 
 
-def _one_of(stems: Collection[str], stem: str | None) -> str | None:
-    return stem if stem in stems else None
-
-
-def _drop_lines(path: Path, stem_of: Callable[[dict[str, Any]], str | None]) -> dict[str, bytes]:
-    """Drop the lines for which ``stem_of`` gives a stem, and return them by stem."""
+def _drop_lines(path: Path, key: str, stem_of: Mapping[str, str]) -> dict[str, bytes]:
+    """Drop the lines whose ``key`` has a value in ``stem_of``, and return them by its stem."""
     kept, dropped = [], {}
     for line in json_objects(path):
         raw = line.raw.rstrip(b"\r\n") + b"\n"
-        if (stem := stem_of(line.value)) is None:
+        if (stem := stem_of.get(text_in(line.value, key) or "")) is None:
             kept.append(raw)
         else:
             dropped[stem] = raw

@@ -18,6 +18,7 @@ from unicodedata import normalize
 import numpy as np
 from PIL import Image
 
+from ..files import resolved_place
 from ..json_lines import json_objects, text_in
 from ..masks.foreground_rule import PLAIN_MASKS, ForegroundRule
 from ..masks.image_decoding import MaskError
@@ -74,7 +75,7 @@ def is_written_mask(path: Path) -> bool:
 
 def _places(path: Path) -> set[Path]:
     """Where ``path`` lies and where it leads: a link, as in git-annex, may be listed as either."""
-    return {path.parent.resolve() / path.name, path.resolve()}
+    return {resolved_place(path), path.resolve()}
 
 
 def _is_written(path: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from siamese_core.files import file_digest
 from siamese_core.masks.foreground_rule import ForegroundRule
-from siamese_core.pairs.image_files import ImageSurvey
+from siamese_core.pairs.image_files import unlike_whites
 from siamese_core.pairs.pair_files import Pair, find_pairs, pairs_fingerprint
 
 from ..command_line.notes import note
@@ -61,6 +61,7 @@ class Folders:
         self.changes: list[str] = []
         self._found: dict[Path, tuple[Pair, ...]] = {}
         self._checked: set[Path] = set()
+        self._whites: dict[Path, int] = {}
         self._fingerprints: dict[Path, str] = {}
 
     def pairs(self, folder: Path) -> tuple[Pair, ...]:
@@ -70,7 +71,14 @@ class Folders:
             check = checked(pairs, self._rule, place=folder)
             self.changes += [f"{folder.name}: {change}" for change in check.changes]
             self._checked.add(folder)
+            self._tell_unlike_whites(check.whites)
         return pairs
+
+    def _tell_unlike_whites(self, more: Mapping[Path, int]) -> None:
+        """Print a note when images of more than 8 bits are scaled in one folder unlike in those before."""
+        if more and self._whites and (told := unlike_whites({**self._whites, **more})):
+            note(told)
+        self._whites |= more
 
     def _listed(self, folder: Path) -> tuple[Pair, ...]:
         """The pairs of ``folder``, unchecked."""
@@ -96,10 +104,6 @@ class Folders:
             name: HeldOutSet(self.pairs(folder), self.fingerprint(folder))
             for name, folder in experiment.tests.items()
         }
-        self._tell_unlike_whites(
-            [*experiment.tests.values()]
-            + [folder for variant in experiment.variants for folder in (*variant.real, *variant.synthetic)]
-        )
         variants = {variant.name: self._training_set(variant) for variant in experiment.variants}
         trained_on = {pair.image.resolve() for one in variants.values() for pair in one.pairs}
         for name, test in tests.items():
@@ -109,15 +113,6 @@ class Folders:
                     "divide the data with training.prepare"
                 )
         return Sets(tests, variants)
-
-    def _tell_unlike_whites(self, folders: Sequence[Path]) -> None:
-        """Print a note on images of more than 8 bits that are scaled in one folder unlike in another."""
-        survey = ImageSurvey()
-        for folder in dict.fromkeys(folders):
-            for pair in self.pairs(folder):
-                survey.add(pair.image)
-        if told := survey.unlike_whites():
-            note(told)
 
     def _wanted(self, variant: Variant) -> int:
         """The number of synthetic pairs that ``variant`` uses. Raises PlanError when there are too few."""

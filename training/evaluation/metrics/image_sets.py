@@ -39,6 +39,14 @@ _LEAST_DICE = 0.7
 
 
 @dataclass(frozen=True)
+class RecordedMask:
+    """A mask in a manifest: its ``stem``, None if it was transformed, and its file's SHA-256, if known."""
+
+    stem: str | None
+    digest: str | None
+
+
+@dataclass(frozen=True)
 class ImageSet:
     """The image files of one folder; ``pairs``, in the same order, is None for a folder without masks."""
 
@@ -51,20 +59,12 @@ class ImageSet:
         return [path.stem for path in self.images]
 
     @cached_property
-    def recorded_masks(self) -> dict[str, str | None]:
-        """The mask's stem by pair stem, None for a transformed mask; {} without masks or a manifest.
+    def recorded_masks(self) -> dict[str, RecordedMask]:
+        """The masks that a manifest records by pair stem; {} without masks or a manifest.
 
         Raises PairError for a manifest that cannot be read.
         """
         return {} if self.pairs is None else _masks_in_manifest(self.root)
-
-    @cached_property
-    def recorded_digests(self) -> dict[str, str]:
-        """SHA-256 of the source mask by pair stem, as far as a manifest tells."""
-        path = self.root / MANIFEST
-        lines = (line.value for line in json_objects(path)) if path.is_file() else ()
-        told = ((text_in(line, "stem"), text_in(line, "mask_digest")) for line in lines)
-        return {stem: digest for stem, digest in told if stem and digest}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -157,11 +157,11 @@ def match_by_mask(
     digest_of = cache(file_digest)
     matches, strangers = [], 0
     for pair in _pairs(synthetic):
-        match = _index_of(pair.stem, synthetic.recorded_masks, index)
-        digest = synthetic.recorded_digests.get(pair.stem)
-        if match is not None and digest is not None:
+        recorded = synthetic.recorded_masks.get(pair.stem)
+        match = _index_of(pair.stem, recorded, index)
+        if match is not None and recorded is not None and recorded.digest is not None:
             mask = _pairs(real)[match].mask
-            if digest_of(mask) != digest and not _overlap(pair.mask, mask, rule):
+            if digest_of(mask) != recorded.digest and not _overlap(pair.mask, mask, rule):
                 match, strangers = None, strangers + 1
         matches.append(match)
     if strangers:
@@ -188,7 +188,9 @@ def groups_by_mask(synthetic: ImageSet, matches: Sequence[int | None]) -> list[l
     """
     groups: dict[int | str, list[int]] = {}
     for i, (stem, match) in enumerate(zip(synthetic.stems, matches, strict=True)):
-        mask = synthetic.recorded_masks.get(stem) if match is None else match
+        recorded = synthetic.recorded_masks.get(stem)
+        own = recorded.stem if recorded is not None else None
+        mask = own if match is None else match
         if mask is not None:
             groups.setdefault(mask, []).append(i)
     return [group for group in groups.values() if len(group) > 1]
@@ -200,26 +202,26 @@ def _pairs(images: ImageSet) -> tuple[Pair, ...]:
     return images.pairs
 
 
-def _index_of(stem: str, recorded: dict[str, str | None], index: dict[str, int]) -> int | None:
-    if stem in recorded:
-        mask = recorded[stem]
-        return None if mask is None else index.get(mask)
+def _index_of(stem: str, recorded: RecordedMask | None, index: dict[str, int]) -> int | None:
+    if recorded is not None:
+        return None if recorded.stem is None else index.get(recorded.stem)
     if stem in index:
         return index[stem]
     variant = _VARIANT.fullmatch(stem)
     return index.get(variant[1]) if variant else None
 
 
-def _masks_in_manifest(root: Path) -> dict[str, str | None]:
+def _masks_in_manifest(root: Path) -> dict[str, RecordedMask]:
     path = root / MANIFEST
     if not path.is_file():
         return {}
-    masks: dict[str, str | None] = {}
+    masks: dict[str, RecordedMask] = {}
     for line in json_objects(path):
         stem, mask = text_in(line.value, "stem"), text_in(line.value, "mask_file")
         if stem is None or mask is None:
             raise PairError(f"Line {line.number} of '{path}' is no line of a manifest; correct or remove it.")
-        masks[stem] = None if line.value.get("transform") else _without_suffix(mask)
+        own = None if line.value.get("transform") else _without_suffix(mask)
+        masks[stem] = RecordedMask(own, text_in(line.value, "mask_digest") or None)
     return masks
 
 
